@@ -1,0 +1,1 @@
+"""Array kernels, each with a slow and plainly correct form in `ops.reference`."""

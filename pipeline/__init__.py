@@ -1,0 +1,1 @@
+"""The domain: configuration, messages, bus, sources, engine, tracker, client."""
