@@ -1,0 +1,57 @@
+"""How a stream is doing, for people: the progress display, `status`, health checks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "failed"]
+
+
+class StreamStatus(msgspec.Struct, kw_only=True):
+    """One stream at one moment. Rates are per second of wall time over the last few seconds."""
+
+    stream_id: str
+    source: str
+    """without credentials"""
+    phase: Phase
+    """waiting: no decoder yet; live: frames flow (of a file too); ended and failed are final"""
+    error: str
+    """one line; empty while there is none"""
+    live_source: bool
+    width: int
+    height: int
+    stream_epoch: int
+    num_frames_expected: int | None
+    """frames a file will give, as far as its container tells"""
+    last_seq: int
+    """highest number given to a frame"""
+    seq: int
+    """highest number in the result log"""
+    num_frames: int
+    """frame messages in the log so far"""
+    num_instances: int
+    """on the last frame"""
+    num_tracks: int
+    """tracks confirmed so far"""
+    gaps: dict[str, int]
+    """frames lost, by cause"""
+    num_corrupt: int
+    sinks: dict[str, int]
+    """highest number each required reader has written durably"""
+    num_reconnects: int
+
+
+class WorkerStatus(msgspec.Struct, kw_only=True):
+    """One worker's heartbeat: `ms:worker:ROLE:NAME`."""
+
+    role: str
+    name: str
+    state: Literal["starting", "running", "draining"]
+    pid: int
+    host: str
+    version: str
+    detail: str
+    """infer: model, device and precision"""
+    counters: dict[str, float]
