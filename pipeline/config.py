@@ -18,7 +18,10 @@ STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 DropPolicy = Literal["auto", "lossless", "latest"]
 Output = Literal["jsonl", "video"]
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
+ReaderName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")
+]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SourceKind = Literal["file", "pictures", "live"]
 
@@ -83,9 +86,9 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """seconds that a result log outlives its job on a Redis that is not ours"""
     output: str | None = None
     """folder for the results; default a fresh one under runs/"""
-    save: list[Output] = ["jsonl", "video"]
-    """what is written to the folder"""
-    readers: list[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]] = []
+    save: list[Output] = msgspec.field(default_factory=lambda: ["jsonl", "video"])
+    """what is written to the folder; default jsonl and video"""
+    readers: list[ReaderName] = []
     """names of subscribers that must have read a result before it may leave the log (`subscribe(..., reader=NAME)`)"""
 
 
