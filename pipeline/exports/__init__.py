@@ -1,0 +1,8 @@
+"""Writers of a job's outputs: the result messages as JSON lines, the annotated video, the summary."""
+
+from __future__ import annotations
+
+from pipeline.exports.jsonl import JsonlTail, JsonlWriter, read_jsonl
+from pipeline.exports.summary import StreamSummary, Summary, write_summary
+
+__all__ = ["JsonlTail", "JsonlWriter", "StreamSummary", "Summary", "read_jsonl", "write_summary"]

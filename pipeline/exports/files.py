@@ -1,0 +1,38 @@
+"""What the writers share: one line for a file that cannot be written, and replacing a file as a whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from pipeline.errors import OutputError
+
+_ADVICE = {
+    errno.ENOSPC: "free some space there or give another --output",
+    errno.EDQUOT: "free some space there or give another --output",
+    errno.EACCES: "give a folder that may be written with --output",
+    errno.EROFS: "give a folder that may be written with --output",
+    errno.ENOENT: "the folder is gone; create it again or give another --output",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The system's refusal as one line that names the file and what to do."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    advice = _ADVICE.get(error.errno or 0, "give another --output")
+    return OutputError(f"cannot write {path}: {reason.lower()}; {advice}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path` so that a reader finds the old file or the new one, never a part. Raises OutputError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise output_error(path, error) from None

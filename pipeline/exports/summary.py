@@ -1,0 +1,114 @@
+"""summary.json: what a job did, in figures built from the result messages alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from pipeline.exports.files import write_atomically
+from pipeline.messages import AnyResult, EndReason, EndResult, EventResult, FrameResult, GapCause, GapResult
+
+
+class StreamSummary(msgspec.Struct, kw_only=True):
+    """One stream, as far as its messages were seen; `end` has the last word on corrupt pictures and tracks."""
+
+    stream_id: str
+    log_id: str = ""
+    reason: EndReason | None = None
+    """null while the stream has not ended"""
+    detail: str = ""
+    model: str = ""
+    width: int = 0
+    height: int = 0
+    last_seq: int = 0
+    num_frames: int = 0
+    num_instances: int = 0
+    """on all frames together"""
+    gaps: dict[GapCause, int] = {}
+    """numbers without a result, by cause"""
+    num_corrupt: int = 0
+    num_tracks: int = 0
+    """tracks that were confirmed"""
+    tracks: dict[str, int] = {}
+    """confirmed tracks by label"""
+    num_epochs: int = 0
+    first_pts_s: float | None = None
+    last_pts_s: float | None = None
+    media_fps: float | None = None
+    """frames per second of media time"""
+    fps: float | None = None
+    """frames per second of wall time, from the first result to the last"""
+
+
+class _Span(msgspec.Struct):
+    """Time covered by a run of frames: sum of the steps, so that a jump between epochs counts for nothing."""
+
+    stream_epoch: int = 0
+    last_pts_s: float = 0.0
+    media_s: float = 0.0
+    num_steps: int = 0
+    first_published_ns: int = 0
+    last_published_ns: int = 0
+
+
+class Summary:
+    """Collects messages of any number of streams, each stream's in order. Memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, StreamSummary] = {}
+        self._spans: dict[str, _Span] = {}
+
+    def add(self, message: AnyResult) -> None:
+        """Count one message. A message of another log of the same stream begins that stream's figures anew."""
+        stream = self._streams.get(message.stream_id)
+        if stream is None or stream.log_id != message.log_id:
+            stream = StreamSummary(stream_id=message.stream_id, log_id=message.log_id)
+            self._streams[message.stream_id] = stream
+            self._spans[message.stream_id] = _Span()
+        stream.last_seq = max(stream.last_seq, message.frame_seq)
+        stream.num_epochs = max(stream.num_epochs, message.stream_epoch)
+        if isinstance(message, FrameResult):
+            self._add_frame(stream, message)
+        elif isinstance(message, GapResult):
+            stream.gaps[message.cause] = stream.gaps.get(message.cause, 0) + message.frame_seq - message.from_seq + 1
+        elif isinstance(message, EventResult) and message.event == "track_start":
+            stream.num_tracks += 1
+            stream.tracks[message.label] = stream.tracks.get(message.label, 0) + 1
+        elif isinstance(message, EndResult):
+            stream.reason, stream.detail = message.reason, message.detail
+            stream.num_corrupt, stream.num_tracks = message.num_corrupt, message.num_tracks
+
+    def _add_frame(self, stream: StreamSummary, frame: FrameResult) -> None:
+        span = self._spans[frame.stream_id]
+        if stream.num_frames == 0:
+            stream.first_pts_s = frame.pts_s
+            span.first_published_ns = frame.published_at_ns
+        elif frame.stream_epoch == span.stream_epoch and frame.pts_s > span.last_pts_s:
+            span.media_s += frame.pts_s - span.last_pts_s
+            span.num_steps += 1 + frame.dropped_before
+        span.stream_epoch, span.last_pts_s, span.last_published_ns = (
+            frame.stream_epoch,
+            frame.pts_s,
+            frame.published_at_ns,
+        )
+        stream.num_frames += 1
+        stream.num_instances += len(frame.instances)
+        stream.last_pts_s = frame.pts_s
+        stream.model, stream.width, stream.height = frame.model, frame.width, frame.height
+        if span.media_s > 0:
+            stream.media_fps = round(span.num_steps / span.media_s, 3)
+        wall_s = (span.last_published_ns - span.first_published_ns) / 1e9
+        if wall_s > 0:
+            stream.fps = round((stream.num_frames - 1) / wall_s, 2)
+
+    @property
+    def streams(self) -> dict[str, StreamSummary]:
+        """Stream id -> its figures so far, in the order in which the streams appeared."""
+        return self._streams
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write summary.json as a whole. Raises OutputError."""
+    document = msgspec.json.encode({"schema": 1, "streams": summary.streams})
+    write_atomically(path, msgspec.json.format(document, indent=2) + b"\n")
