@@ -1,0 +1,305 @@
+"""Instance masks: from a 28x28 box-local probability map to the COCO RLE of the frame, without a bitmap of the frame.
+
+Pixel (x, y) covers [x, x + 1) x [y, y + 1); boxes have continuous edges. COCO's RLE runs down the columns, begins with
+the number of zeros, and is written in a base-32 code of differences (`rleToString` of pycocotools' maskApi.c).
+tests/unit/test_masks.py proves the geometry by hand and holds every string byte-identical to torchvision's
+`paste_masks_in_image` + threshold + pycocotools. Serial on purpose: 100 instances at 1080p take 3 ms on one core.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_SIDE = 28
+_PADDED = _SIDE + 2
+
+# torchvision pads the map by one pixel and widens the box by the same share; torch multiplies in float32.
+_BOX_SCALE = np.float32(_PADDED / _SIDE)
+_PADDED_F32 = np.float32(_PADDED)
+_ZERO = np.float32(0.0)
+_HALF = np.float32(0.5)
+_ONE = np.float32(1.0)
+
+# torch resizes with another kernel, and so another rounding, when output height + width is at most this.
+_SMALL_OUTPUT = 128
+
+# An interpolated probability lies between its corners but for a few units of rounding (1e-7), far inside this margin.
+_SURE_ONE = np.float32(0.5 + 1e-5)
+_SURE_ZERO = np.float32(0.5 - 1e-5)
+
+# Longest code of one count: 60 bits. `_parse_counts` answers one of these instead of a number of counts.
+_MAX_CODE_CHARS = 12
+_BAD_CHARACTER = -1
+_ENDS_IN_A_CODE = -2
+_BAD_COUNT = -3
+
+
+def paste_rle(masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], frame_hw: tuple[int, int]) -> list[bytes]:
+    """COCO compressed RLE strings of the whole frame for N box-local masks.
+
+    masks       (N, 28, 28) float32 probabilities in [0, 1]
+    boxes_xyxy  (N, 4) float32, frame pixels; may reach beyond the frame
+    frame_hw    height and width of the frame in pixels
+
+    The result is that of torchvision's `paste_masks_in_image(masks, boxes, frame_hw) > 0.5` put through pycocotools'
+    `encode`, byte for byte: the same bilinear resize (align_corners=False) of the map padded by one pixel, into the box
+    widened by 30/28 and truncated to whole pixels, in float32 with the fused multiply-adds of torch's AVX2 and AVX-512
+    kernels. Raises ValueError for wrong shapes or types, or boxes that are not finite.
+    """
+    num = len(masks)
+    if masks.shape != (num, _SIDE, _SIDE) or masks.dtype != np.float32:
+        raise ValueError(f"masks must be (N, {_SIDE}, {_SIDE}) float32, got {masks.shape} {masks.dtype}")
+    if boxes_xyxy.shape != (num, 4) or boxes_xyxy.dtype != np.float32:
+        raise ValueError(f"boxes_xyxy must be ({num}, 4) float32, got {boxes_xyxy.shape} {boxes_xyxy.dtype}")
+    if not np.isfinite(boxes_xyxy).all():
+        raise ValueError("boxes_xyxy must be finite")
+    height, width = frame_hw
+    text, ends = _paste_rle_all(np.ascontiguousarray(masks), np.ascontiguousarray(boxes_xyxy), height, width)
+    strings = text.tobytes()
+    return (
+        [strings[begin:end] for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)] if num else []
+    )
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> bytes:
+    """COCO compressed RLE string of a (H, W) bool mask. Raises ValueError for another shape or type."""
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ValueError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
+    counts = _runs_of(np.ascontiguousarray(mask.T).reshape(-1))
+    text = np.empty(len(counts) * _MAX_CODE_CHARS, np.uint8)
+    return text[: _compress(counts, len(counts), text, 0)].tobytes()
+
+
+def decode_rle(counts: bytes, hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool mask of a COCO compressed RLE string, columns contiguous. Raises ValueError for malformed counts."""
+    height, width = hw
+    runs = _parsed(counts)
+    if int(runs.sum()) != height * width:
+        raise ValueError(
+            f"RLE counts must add up to {height} * {width} = {height * width} pixels, got {int(runs.sum())}"
+        )
+    flat = np.zeros(height * width, np.bool_)
+    _fill(runs, flat)
+    return flat.reshape(width, height).T
+
+
+def rle_area(counts: bytes) -> int:
+    """Number of pixels set in a COCO compressed RLE string. Raises ValueError for malformed counts."""
+    return int(_parsed(counts)[1::2].sum())
+
+
+def pack_bits(masks: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(N, 98) uint8: (N, 28, 28) probabilities after the threshold `> 0.5`, rows first, packed by np.packbits."""
+    if masks.shape[1:] != (_SIDE, _SIDE):
+        raise ValueError(f"masks must be (N, {_SIDE}, {_SIDE}), got {masks.shape}")
+    bits: NDArray[np.uint8] = np.packbits((masks > 0.5).reshape(len(masks), _SIDE * _SIDE), axis=1)
+    return bits
+
+
+def _parsed(counts: bytes) -> NDArray[np.int64]:
+    runs = np.empty(len(counts), np.int64)
+    num = _parse_counts(np.frombuffer(counts, np.uint8), runs)
+    if num == _BAD_CHARACTER:
+        raise ValueError("RLE counts hold a character outside '0' to 'o'")
+    if num == _ENDS_IN_A_CODE:
+        raise ValueError("RLE counts end inside a number, or hold one that is too long")
+    if num == _BAD_COUNT:
+        raise ValueError("RLE counts hold a run of negative or absurd length")
+    return runs[:num]
+
+
+@njit(cache=True, nogil=True)
+def _fma(a, b, c):  # type: ignore[no-untyped-def]
+    # The float64 product of two float32 is exact, so this rounds like a fused multiply-add (but for one case in 2^29).
+    return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+
+
+@njit(cache=True, nogil=True)
+def _paste_rle_all(masks, boxes_xyxy, height, width):  # type: ignore[no-untyped-def]
+    """The strings one after the other, and where each ends."""
+    text = np.empty(4096, np.uint8)
+    ends = np.empty(len(masks), np.int64)
+    size = 0
+    padded = np.zeros((_PADDED, _PADDED), np.float32)
+    for instance in range(len(masks)):
+        padded[1:-1, 1:-1] = masks[instance]
+        counts, num = _paste_runs(padded, boxes_xyxy[instance], height, width)
+        if size + num * _MAX_CODE_CHARS > len(text):
+            grown = np.empty(2 * (size + num * _MAX_CODE_CHARS), np.uint8)
+            grown[:size] = text[:size]
+            text = grown
+        size = _compress(counts, num, text, size)
+        ends[instance] = size
+    return text[:size], ends
+
+
+@njit(cache=True, nogil=True)
+def _paste_runs(padded, box_xyxy, height, width):  # type: ignore[no-untyped-def]
+    """Run lengths (int64 array, how many are used) of one mask in the frame."""
+    left, right = _expanded(box_xyxy[0], box_xyxy[2])
+    top, bottom = _expanded(box_xyxy[1], box_xyxy[3])
+    out_w, out_h = max(right - left + 1, 1), max(bottom - top + 1, 1)
+    x_begin, x_end = max(left, 0), min(right + 1, width)
+    y_begin, y_end = max(top, 0), min(bottom + 1, height)
+    num_rows = max(y_end - y_begin, 0)
+    small = out_h + out_w <= _SMALL_OUTPUT
+
+    row_idx = np.empty(num_rows, np.int64)
+    row_weight = np.empty(num_rows, np.float32)
+    band_begin = np.empty(_PADDED + 1, np.int64)  # rows that lie between the same two rows of the map
+    num_bands = 0
+    for row in range(num_rows):
+        row_idx[row], row_weight[row] = _source_index(row + y_begin - top, out_h, small)
+        if row == 0 or row_idx[row] != row_idx[row - 1]:
+            band_begin[num_bands] = row
+            num_bands += 1
+    band_begin[num_bands] = num_rows
+
+    counts = np.empty(256, np.int64)
+    num, done = 0, 0  # `done`: frame pixels that the counts cover; a run of ones ends there when num is even
+    profile = np.empty(_PADDED, np.float32)
+    for x in range(x_begin, x_end if num_rows > 0 else x_begin):
+        x0, wx1 = _source_index(x - left, out_w, small)
+        x1 = min(x0 + 1, _PADDED - 1)
+        wx0 = _ONE - wx1
+        for k in range(row_idx[0], min(row_idx[num_rows - 1] + 2, _PADDED)):
+            profile[k] = _fma(padded[k, x0], wx0, padded[k, x1] * wx1)
+        if num + num_rows + 2 > len(counts):
+            grown = np.empty(2 * (num + num_rows + 2), np.int64)
+            grown[:num] = counts[:num]
+            counts = grown
+        column = x * height + y_begin
+        inside = False
+        begin = 0
+        for band in range(num_bands):
+            first, last = band_begin[band], band_begin[band + 1]
+            y0 = row_idx[first]
+            y1 = min(y0 + 1, _PADDED - 1)
+            upper, lower = profile[y0], profile[y1]
+            if upper > _SURE_ONE and lower > _SURE_ONE:
+                if not inside:
+                    inside, begin = True, first
+                continue
+            if upper < _SURE_ZERO and lower < _SURE_ZERO:
+                if inside:
+                    num, done = _append_ones(counts, num, done, column + begin, column + first)
+                    inside = False
+                continue
+            for row in range(first, last):
+                wy1 = row_weight[row]
+                wy0 = _ONE - wy1
+                if small:
+                    value = _fma(padded[y0, x0], wy0 * wx0, padded[y0, x1] * (wy0 * wx1))
+                    value = _fma(padded[y1, x1], wy1 * wx1, _fma(padded[y1, x0], wy1 * wx0, value))
+                else:
+                    value = _fma(upper, wy0, lower * wy1)
+                if (value > _HALF) != inside:
+                    if inside:
+                        num, done = _append_ones(counts, num, done, column + begin, column + row)
+                    inside, begin = not inside, row
+        if inside:
+            num, done = _append_ones(counts, num, done, column + begin, column + num_rows)
+    total = height * width
+    if done < total or num == 0:
+        counts[num] = total - done
+        num += 1
+    return counts, num
+
+
+@njit(cache=True, nogil=True)
+def _expanded(low, high):  # type: ignore[no-untyped-def]
+    """First and last pixel of one side of the box, widened about its centre and truncated towards zero."""
+    half = (high - low) * _HALF * _BOX_SCALE
+    centre = (high + low) * _HALF
+    return np.int64(centre - half), np.int64(centre + half)
+
+
+@njit(cache=True, nogil=True)
+def _source_index(index, out_size, small):  # type: ignore[no-untyped-def]
+    """The lower of the two map rows (or columns) that output row `index` lies between, and the weight of the upper."""
+    scale = _PADDED_F32 / np.float32(out_size)
+    middle = np.float32(index) + _HALF
+    position = _fma(middle, scale, -_HALF) if small else scale * middle - _HALF
+    if position < _ZERO:
+        position = _ZERO
+    lower = min(np.int64(position), _PADDED - 1)
+    return lower, min(position - np.float32(lower), _ONE)
+
+
+@njit(cache=True, nogil=True)
+def _append_ones(counts, num, done, begin, end):  # type: ignore[no-untyped-def]
+    """Adds the ones at frame pixels [begin, end), in column-major order, to the run lengths."""
+    if num > 0 and begin == done:
+        counts[num - 1] += end - begin
+    else:
+        counts[num] = begin - done
+        counts[num + 1] = end - begin
+        num += 2
+    return num, end
+
+
+@njit(cache=True, nogil=True)
+def _runs_of(flat):  # type: ignore[no-untyped-def]
+    counts = np.empty(len(flat) + 1, np.int64)
+    num, begin, value = 0, 0, False
+    for index in range(len(flat)):
+        if flat[index] != value:
+            counts[num] = index - begin
+            num += 1
+            begin, value = index, flat[index]
+    counts[num] = len(flat) - begin
+    return counts[: num + 1]
+
+
+@njit(cache=True, nogil=True)
+def _compress(counts, num, text, size):  # type: ignore[no-untyped-def]
+    """Writes the counts to text[size:]; returns where they end. From the fourth on, each as the difference to the last
+    but one; five bits a character, lowest first, bit 5 for "more follows", offset 48."""
+    for index in range(num):
+        value = counts[index] - (counts[index - 2] if index > 2 else 0)
+        more = True
+        while more:
+            code = value & 0x1F
+            value >>= 5
+            more = value != -1 if code & 0x10 else value != 0
+            text[size] = (code | 0x20 if more else code) + 48
+            size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _parse_counts(text, counts):  # type: ignore[no-untyped-def]
+    """The inverse of `_compress`: the number of counts, or a negative reason."""
+    num, position = 0, 0
+    while position < len(text):
+        value, shift, more = np.int64(0), 0, True
+        while more:
+            if position == len(text) or shift == 5 * _MAX_CODE_CHARS:
+                return _ENDS_IN_A_CODE
+            code = np.int64(text[position]) - 48
+            if code < 0 or code > 63:
+                return _BAD_CHARACTER
+            value |= (code & 0x1F) << shift
+            more = code & 0x20 != 0
+            position += 1
+            shift += 5
+            if not more and code & 0x10:
+                value |= np.int64(-1) << shift
+        if num > 2:
+            value += counts[num - 2]
+        if value < 0 or value > 1 << 40:
+            return _BAD_COUNT
+        counts[num] = value
+        num += 1
+    return num
+
+
+@njit(cache=True, nogil=True)
+def _fill(runs, flat):  # type: ignore[no-untyped-def]
+    position = 0
+    for index in range(len(runs)):
+        if index % 2:
+            flat[position : position + runs[index]] = True
+        position += runs[index]
