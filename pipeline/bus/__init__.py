@@ -1,0 +1,26 @@
+"""The bus: Redis, and the rules of the contract. See docs/contract.md."""
+
+from pipeline.bus.bus import Bus
+from pipeline.bus.connection import LOST_CONNECTION, StreamKeys, redact_url
+from pipeline.bus.embedded import EmbeddedRedis
+from pipeline.bus.frame_queue import FrameQueue, QueuedFrame
+from pipeline.bus.frame_writer import FrameWriter, Offer, PositionMovedError
+from pipeline.bus.result_log import ResultLog, span
+from pipeline.bus.status import StreamStatus, WorkerStatus
+
+__all__ = [
+    "LOST_CONNECTION",
+    "Bus",
+    "EmbeddedRedis",
+    "FrameQueue",
+    "FrameWriter",
+    "Offer",
+    "PositionMovedError",
+    "QueuedFrame",
+    "ResultLog",
+    "StreamKeys",
+    "StreamStatus",
+    "WorkerStatus",
+    "redact_url",
+    "span",
+]

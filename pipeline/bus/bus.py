@@ -1,0 +1,202 @@
+"""One connection to the bus: jobs, desired state, health. The roles' own ends are FrameWriter, FrameQueue and ResultLog."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from pipeline.bus import scripts
+from pipeline.bus.connection import (
+    SOURCES_KEY,
+    WORKER_PREFIX,
+    RedisClock,
+    StreamKeys,
+    check_server,
+    connect,
+    redact_url,
+)
+from pipeline.bus.frame_queue import FrameQueue
+from pipeline.bus.frame_writer import FrameWriter
+from pipeline.bus.lease import LEASE_S
+from pipeline.bus.result_log import ResultLog
+from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.config import StreamConfig
+from pipeline.errors import BusError
+
+WORKER_TTL_S = 30
+"""a heartbeat that was not renewed for so long is forgotten"""
+
+
+class Bus:
+    """A connection pool to one server. Cheap to make; nothing is sent before the first call."""
+
+    def __init__(self, url: str) -> None:
+        """Raises BusError for a malformed URL."""
+        self.url = url
+        self.client = connect(url)
+        self.clock = RedisClock(self.client)
+
+    def check(self) -> None:
+        """Raises BusError in one line when the server is away, refuses, or is too old."""
+        check_server(self.client, self.url)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, stream: StreamConfig, sinks: list[str]) -> str:
+        """Start a job for the stream and make it part of the desired state; the new log id.
+
+        What an earlier job of the same stream id left, its result log too, is removed. Waits for the length of a lease where that one has
+        owners, to see whether they live. Raises BusError when they do.
+        """
+        keys = StreamKeys.of(stream.stream_id)
+        log_id = secrets.token_hex(8)
+        mode = "live" if stream.live else "file"
+        seen: list[Any] = [b"", b"", b"", b""]
+        for attempt in range(2):
+            reply = scripts.BEGIN(
+                self.client,
+                [keys.state, keys.frames, keys.detections, keys.results, keys.status],
+                [log_id, mode, ",".join(sinks), *seen],
+            )
+            if reply[0] == b"ok":
+                self.client.hset(SOURCES_KEY, stream.stream_id, msgspec.json.encode(stream))
+                return log_id
+            seen = reply[1:]
+            if attempt == 0:
+                time.sleep(LEASE_S)
+        raise BusError(
+            f"stream id {stream.stream_id!r} is in use by a running job on {redact_url(self.url)}: stop that one, or give another --stream-id"
+        )
+
+    def add_sink(self, stream_id: str, name: str) -> bool:
+        """Have the log of a running job kept for one more reader. False when the stream has no job."""
+        return bool(scripts.ADD_SINK(self.client, [StreamKeys.of(stream_id).state], [name]))
+
+    def finish(self, stream_id: str, result_ttl_s: int) -> None:
+        """The job is over: remove everything of the stream but its result log, which stays for `result_ttl_s`."""
+        keys = StreamKeys.of(stream_id)
+        for _, fields in self.client.xrange(keys.frames):
+            self.client.delete(fields[b"px"])
+        self.client.delete(keys.frames, keys.detections, keys.state, keys.status)
+        self.client.expire(keys.results, result_ttl_s)
+        self.client.hdel(SOURCES_KEY, stream_id)
+
+    def streams(self) -> dict[str, StreamConfig]:
+        """The desired state."""
+        found = self.client.hgetall(SOURCES_KEY)
+        return {name.decode(): msgspec.json.decode(payload, type=StreamConfig) for name, payload in found.items()}
+
+    def stream(self, stream_id: str) -> StreamConfig | None:
+        """One stream of the desired state."""
+        payload = self.client.hget(SOURCES_KEY, stream_id)
+        return None if payload is None else msgspec.json.decode(payload, type=StreamConfig)
+
+    def frame_writer(self, stream: StreamConfig) -> FrameWriter:
+        """The decoder's end."""
+        return FrameWriter(self.client, stream)
+
+    def frame_queue(self, worker_name: str) -> FrameQueue:
+        """The infer worker's end."""
+        return FrameQueue(self.client, worker_name)
+
+    def result_log(self, stream: StreamConfig) -> ResultLog:
+        """The tracker's end."""
+        return ResultLog(self.client, stream)
+
+    # -- results, for sinks -------------------------------------------------------------------------------------------
+
+    def log_id(self, stream_id: str) -> str | None:
+        """The id of the stream's present log; None without a job."""
+        value = self.client.hget(StreamKeys.of(stream_id).state, "log_id")
+        return value.decode() if value else None
+
+    def set_read(self, stream_id: str, sink: str, seq: int) -> None:
+        """A required reader has everything up to `seq` safe."""
+        self.client.hset(StreamKeys.of(stream_id).state, f"sink:{sink}", seq)
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    def set_status(self, stream_id: str, **fields: str | int) -> None:
+        """Tell how a stream is doing; see StreamStatus."""
+        self.client.hset(StreamKeys.of(stream_id).status, mapping=dict(fields))
+
+    def stream_status(self, stream_id: str, stream: StreamConfig | None) -> StreamStatus:
+        """How one stream is doing. `stream` is its configuration, where it is known."""
+        keys = StreamKeys.of(stream_id)
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hgetall(keys.status)
+        pipe.hmget(keys.state, "last", "seq", "epoch", "sinks", "ended")
+        status, (last, seq, epoch, sinks, ended) = pipe.execute()
+        text = {name.decode(): value.decode() for name, value in status.items()}
+        names = [name for name in (sinks or b"").decode().split(",") if name]
+        written = self.client.hmget(keys.state, [f"sink:{name}" for name in names]) if names else []
+        phase: Any = text.get("phase", "waiting")
+        if ended:
+            phase = "failed" if ended == b"failed" else "ended"
+        return StreamStatus(
+            stream_id=stream_id,
+            source=text.get("source", ""),
+            phase=phase,
+            error=text.get("error", ""),
+            live_source=stream.live if stream else False,
+            width=int(text.get("width", 0)),
+            height=int(text.get("height", 0)),
+            stream_epoch=int(epoch or 0),
+            num_frames_expected=int(text["num_frames_expected"]) if text.get("num_frames_expected") else None,
+            last_seq=int(last or 0),
+            seq=int(seq or 0),
+            num_frames=int(text.get("num_frames", 0)),
+            num_instances=int(text.get("num_instances", 0)),
+            num_tracks=int(text.get("num_tracks", 0)),
+            gaps={name[4:]: int(value) for name, value in text.items() if name.startswith("gap:")},
+            num_corrupt=int(text.get("num_corrupt", 0)),
+            sinks={name: int(value or 0) for name, value in zip(names, written, strict=True)},
+            num_reconnects=int(text.get("num_reconnects", 0)),
+        )
+
+    def stream_statuses(self) -> list[StreamStatus]:
+        """How every stream of the desired state is doing, by name."""
+        return [self.stream_status(stream_id, stream) for stream_id, stream in sorted(self.streams().items())]
+
+    def beat(
+        self,
+        role: str,
+        name: str,
+        state: Literal["starting", "running", "draining"],
+        *,
+        detail: str = "",
+        counters: dict[str, float] | None = None,
+    ) -> None:
+        """Renew a worker's heartbeat. Called by the loop that works, never by a thread of its own."""
+        from pipeline import __version__
+
+        status = WorkerStatus(
+            role=role,
+            name=name,
+            state=state,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            version=__version__,
+            detail=detail,
+            counters={**(counters or {}), "beat": time.monotonic()},
+        )
+        self.client.set(f"{WORKER_PREFIX}{role}:{name}", msgspec.json.encode(status), ex=WORKER_TTL_S)
+
+    def forget_worker(self, role: str, name: str) -> None:
+        """Remove the heartbeat of a worker that stopped."""
+        self.client.delete(f"{WORKER_PREFIX}{role}:{name}")
+
+    def worker_statuses(self) -> list[WorkerStatus]:
+        """The heartbeats there are, by role and name."""
+        names = sorted(self.client.scan_iter(match=f"{WORKER_PREFIX}*", count=500))
+        values = self.client.mget(names) if names else []
+        return [msgspec.json.decode(value, type=WorkerStatus) for value in values if value is not None]

@@ -1,0 +1,49 @@
+-- commit: the tracker's only write. Appends results under explicit ids, moves `seq`, stores the checkpoint, removes what was consumed, publishes last.
+-- KEYS state, results, detections
+-- ARGV 1 token, 2 seq before, 3 seq after, 4 session the result comes from ('' for none), 5 bytes the log may hold, 6 channel,
+--      7 checkpoint, 8 'ended' reason or '', 9 number of entries, then id and JSON of each, then the ids to remove from detections
+-- -> {'ok'} | {'fenced', owner} | {'moved', seq}
+local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes')
+if state[1] ~= ARGV[1] then return {'fenced', state[1] or ''} end
+local count = tonumber(ARGV[9])
+local seq, before, after = tonumber(state[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+local first_id, last_id = ARGV[10], ARGV[8 + 2 * count]
+if newest and newest[1] == last_id and seq == after then return {'ok'} end -- said again because the reply was lost
+if seq ~= before then return {'moved', seq} end
+if state[3] == 'file' and ARGV[4] ~= '' and ARGV[4] ~= state[4] then return {'moved', seq} end
+if newest then
+  local a, b = string.match(newest[1], '^(%d+)-(%d+)$')
+  local c, d = string.match(first_id, '^(%d+)-(%d+)$')
+  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  if c < a or (c == a and d <= b) then return {'moved', seq} end
+end
+
+redis.call('XDEL', KEYS[3], '0-0', unpack(ARGV, 10 + 2 * count)) -- frees memory first: a script that began so may go on at maxmemory
+
+local bytes = tonumber(state[6])
+for i = 1, count do bytes = bytes + #ARGV[9 + 2 * i] end
+if bytes > tonumber(ARGV[5]) and newest then
+  local read = before -- what no required reader still needs may go; without readers everything but the newest
+  for name in string.gmatch(state[5], '[^,]+') do
+    read = math.min(read, tonumber(redis.call('HGET', KEYS[1], 'sink:' .. name)) or 0)
+  end
+  local trim_to
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', string.format('%d-18446744073709551615', read), 'COUNT', 64)) do
+    if bytes <= tonumber(ARGV[5]) or entry[1] == newest[1] then break end
+    bytes = bytes - #entry[2][2]
+    local number, companion = string.match(entry[1], '^(%d+)-(%d+)$')
+    trim_to = number .. '-' .. string.format('%d', tonumber(companion) + 1)
+  end
+  if trim_to then redis.call('XTRIM', KEYS[2], 'MINID', trim_to) end
+end
+for i = 1, count do
+  redis.call('XADD', KEYS[2], ARGV[8 + 2 * i], 'j', ARGV[9 + 2 * i])
+end
+redis.call('HSET', KEYS[1], 'seq', after, 'results_bytes', bytes, 'tracker', ARGV[7])
+redis.call('HINCRBY', KEYS[1], 'track_beat', 1)
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'ended', ARGV[8]) end
+for i = 1, count do
+  redis.pcall('PUBLISH', ARGV[6], ARGV[9 + 2 * i]) -- a user without rights on channels still gets the log
+end
+return {'ok'}

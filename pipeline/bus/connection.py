@@ -1,0 +1,129 @@
+"""Connecting to Redis, its keys, its clock."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline.errors import BusError
+
+MIN_VERSION = (6, 2)
+CONNECT_TIMEOUT_S = 3.0
+REPLY_TIMEOUT_S = 10.0
+"""longer than any blocking read (1 s) and any script"""
+CLOCK_REFRESH_S = 30.0
+FRAME_GROUP = "infer"
+SOURCES_KEY = "ms:sources"
+WORKER_PREFIX = "ms:worker:"
+
+Client: TypeAlias = Any
+"""a redis.Redis; its own annotations are unions over RESP versions and decoding modes that say nothing here"""
+
+LOST_CONNECTION = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError)
+"""what a server that is away, starting or failing over raises; workers wait and go on"""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKeys:
+    """The keys of one stream. The braces make Redis Cluster keep them in one slot."""
+
+    frames: str
+    detections: str
+    results: str
+    state: str
+    status: str
+    channel: str
+    pixels_prefix: str
+
+    @classmethod
+    def of(cls, stream_id: str) -> StreamKeys:
+        base = f"ms:{{{stream_id}}}:"
+        return cls(
+            frames=base + "frames",
+            detections=base + "detections",
+            results=base + "results",
+            state=base + "state",
+            status=base + "status",
+            channel=f"ms:results:{stream_id}",
+            pixels_prefix=base + "px:",
+        )
+
+    def pixels(self, session: str, frame_seq: int) -> str:
+        """Where the planes of one frame stand."""
+        return f"{self.pixels_prefix}{session}:{frame_seq}"
+
+
+def redact_url(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def connect(url: str) -> Client:
+    """A client of its own connection pool, without silent retries: a retry would hide that the server went back in time.
+
+    Raises BusError when the URL is malformed. Does not talk to the server yet.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=REPLY_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+    except ValueError as error:
+        raise BusError(f"Redis URL {redact_url(url)!r}: expected redis://, rediss:// or unix://; {error}") from None
+
+
+def check_server(client: Client, url: str) -> tuple[int, int]:
+    """The server's version. Raises BusError in one line when it cannot be used."""
+    try:
+        info = client.info("server")
+    except redis.AuthenticationError as error:
+        raise BusError(
+            f"Redis at {redact_url(url)} refuses the credentials: {error}; put user and password into the URL"
+        ) from None
+    except redis.RedisError as error:
+        raise BusError(
+            f"no Redis at {redact_url(url)}: {error}; start one there, give another --redis-url, or leave it out for a private server"
+        ) from None
+    match = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < MIN_VERSION:
+        raise BusError(
+            f"Redis at {redact_url(url)} is version {info.get('redis_version')}: expected {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer"
+        )
+    return version
+
+
+class RedisClock:
+    """The server's UTC time, estimated from this process' monotonic clock.
+
+    One TIME round trip every half minute; the error is at most half the round trip plus the drift in between.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._offset_ns = 0
+        self._refresh_at_s = float("-inf")
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970, Redis server time."""
+        if time.monotonic() >= self._refresh_at_s:
+            before_ns = time.monotonic_ns()
+            seconds, microseconds = self._client.time()
+            middle_ns = (before_ns + time.monotonic_ns()) // 2
+            self._offset_ns = (seconds * 1_000_000 + microseconds) * 1_000 - middle_ns
+            self._refresh_at_s = time.monotonic() + CLOCK_REFRESH_S
+        return time.monotonic_ns() + self._offset_ns

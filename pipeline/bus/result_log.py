@@ -1,0 +1,137 @@
+"""The tracker's end of the bus: detections in any order in, results in order out, each exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.bus import scripts
+from pipeline.bus.connection import Client, StreamKeys
+from pipeline.bus.frame_writer import PositionMovedError
+from pipeline.bus.lease import Lease
+from pipeline.config import StreamConfig
+from pipeline.errors import FencedError
+from pipeline.messages import AnyResult, encode_result
+from pipeline.wire import BusMessage, FrameDetections, FrameGap, decode_message
+
+READ_COUNT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a tracker that takes a stream over goes on."""
+
+    log_id: str
+    seq: int
+    """highest committed number"""
+    last: int
+    """highest number given to a frame"""
+    ended: bool
+    checkpoint: bytes
+    """empty at the beginning"""
+
+
+class ResultLog:
+    """Reads one stream's detections and commits its results. One per stream and track worker; holds the `track` role."""
+
+    def __init__(self, client: Client, stream: StreamConfig) -> None:
+        self._client = client
+        self._stream = stream
+        self.keys = StreamKeys.of(stream.stream_id)
+        self.lease = Lease(client, self.keys, "track")
+        self._cursor = b"-"
+
+    def load(self) -> Position | None:
+        """The committed position, and detections are read from the start again. None when there is no job."""
+        self._cursor = b"-"
+        fields = self._client.hmget(self.keys.state, "log_id", "seq", "last", "ended", "tracker")
+        if fields[0] is None:
+            return None
+        return Position(
+            log_id=fields[0].decode(),
+            seq=int(fields[1]),
+            last=int(fields[2]),
+            ended=fields[3] is not None,
+            checkpoint=fields[4] or b"",
+        )
+
+    def read(self) -> list[tuple[bytes, BusMessage]]:
+        """Messages that were not read since `load`, with their ids. Does not wait."""
+        entries = self._client.xrange(self.keys.detections, min=self._cursor, count=READ_COUNT)
+        if entries:
+            self._cursor = b"(" + entries[-1][0]
+        return [(entry_id, decode_message(fields[b"m"])) for entry_id, fields in entries]
+
+    def first_present(self, from_seq: int) -> int | None:
+        """The lowest number >= `from_seq` that some stage still has, or None; so that lost numbers can be told from slow ones.
+
+        The frames are looked at before the detections: a frame that is delivered in between is then seen twice, never missed.
+        """
+        frames = self._client.xrange(self.keys.frames, min=f"{from_seq}-0", count=1)
+        numbers = [int(frames[0][0].split(b"-")[0])] if frames else []
+        for _, fields in self._client.xrange(self.keys.detections):
+            message = decode_message(fields[b"m"])
+            first, last = span(message)
+            if last >= from_seq:
+                numbers.append(max(first, from_seq))
+        return min(numbers, default=None)
+
+    def last_given(self) -> int:
+        """The highest number given to a frame so far."""
+        return int(self._client.hget(self.keys.state, "last") or 0)
+
+    def commit(
+        self,
+        *,
+        seq_before: int,
+        seq_after: int,
+        session: str,
+        results: list[tuple[str, AnyResult]],
+        consumed: list[bytes],
+        checkpoint: bytes,
+        ended: str = "",
+    ) -> None:
+        """Append results under their ids (`seq-n`, ascending) and move to `seq_after`, in one step.
+
+        Raises FencedError, PositionMovedError (load again), or what a lost connection raises (then the same call may be repeated).
+        """
+        entries: list[Any] = [part for entry_id, result in results for part in (entry_id, encode_result(result))]
+        log_bytes = self._stream.log_bytes
+        head: list[Any] = [
+            self.lease.token,
+            seq_before,
+            seq_after,
+            session,
+            log_bytes,
+            self.keys.channel,
+            checkpoint,
+            ended,
+        ]
+        reply = scripts.COMMIT(
+            self._client,
+            [self.keys.state, self.keys.results, self.keys.detections],
+            [*head, len(results), *entries, *consumed],
+        )
+        if reply[0] == b"fenced":
+            raise FencedError(f"another tracker took over {self._stream.stream_id}")
+        if reply[0] != b"ok":
+            raise PositionMovedError(f"{self._stream.stream_id}: {reply}")
+
+    def discard(self, entry_ids: list[bytes]) -> None:
+        """Remove messages that no result needs (numbers that are committed already, sessions that are over)."""
+        if entry_ids:
+            self._client.xdel(self.keys.detections, *entry_ids)
+
+    @property
+    def doorbell(self) -> tuple[str, bytes]:
+        """Key and position for `wait_for_entries`."""
+        return self.keys.detections, self._cursor.lstrip(b"(") if self._cursor != b"-" else b"0-0"
+
+
+def span(message: BusMessage) -> tuple[int, int]:
+    """First and last number a message speaks of; for the end of a source the number behind its last, twice."""
+    if isinstance(message, FrameDetections):
+        return message.header.frame_seq, message.header.frame_seq
+    if isinstance(message, FrameGap):
+        return message.from_seq, message.to_seq
+    return message.last_seq + 1, message.last_seq + 1
