@@ -19,7 +19,7 @@ STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DropPolicy = Literal["auto", "lossless", "latest"]
 Output = Literal["jsonl", "video"]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
-ReaderName = Annotated[
+Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -60,7 +60,7 @@ class StreamEntry(StreamOptions, kw_only=True, forbid_unknown_fields=True):
 class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
-    streams: dict[str, StreamEntry] = {}
+    streams: dict[Name, StreamEntry] = {}
     """stream id -> source and options that differ from the ones given for all"""
     model: str | None = None
     """name from `maskstream models`; default street on the CPU, maskrcnn_resnet50_fpn_v2 on CUDA"""
@@ -88,7 +88,7 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """folder for the results; default a fresh one under runs/"""
     save: list[Output] = msgspec.field(default_factory=lambda: ["jsonl", "video"])
     """what is written to the folder; default jsonl and video"""
-    readers: list[ReaderName] = []
+    readers: list[Name] = []
     """names of subscribers that must have read a result before it may leave the log (`subscribe(..., reader=NAME)`)"""
 
 
