@@ -1,0 +1,196 @@
+"""From a decoded picture of any pixel format to I420 at the model's size, or to BGR at full size.
+
+What the numbers of a picture stand for:
+
+- Y'CbCr keeps its matrix and range; only size, depth and chroma sampling change. FCC counts as BT.601, SMPTE 240M as
+  BT.709 and BT.2020 constant luminance as BT.2020 (their coefficients nearly agree).
+- No matrix given: BT.709 from 720 lines on, BT.601 below, as is customary. No range given: limited (yuvj: full).
+- R'G'B' and palettes become BT.601 full range. Grey keeps its range (none given: full) and gets neutral chroma.
+- Transparency is ignored: the colours as stored.
+- Transfer curve and primaries are left alone: HDR pictures look flat, as the numbers have not been tone-mapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from pipeline.errors import SourceError
+from pipeline.source.picture import UPRIGHT, Picture
+from pipeline.structures import ColourMatrix, I420Frame
+
+# ITU-T H.273 matrix coefficients, as FFmpeg's AVColorSpace numbers them.
+_MATRIX_OF_CODE = {
+    1: ColourMatrix.BT709,
+    4: ColourMatrix.BT601,
+    5: ColourMatrix.BT601,
+    6: ColourMatrix.BT601,
+    7: ColourMatrix.BT709,
+    9: ColourMatrix.BT2020,
+    10: ColourMatrix.BT2020,
+}
+_SWSCALE_MATRIX = {
+    ColourMatrix.BT601: Colorspace.ITU601,
+    ColourMatrix.BT709: Colorspace.ITU709,
+    ColourMatrix.BT2020: Colorspace.BT2020,
+}
+HD_LINES = 720
+NEUTRAL_CHROMA = 128
+
+SCALE = Interpolation.AREA
+# Without these flags swscale takes one chroma sample for two pixels and rounds to odd multiples: off by up to 6 of 255.
+FULL_SIZE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """What the numbers of a frame stand for once it is Y'CbCr."""
+
+    layout: str
+    """yuv, rgb or grey: what it is stored as"""
+    matrix: ColourMatrix
+    full_range: bool
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Coding:
+        pixel_format = frame.format
+        tagged_full, tagged_limited = frame.color_range == ColorRange.JPEG, frame.color_range == ColorRange.MPEG
+        if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"):
+            return cls("rgb", ColourMatrix.BT601, True)
+        if pixel_format.name.startswith(("gray", "ya", "mono")):
+            return cls("grey", ColourMatrix.BT601, not tagged_limited)
+        untagged = ColourMatrix.BT709 if frame.height >= HD_LINES else ColourMatrix.BT601
+        full_range = tagged_full or pixel_format.name.startswith("yuvj")
+        return cls("yuv", _MATRIX_OF_CODE.get(frame.colorspace, untagged), full_range)
+
+    @property
+    def swscale_matrix(self) -> Colorspace:
+        return _SWSCALE_MATRIX[self.matrix]
+
+    @property
+    def swscale_range(self) -> ColorRange:
+        return ColorRange.JPEG if self.full_range else ColorRange.MPEG
+
+
+def model_size(source_wh: tuple[int, int], min_size_px: int, max_size_px: int) -> tuple[int, int]:
+    """(width, height) at which a picture goes to the model: even, and never larger than the picture.
+
+    Scaled by min(min_size / short side, max_size / long side), as torchvision's GeneralizedRCNNTransform, but by 1 at
+    most: the model enlarges by itself, and the bus need not carry pixels that were made up.
+    """
+    short, long = min(source_wh), max(source_wh)
+    if short < 2:
+        raise SourceError(f"a picture of {source_wh[0]}x{source_wh[1]} pixels is too small: expected at least 2x2")
+    scale = min(min_size_px / short, max_size_px / long, 1.0)
+    width, height = (max(2, int(side * scale) // 2 * 2) for side in source_wh)
+    return width, height
+
+
+class Converter:
+    """Converts pictures; keeps the scaler's tables from one to the next. Not for use by several threads at once."""
+
+    def __init__(self, num_threads: int = 1) -> None:
+        self._num_threads = num_threads
+        self._to_i420 = VideoReformatter()
+        self._to_bgr = VideoReformatter()
+
+    def to_i420(self, picture: Picture, target_wh: tuple[int, int]) -> I420Frame:
+        """The picture as seen, scaled to `target_wh` (width, height: both even)."""
+        if target_wh[0] % 2 or target_wh[1] % 2 or min(target_wh) < 2:
+            raise ValueError(f"target_wh must be even and at least 2x2, got {target_wh}")
+        frame, orientation = picture.frame, picture.orientation
+        coding = Coding.of(frame)
+        stored_wh = orientation.swap(target_wh)
+        if coding.layout == "grey":
+            planes = self._grey_planes(frame, stored_wh)
+        else:
+            scaled = self._reformat(self._to_i420, frame, stored_wh, "yuv420p", coding, coding, SCALE)
+            planes = _planes(scaled.to_ndarray(), stored_wh)
+        if orientation != UPRIGHT:
+            planes = [orientation.apply(plane) for plane in planes]
+        return I420Frame(
+            data=np.concatenate([plane.reshape(-1) for plane in planes]),
+            width=target_wh[0],
+            height=target_wh[1],
+            source_width=picture.width,
+            source_height=picture.height,
+            matrix=coding.matrix,
+            full_range=coding.full_range,
+        )
+
+    def to_bgr(self, picture: Picture) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR at full size, as seen; C-contiguous and the caller's own."""
+        frame = picture.frame
+        coding = Coding.of(frame)
+        stored_wh = (frame.width, frame.height)
+        if coding.layout == "grey":
+            luma = self._grey(frame, stored_wh)
+            stored: NDArray[np.uint8] = np.repeat((luma if coding.full_range else _EXPAND[luma])[..., None], 3, axis=2)
+        else:
+            full_range_rgb = Coding("rgb", coding.matrix, True)
+            converted = self._reformat(self._to_bgr, frame, stored_wh, "bgr24", coding, full_range_rgb, FULL_SIZE)
+            stored = converted.to_ndarray()
+        seen = np.ascontiguousarray(picture.orientation.apply(stored))
+        return seen if seen.flags.writeable else seen.copy()
+
+    def _grey_planes(self, frame: av.VideoFrame, stored_wh: tuple[int, int]) -> list[NDArray[np.uint8]]:
+        chroma = np.full((stored_wh[1] // 2, stored_wh[0] // 2), NEUTRAL_CHROMA, np.uint8)
+        return [self._grey(frame, stored_wh), chroma, chroma]
+
+    def _grey(self, frame: av.VideoFrame, stored_wh: tuple[int, int]) -> NDArray[np.uint8]:
+        """The luma plane as stored. Grey to grey only: on the way to Y'CbCr swscale takes any grey for full range."""
+        full = Coding("grey", ColourMatrix.BT601, True)
+        grey: NDArray[np.uint8] = self._reformat(
+            self._to_i420, frame, stored_wh, "gray", full, full, SCALE
+        ).to_ndarray()
+        return grey
+
+    def _reformat(
+        self,
+        reformatter: VideoReformatter,
+        frame: av.VideoFrame,
+        stored_wh: tuple[int, int],
+        pixel_format: str,
+        source: Coding,
+        target: Coding,
+        interpolation: Interpolation,
+    ) -> Any:
+        try:
+            return reformatter.reformat(
+                frame,
+                width=stored_wh[0],
+                height=stored_wh[1],
+                format=pixel_format,
+                src_colorspace=source.swscale_matrix,
+                dst_colorspace=target.swscale_matrix,
+                src_color_range=source.swscale_range,
+                dst_color_range=target.swscale_range,
+                interpolation=interpolation,
+                threads=self._num_threads,
+            )
+        except (av.FFmpegError, ValueError) as error:
+            raise SourceError(
+                f"a picture of {frame.width}x{frame.height} in pixel format {frame.format.name} "
+                f"cannot be converted: {error}"
+            ) from error
+
+
+# Limited-range luma (16 to 235) -> 0 to 255.
+_EXPAND: NDArray[np.uint8] = np.clip(np.rint((np.arange(256) - 16.0) * 255.0 / 219.0), 0, 255).astype(np.uint8)
+
+
+def _planes(i420: NDArray[np.uint8], stored_wh: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    width, height = stored_wh
+    flat = i420.reshape(-1)
+    luma, chroma = width * height, width * height // 4
+    chroma_hw = (height // 2, width // 2)
+    return [
+        flat[:luma].reshape(height, width),
+        flat[luma : luma + chroma].reshape(chroma_hw),
+        flat[luma + chroma :].reshape(chroma_hw),
+    ]

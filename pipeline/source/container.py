@@ -1,0 +1,123 @@
+"""Opening a source with FFmpeg, so that it opens nothing else and never hangs.
+
+| source | may open |
+|---|---|
+| file on disk | that one file: playlists and concat lists on disk are not followed, and nothing on the network is |
+| HTTP(S), HLS | HTTP(S); never a local file |
+| RTSP(S) | RTP over TCP, UDP or TLS; never a local file |
+| webcam | its device |
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import av
+import av.logging
+
+from pipeline.errors import SourceError
+from pipeline.source.redaction import redact, redact_secrets_of
+
+RtspTransport = Literal["tcp", "udp"]
+
+HTTP_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,data"
+RTSP_PROTOCOLS = "rtp,srtp,udp,tcp,tls,http,https,httpproxy"
+# No protocol has this name: an empty list would mean that all are allowed.
+NO_PROTOCOL = "none"
+# Larger reads than PyAV's 32 KiB save calls into Python.
+FILE_BUFFER_BYTES = 1 << 18
+UDP_BUFFER_BYTES = 1 << 22
+
+
+def open_container(source: str, resources: ExitStack, *, rtsp_transport: RtspTransport, timeout_s: float) -> Any:
+    """An av InputContainer with its streams known; `resources` closes it. Raises SourceError in one line.
+
+    `timeout_s` bounds opening and every later read of a source on the network.
+    """
+    with ffmpeg_errors() as last_error:
+        try:
+            return resources.enter_context(_open(source, resources, rtsp_transport, timeout_s))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise SourceError(failure_text(source, "cannot be opened", error, last_error(), timeout_s)) from error
+
+
+def is_remote(source: str) -> bool:
+    """Whether reading the source goes over the network."""
+    return "://" in source
+
+
+def failure_text(source: str, what: str, error: Exception, ffmpeg_says: str, timeout_s: float) -> str:
+    """`SOURCE WHAT: WHY (FFmpeg's words); what to do`, in one line and without credentials."""
+    if isinstance(error, av.error.ExitError):
+        why = f"nothing came for {timeout_s:g} s"
+    else:
+        why = getattr(error, "strerror", None) or str(error)
+    details = f" ({ffmpeg_says})" if ffmpeg_says and ffmpeg_says not in why else ""
+    advice = _advice(source, error)
+    line = f"{redact(source)} {what}: {why}{details}; {advice}"
+    return " ".join(redact_secrets_of(source, line).split())
+
+
+@contextmanager
+def ffmpeg_errors() -> Iterator[Any]:
+    """Yields a function that gives FFmpeg's last error line since the beginning, or "". Nothing is printed.
+
+    Only for opening: FFmpeg's log needs the interpreter lock, which a thread that waits for decoder threads may hold.
+    """
+    before = av.logging.get_last_error()[0]
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.PANIC)
+
+    def last_error() -> str:
+        count, entry = av.logging.get_last_error()
+        return str(entry[2]).strip() if count > before and entry else ""
+
+    try:
+        yield last_error
+    finally:
+        av.logging.set_level(level)
+
+
+def _open(source: str, resources: ExitStack, rtsp_transport: RtspTransport, timeout_s: float) -> Any:
+    timeouts = (timeout_s, timeout_s)
+    scheme = source.split("://", 1)[0].lower() if is_remote(source) else ""
+    if scheme in {"rtsp", "rtsps"}:
+        options = {
+            "protocol_whitelist": RTSP_PROTOCOLS,
+            "rtsp_transport": rtsp_transport,
+            "timeout": str(int(timeout_s * 1e6)),
+            "buffer_size": str(UDP_BUFFER_BYTES),
+            # Sound would keep a read alive after the picture has died.
+            "allowed_media_types": "video",
+        }
+        return av.open(source, options=options, timeout=timeouts)
+    if scheme:
+        options = {"protocol_whitelist": HTTP_PROTOCOLS, "rw_timeout": str(int(timeout_s * 1e6))}
+        return av.open(source, options=options, timeout=timeouts)
+    if source.startswith(("webcam:", "/dev/video")):
+        return _open_webcam(source, timeouts)
+    # Handing over the opened file leaves FFmpeg without any protocol, and names such as `concat:x` without meaning.
+    file = resources.enter_context(open(source, "rb"))  # noqa: SIM115
+    return av.open(file, options={"protocol_whitelist": NO_PROTOCOL}, buffer_size=FILE_BUFFER_BYTES)
+
+
+def _open_webcam(source: str, timeouts: tuple[float, float]) -> Any:
+    index = source.removeprefix("webcam:").removeprefix("/dev/video")
+    if sys.platform == "darwin":
+        return av.open(f"{index}:none", format="avfoundation", options={"framerate": "30"}, timeout=timeouts)
+    return av.open(f"/dev/video{index}", format="v4l2", timeout=timeouts)
+
+
+def _advice(source: str, error: Exception) -> str:
+    if is_remote(source):
+        return "check the address, the user and password, and that the camera or server is up"
+    if source.startswith(("webcam:", "/dev/video")):
+        return "check that the camera is plugged in, that no other program uses it and that you may read it"
+    if isinstance(error, FileNotFoundError):
+        return "check the name"
+    if isinstance(error, PermissionError):
+        return "check that you may read it"
+    return "expected a whole video file; playlists on disk are not followed"

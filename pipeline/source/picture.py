@@ -1,0 +1,79 @@
+"""One decoded picture, and how it is turned to be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.messages import ClockOrigin
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How a stored picture is turned to be seen: transpose first, then mirror left-right and top-bottom."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """From the frame's display matrix, to the nearest quarter turn.
+
+        ISO/IEC 14496-12, 6.2.2: rows a b u, c d v, x y w; a stored pixel (x, y) is seen at (a x + c y, b x + d y).
+        """
+        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if side_data is None:
+            return UPRIGHT
+        a, b, _, c, d = np.frombuffer(bytes(side_data), "=i4", count=5).tolist()
+        transpose = abs(b) + abs(c) > abs(a) + abs(d)
+        return cls(transpose, (c if transpose else a) < 0, (b if transpose else d) < 0)
+
+    def swap(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) as stored <-> as seen."""
+        return (size[1], size[0]) if self.transpose else size
+
+    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, …) as stored -> a view of it as seen."""
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+UPRIGHT = Orientation()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A sound decoded picture, not converted yet.
+
+    ordinal               1 for the first sound picture of the reader
+    pts_s                 media time in seconds as the container says: may start anywhere, repeat or jump
+    frame                 as stored: any size and pixel format
+    orientation           how it is turned to be seen
+    arrived_monotonic_s   time.monotonic() when the decoder gave it out
+    captured_at_ns        UTC of the capture in nanoseconds by the camera's clock; None while unknown, and for files
+    clock                 rtcp where captured_at_ns is given, else host for live sources and file for others
+    """
+
+    ordinal: int
+    pts_s: float
+    frame: av.VideoFrame
+    orientation: Orientation
+    arrived_monotonic_s: float
+    captured_at_ns: int | None
+    clock: ClockOrigin
+
+    @property
+    def width(self) -> int:
+        """As seen, in pixels."""
+        return self.orientation.swap((self.frame.width, self.frame.height))[0]
+
+    @property
+    def height(self) -> int:
+        """As seen, in pixels."""
+        return self.orientation.swap((self.frame.width, self.frame.height))[1]

@@ -1,0 +1,103 @@
+"""What every source gives: its sound pictures, one after the other."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Self
+
+import av
+
+from pipeline.errors import SourceError
+from pipeline.messages import ClockOrigin
+from pipeline.source.picture import Orientation, Picture
+from pipeline.source.redaction import redact
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One sound picture before it is numbered; the fields mean what they mean in Picture."""
+
+    frame: av.VideoFrame
+    pts_s: float
+    orientation: Orientation
+    captured_at_ns: int | None = None
+    clock: ClockOrigin = "file"
+
+
+class Reader(ABC):
+    """An iterator over the sound pictures of one source, in presentation order, that holds the source open.
+
+    The first picture is decoded on construction: SourceError if there is none. Iteration raises SourceError where
+    reading breaks off. Use it as a context manager, or call `close`.
+    """
+
+    fps: float | None = None
+    """pictures per second on average, as the container says; None if it does not"""
+    num_frames_expected: int | None = None
+    """roughly, before any selection; None if the container does not say"""
+    has_audio: bool = False
+    is_finite: bool = True
+    """whether the end of the pictures is the end of the source; False: a camera, whose end is a loss"""
+    sample_aspect_ratio: Fraction = Fraction(1)
+    """width : height of one pixel of the first picture as seen; pictures are not stretched by it"""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.num_corrupt = 0
+        """damaged pictures and undecodable packets so far; they are passed over"""
+        try:
+            numbered = self._number()
+            first = next(numbered, None)
+            if first is None:
+                raise SourceError(f"{redact(source)} holds no sound picture{self._emptiness()}")
+        except BaseException:
+            self.close()
+            raise
+        if first.orientation.transpose:
+            self.sample_aspect_ratio = 1 / self.sample_aspect_ratio
+        self.width, self.height = first.width, first.height
+        """of the first picture, as seen, in pixels; later ones may differ"""
+        self._pictures = chain((first,), numbered)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets the source go; may be called more than once."""
+
+    @abstractmethod
+    def _decode(self) -> Iterator[Decoded]:
+        """Every sound picture in presentation order; counts the others in num_corrupt."""
+
+    def _emptiness(self) -> str:
+        """What to add when nothing came."""
+        return (
+            f" ({self.num_corrupt} damaged); expected a whole file" if self.num_corrupt else "; expected a whole file"
+        )
+
+    def _number(self) -> Iterator[Picture]:
+        for ordinal, decoded in enumerate(self._decode(), start=1):
+            yield Picture(
+                ordinal,
+                decoded.pts_s,
+                decoded.frame,
+                decoded.orientation,
+                time.monotonic(),
+                decoded.captured_at_ns,
+                decoded.clock,
+            )
+
+    def __iter__(self) -> Iterator[Picture]:
+        return self
+
+    def __next__(self) -> Picture:
+        return next(self._pictures)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,168 @@
+"""Videos and cameras through FFmpeg."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from pipeline.errors import SourceError
+from pipeline.messages import ClockOrigin
+from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
+from pipeline.source.picture import Orientation
+from pipeline.source.reader import Decoded, Reader
+from pipeline.source.redaction import redact
+
+# For pictures that say neither when they are shown nor how many come per second.
+DEFAULT_FPS = 25.0
+# Far more than a decoder holds back, and above it the container's rate is a clock, not a picture rate.
+MAX_FPS = 1000.0
+MAX_CAPTURE_TIMES = 256
+# A decoder that reports damage while it is emptied is asked again, but not for ever.
+MAX_FLUSH_ATTEMPTS = 64
+AV_NS_PER_US = 1000
+
+
+class VideoReader(Reader):
+    """One video stream: the first that is not a cover picture.
+
+    Damaged pictures and packets that the decoder refuses are counted and passed over; what FFmpeg discards (pictures
+    outside an edit list) is not counted. A file on disk that breaks off ends there; a source on the network that does
+    so raises SourceError.
+    """
+
+    def __init__(
+        self, source: str, *, live: bool, rtsp_transport: RtspTransport, timeout_s: float, num_threads: int
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._live = live
+        self._capture_clock = CaptureClock() if live else None
+        with ExitStack() as resources:
+            self._container = open_container(source, resources, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
+            self._stream = self._choose_stream(source)
+            self._read_header()
+            # Decoding several pictures at once delays each by as many: right for files, wrong for cameras.
+            self._stream.thread_type = "SLICE" if live else "AUTO"
+            self._stream.thread_count = num_threads
+            self._resources = resources.pop_all()
+        super().__init__(source)
+
+    def close(self) -> None:
+        """Closes the file or the connection."""
+        self._resources.close()
+
+    def _choose_stream(self, source: str) -> Any:
+        for stream in self._container.streams.video:
+            if not stream.disposition & av.stream.Disposition.attached_pic:
+                return stream
+        kinds = sorted({stream.type for stream in self._container.streams})
+        found = f"only {' and '.join(kinds)}" if kinds else "no stream at all"
+        raise SourceError(f"{redact(source)} holds no video: found {found}; expected a file with pictures")
+
+    def _read_header(self) -> None:
+        stream, container = self._stream, self._container
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = float(rate) if rate and 0 < rate <= MAX_FPS else None
+        self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        self.has_audio = bool(container.streams.audio)
+        duration_s = container.duration / av.time_base if container.duration else None
+        if stream.duration and stream.time_base:
+            duration_s = float(stream.duration * stream.time_base)
+        self.is_finite = not self._live or duration_s is not None
+        if stream.frames:
+            self.num_frames_expected = stream.frames
+        elif duration_s and duration_s > 0 and self.fps:
+            self.num_frames_expected = max(1, round(duration_s * self.fps))
+
+    def _emptiness(self) -> str:
+        codec = self._stream.codec_context.name
+        return f": none of its {codec} data could be decoded; expected a whole video file"
+
+    def _decode(self) -> Iterator[Decoded]:
+        time_base = self._stream.time_base
+        step_s = 1.0 / (self.fps or DEFAULT_FPS)
+        pts_s = -step_s
+        clock: ClockOrigin = "host" if self._live else "file"
+        for frame in self._frames():
+            if frame.is_corrupt:
+                self.num_corrupt += 1
+                continue
+            unit = frame.time_base or time_base
+            pts_s = float(frame.pts * unit) if frame.pts is not None and unit else pts_s + step_s
+            captured_at_ns = self._capture_clock.of(frame.pts, pts_s) if self._capture_clock else None
+            orientation = Orientation.of(frame)
+            yield Decoded(frame, pts_s, orientation, captured_at_ns, clock if captured_at_ns is None else "rtcp")
+
+    def _frames(self) -> Iterator[Any]:
+        """Everything the decoder gives out, damaged or not."""
+        for packet in self._packets():
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                self.num_corrupt += 1
+        context = self._stream.codec_context
+        for _ in range(MAX_FLUSH_ATTEMPTS):
+            try:
+                yield from context.decode(None)
+                return
+            except av.error.EOFError:
+                return
+            except av.FFmpegError:
+                self.num_corrupt += 1
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets with data in them: an empty one would end the decoder's work."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size == 0:
+                    continue
+                if self._capture_clock:
+                    self._capture_clock.note(packet)
+                yield packet
+        except av.error.InvalidDataError as error:
+            if is_remote(self.source):
+                raise self._broken_off(error) from error
+        except (av.FFmpegError, OSError) as error:
+            raise self._broken_off(error) from error
+
+    def _broken_off(self, error: Exception) -> SourceError:
+        return SourceError(failure_text(self.source, "broke off", error, "", self._timeout_s))
+
+
+class CaptureClock:
+    """When the camera took each picture, from its RTCP reports.
+
+    FFmpeg hands the time over as side data of the packets from about the first report on (AVProducerReferenceTime:
+    int64 microseconds of UTC, int32 flags). From the first time known, pictures without one are placed by their pts_s.
+    """
+
+    def __init__(self) -> None:
+        self._times_ns: OrderedDict[int, int] = OrderedDict()
+        self._last: tuple[float, int] | None = None
+
+    def note(self, packet: Any) -> None:
+        """Remembers the time that comes with a packet."""
+        if packet.pts is None or not packet.has_sidedata("prft"):
+            return
+        (wallclock_us,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
+        self._times_ns[packet.pts] = wallclock_us * AV_NS_PER_US
+        if len(self._times_ns) > MAX_CAPTURE_TIMES:
+            self._times_ns.popitem(last=False)
+
+    def of(self, pts: int | None, pts_s: float) -> int | None:
+        """UTC nanoseconds of the picture shown at `pts`; None before the first report."""
+        captured_at_ns = self._times_ns.pop(pts, None) if pts is not None else None
+        if captured_at_ns is None and self._last is not None:
+            last_pts_s, last_ns = self._last
+            captured_at_ns = last_ns + round((pts_s - last_pts_s) * 1e9)
+        if captured_at_ns is not None:
+            self._last = (pts_s, captured_at_ns)
+        return captured_at_ns
