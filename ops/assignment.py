@@ -1,0 +1,164 @@
+"""Optimal assignment: of a dense cost matrix, and of sparse weighted pairs component by component.
+
+The solver is the shortest augmenting path method with potentials (Jonker and Volgenant 1987, without its initialisation
+phases; Crouse 2016 gives the rectangular form): O(n^2 m) for n <= m. `ops.reference.solve_assignment` tries every
+permutation; tests/unit/test_assignment.py compares with that and with scipy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def solve_assignment(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The column of each row at the least total of min(N, M) entries of an (N, M) cost.
+
+    Returns (N,) int64, -1 for rows left over. Raises ValueError unless cost is a matrix of finite numbers.
+    """
+    matrix = np.ascontiguousarray(cost, np.float64)
+    if matrix.ndim != 2:
+        raise ValueError(f"cost must be (N, M), got {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError("cost must be finite, got NaN or infinity")
+    return _optimum(matrix)
+
+
+@njit(cache=True)
+def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`solve_assignment` without its checks."""
+    num_rows, num_cols = cost.shape
+    if num_rows <= num_cols:
+        return _shortest_paths(cost)
+    col_of_row = np.full(num_rows, -1, np.int64)
+    for col, row in enumerate(_shortest_paths(np.ascontiguousarray(cost.T))):
+        col_of_row[row] = col
+    return col_of_row
+
+
+@njit(cache=True)
+def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The column of each row of a finite (N, M) cost with N <= M.
+
+    Rows enter one after the other. Dijkstra's search over reduced costs finds the cheapest chain of re-assignments that
+    ends at a free column; the potentials keep every reduced cost at or above 0 and those of assigned pairs at 0.
+    """
+    num_rows, num_cols = cost.shape
+    row_potential = np.zeros(num_rows)
+    col_potential = np.zeros(num_cols)
+    row_of_col = np.full(num_cols, -1, np.int64)
+    col_of_row = np.full(num_rows, -1, np.int64)
+    distance = np.empty(num_cols)
+    reached_from = np.empty(num_cols, np.int64)
+    done = np.empty(num_cols, np.bool_)
+    for start in range(num_rows):
+        distance[:] = np.inf
+        done[:] = False
+        row = start
+        travelled = 0.0
+        while True:
+            nearest = -1
+            nearest_distance = np.inf
+            for col in range(num_cols):
+                if done[col]:
+                    continue
+                length = travelled + cost[row, col] - row_potential[row] - col_potential[col]
+                if length < distance[col]:
+                    distance[col] = length
+                    reached_from[col] = row
+                # of equally near columns a free one ends the search at once
+                if distance[col] < nearest_distance or (distance[col] == nearest_distance and row_of_col[col] < 0):
+                    nearest_distance = distance[col]
+                    nearest = col
+            done[nearest] = True
+            travelled = nearest_distance
+            if row_of_col[nearest] < 0:
+                break
+            row = row_of_col[nearest]
+        row_potential[start] += travelled
+        for col in range(num_cols):
+            if done[col] and col != nearest:
+                row_potential[row_of_col[col]] += travelled - distance[col]
+                col_potential[col] -= travelled - distance[col]
+        col = nearest
+        while True:
+            row = reached_from[col]
+            row_of_col[col] = row
+            col, col_of_row[row] = col_of_row[row], col
+            if row == start:
+                break
+    return col_of_row
+
+
+@njit(cache=True)
+def match_pairs(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_rows: int, num_cols: int
+) -> NDArray[np.int64]:
+    """The column of each row, (num_rows,) int64, -1 for none, that makes the total weight of matched pairs largest.
+
+    Pairs are rows (P,), cols (P,), weights (P,) above 0, none twice. Others cannot be matched, and a row or a column may
+    stay alone. Pairs that are not linked, not even through others, are solved apart. Unchecked: to be called from
+    compiled code. Among equally good matchings the choice depends on the order of the pairs alone.
+    """
+    col_of_row = np.full(num_rows, -1, np.int64)
+    component = _components(rows, cols, num_rows, num_cols)
+    order = np.argsort(component, kind="mergesort")
+    local_of_row = np.full(num_rows, -1, np.int64)
+    local_of_col = np.full(num_cols, -1, np.int64)
+    begin = 0
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order) and component[order[end]] == component[order[begin]]:
+            end += 1
+        if end == begin + 1:
+            col_of_row[rows[order[begin]]] = cols[order[begin]]
+        else:
+            members = order[begin:end]
+            member_rows = _number(rows[members], local_of_row)
+            member_cols = _number(cols[members], local_of_col)
+            # a pair outside the gate costs 0, as much as staying alone; every pair inside costs less
+            cost = np.zeros((len(member_rows), len(member_cols)))
+            for k in members:
+                cost[local_of_row[rows[k]], local_of_col[cols[k]]] = -weights[k]
+            for row, col in enumerate(_optimum(cost)):
+                if col >= 0 and cost[row, col] < 0.0:
+                    col_of_row[member_rows[row]] = member_cols[col]
+        begin = end
+    return col_of_row
+
+
+@njit(cache=True)
+def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The different nodes as they come; writes the place of each into local_of, which holds -1 for unseen ones."""
+    members = np.empty(len(nodes), np.int64)
+    num_members = 0
+    for node in nodes:
+        if local_of[node] < 0:
+            local_of[node] = num_members
+            members[num_members] = node
+            num_members += 1
+    return members[:num_members]
+
+
+@njit(cache=True)
+def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int) -> NDArray[np.int64]:
+    """The connected component of each pair, (P,) int64: the smallest node in it, columns counted on after the rows."""
+    parent = np.arange(num_rows + num_cols)
+    for k in range(len(rows)):
+        first = _root(parent, rows[k])
+        second = _root(parent, num_rows + cols[k])
+        parent[max(first, second)] = min(first, second)
+    component = np.empty(len(rows), np.int64)
+    for k in range(len(rows)):
+        component[k] = _root(parent, rows[k])
+    return component
+
+
+@njit(cache=True)
+def _root(parent: NDArray[np.int64], node: int) -> int:
+    """The representative of a node's set; halves the path to it on the way (Tarjan and van Leeuwen 1984)."""
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node

@@ -1,0 +1,105 @@
+"""Intersection over union of axis-aligned boxes: every pair, or only the pairs whose boxes meet.
+
+Boxes are x1, y1, x2, y2 with continuous edges: the area is (x2 - x1) * (y2 - y1). A box without area has IoU 0 with
+everything, itself included. `ops.reference.box_iou` is the slow form; tests/unit/test_iou.py holds them equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def box_iou(boxes_a_xyxy: NDArray[np.float64], boxes_b_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M) float64 IoU of each of (N, 4) boxes with each of (M, 4). Raises ValueError for wrong shapes."""
+    return _box_iou(_checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy"))
+
+
+def overlapping_pairs(
+    boxes_a_xyxy: NDArray[np.float64], boxes_b_xyxy: NDArray[np.float64], min_iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The pairs of (N, 4) and (M, 4) boxes that overlap with an IoU of at least min_iou.
+
+    Returns a_idx (P,), b_idx (P,) int64 and iou (P,) float64, all above 0. Raises ValueError for wrong shapes.
+    """
+    return sweep_pairs(_checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy"), min_iou)
+
+
+def _checked(boxes_xyxy: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    boxes = np.ascontiguousarray(boxes_xyxy, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} must be (N, 4), got {boxes.shape}")
+    return boxes
+
+
+@njit(cache=True)
+def iou_at(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> float:
+    """IoU of box i of a with box j of b. Indices instead of rows, because numba counts references on every view."""
+    width = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
+    height = min(a[i, 3], b[j, 3]) - max(a[i, 1], b[j, 1])
+    if width <= 0.0 or height <= 0.0:
+        return 0.0
+    shared = width * height
+    area_a = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1])
+    area_b = (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1])
+    return float(shared / (area_a + area_b - shared))
+
+
+@njit(cache=True)
+def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    out = np.empty((len(a), len(b)), np.float64)
+    for i in range(len(a)):
+        for j in range(len(b)):
+            out[i, j] = iou_at(a, i, b, j)
+    return out
+
+
+@njit(cache=True)
+def sweep_pairs(
+    a: NDArray[np.float64], b: NDArray[np.float64], min_iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """`overlapping_pairs` without its checks, to be called from compiled code.
+
+    A line sweeps over the left edges of both sets from left to right; a box is compared with those of the other set
+    that the line still cuts. The sort is stable, so the order of the pairs depends on the order of the boxes alone.
+    """
+    num_a = len(a)
+    order = np.argsort(np.concatenate((a[:, 0], b[:, 0])), kind="mergesort")
+    open_idx = np.empty((2, len(order)), np.int64)
+    num_open = np.zeros(2, np.int64)
+    capacity = 4 * len(order) + 16
+    a_idx = np.empty(capacity, np.int64)
+    b_idx = np.empty(capacity, np.int64)
+    iou = np.empty(capacity, np.float64)
+    num_pairs = 0
+    for entry in order:
+        side = 0 if entry < num_a else 1
+        other = 1 - side
+        index = entry if side == 0 else entry - num_a
+        left = a[index, 0] if side == 0 else b[index, 0]
+        while num_pairs + num_open[other] > capacity:
+            a_idx = np.concatenate((a_idx, np.empty_like(a_idx)))
+            b_idx = np.concatenate((b_idx, np.empty_like(b_idx)))
+            iou = np.concatenate((iou, np.empty_like(iou)))
+            capacity *= 2
+        still_open = 0
+        for k in range(num_open[other]):
+            candidate = open_idx[other, k]
+            right = b[candidate, 2] if side == 0 else a[candidate, 2]
+            if right <= left:
+                continue
+            open_idx[other, still_open] = candidate
+            still_open += 1
+            i = index if side == 0 else candidate
+            j = candidate if side == 0 else index
+            value = iou_at(a, i, b, j)
+            if value > 0.0 and value >= min_iou:
+                a_idx[num_pairs] = i
+                b_idx[num_pairs] = j
+                iou[num_pairs] = value
+                num_pairs += 1
+        num_open[other] = still_open
+        open_idx[side, num_open[side]] = index
+        num_open[side] += 1
+    return a_idx[:num_pairs], b_idx[:num_pairs], iou[:num_pairs]
