@@ -111,13 +111,15 @@ def _parsed(counts: bytes) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def _fma(a, b, c):  # type: ignore[no-untyped-def]
+def _fma(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
     # The float64 product of two float32 is exact, so this rounds like a fused multiply-add (but for one case in 2^29).
     return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
 @njit(cache=True, nogil=True)
-def _paste_rle_all(masks, boxes_xyxy, height, width):  # type: ignore[no-untyped-def]
+def _paste_rle_all(
+    masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The strings one after the other, and where each ends."""
     text = np.empty(4096, np.uint8)
     ends = np.empty(len(masks), np.int64)
@@ -136,7 +138,9 @@ def _paste_rle_all(masks, boxes_xyxy, height, width):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _paste_runs(padded, box_xyxy, height, width):  # type: ignore[no-untyped-def]
+def _paste_runs(
+    padded: NDArray[np.float32], box_xyxy: NDArray[np.float32], height: int, width: int
+) -> tuple[NDArray[np.int64], int]:
     """Run lengths (int64 array, how many are used) of one mask in the frame."""
     left, right = _expanded(box_xyxy[0], box_xyxy[2])
     top, bottom = _expanded(box_xyxy[1], box_xyxy[3])
@@ -209,7 +213,7 @@ def _paste_runs(padded, box_xyxy, height, width):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def _expanded(low, high):  # type: ignore[no-untyped-def]
+def _expanded(low: np.float32, high: np.float32) -> tuple[int, int]:
     """First and last pixel of one side of the box, widened about its centre and truncated towards zero."""
     half = (high - low) * _HALF * _BOX_SCALE
     centre = (high + low) * _HALF
@@ -217,7 +221,7 @@ def _expanded(low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _source_index(index, out_size, small):  # type: ignore[no-untyped-def]
+def _source_index(index: int, out_size: int, small: bool) -> tuple[int, np.float32]:
     """The lower of the two map rows (or columns) that output row `index` lies between, and the weight of the upper."""
     scale = _PADDED_F32 / np.float32(out_size)
     middle = np.float32(index) + _HALF
@@ -229,7 +233,7 @@ def _source_index(index, out_size, small):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _append_ones(counts, num, done, begin, end):  # type: ignore[no-untyped-def]
+def _append_ones(counts: NDArray[np.int64], num: int, done: int, begin: int, end: int) -> tuple[int, int]:
     """Adds the ones at frame pixels [begin, end), in column-major order, to the run lengths."""
     if num > 0 and begin == done:
         counts[num - 1] += end - begin
@@ -241,7 +245,7 @@ def _append_ones(counts, num, done, begin, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _runs_of(flat):  # type: ignore[no-untyped-def]
+def _runs_of(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
     counts = np.empty(len(flat) + 1, np.int64)
     num, begin, value = 0, 0, False
     for index in range(len(flat)):
@@ -254,7 +258,7 @@ def _runs_of(flat):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _compress(counts, num, text, size):  # type: ignore[no-untyped-def]
+def _compress(counts: NDArray[np.int64], num: int, text: NDArray[np.uint8], size: int) -> int:
     """Writes the counts to text[size:]; returns where they end. From the fourth on, each as the difference to the last
     but one; five bits a character, lowest first, bit 5 for "more follows", offset 48."""
     for index in range(num):
@@ -270,7 +274,7 @@ def _compress(counts, num, text, size):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _parse_counts(text, counts):  # type: ignore[no-untyped-def]
+def _parse_counts(text: NDArray[np.uint8], counts: NDArray[np.int64]) -> int:
     """The inverse of `_compress`: the number of counts, or a negative reason."""
     num, position = 0, 0
     while position < len(text):
@@ -297,7 +301,7 @@ def _parse_counts(text, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _fill(runs, flat):  # type: ignore[no-untyped-def]
+def _fill(runs: NDArray[np.int64], flat: NDArray[np.bool_]) -> None:
     position = 0
     for index in range(len(runs)):
         if index % 2:

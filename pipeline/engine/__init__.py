@@ -1,0 +1,6 @@
+"""The network: from frames to detections, on the CPU or on CUDA. Importing this package imports torch."""
+
+from pipeline.engine.engine import Engine, load_engine
+from pipeline.engine.segment import segment
+
+__all__ = ["Engine", "load_engine", "segment"]

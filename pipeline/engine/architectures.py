@@ -1,0 +1,87 @@
+"""The networks by the architecture key of a `ModelSpec`, in torchvision's names, without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import mobilenet_v2
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+
+def build(architecture: str, num_outputs: int) -> MaskRCNN:
+    """The network in evaluation mode with random weights; num_outputs counts the background too. Raises KeyError."""
+    network = _BUILDERS[architecture](num_outputs)
+    network.eval()
+    network.requires_grad_(requires_grad=False)
+    return network
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Merges every batch norm that directly follows a convolution, in the order of registration, into it, in place.
+
+    That order is the order of execution in every network here; tests/integration/test_engine.py compares the outputs.
+    """
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if (
+            before is not None
+            and isinstance(before[1], nn.Conv2d)
+            and isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d)
+        ):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, nn.Identity())
+        else:
+            fold_batch_norm(child)
+        before = (name, child)
+
+
+def _street(num_outputs: int) -> MaskRCNN:
+    """MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 64, and light heads: 6.7 million weights."""
+    body = mobilenet_v2(norm_layer=FrozenBatchNorm2d).features[:18]
+    channels = 128
+    backbone = BackboneWithFPN(
+        body, {"3": "0", "6": "1", "13": "2", "17": "3"}, [24, 32, 96, 320], channels, extra_blocks=LastLevelMaxPool()
+    )
+    levels = ["0", "1", "2", "3"]
+    return MaskRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (128,), (256,)), ((0.5, 1.0, 2.0, 3.0),) * 5),
+        rpn_pre_nms_top_n_test=500,
+        rpn_post_nms_top_n_test=300,
+        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
+        box_head=TwoMLPHead(channels * 7 * 7, 512),
+        box_predictor=FastRCNNPredictor(512, num_outputs),
+        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
+        mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, num_outputs),
+    )
+
+
+def _resnet50_fpn(num_outputs: int) -> MaskRCNN:
+    """torchvision's first Mask R-CNN. Its published weights want an epsilon of 0, which torchvision sets too."""
+    network = maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=num_outputs, trainable_backbone_layers=0
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            module.eps = 0.0
+    return network
+
+
+def _resnet50_fpn_v2(num_outputs: int) -> MaskRCNN:
+    return maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_outputs)
+
+
+_BUILDERS: dict[str, Callable[[int], MaskRCNN]] = {
+    "street": _street,
+    "maskrcnn_resnet50_fpn": _resnet50_fpn,
+    "maskrcnn_resnet50_fpn_v2": _resnet50_fpn_v2,
+}
