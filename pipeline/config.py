@@ -16,6 +16,9 @@ from pipeline.errors import ConfigError
 
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+CONTINUE_SCORE = 0.1
+"""lowest score that may continue a track; ones that begin a track need `conf`"""
+
 DropPolicy = Literal["auto", "lossless", "latest"]
 Output = Literal["jsonl", "video"]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
@@ -34,7 +37,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     conf: Fraction | None = None
     """lowest score of a new track, 0 to 1; default 0.5"""
-    classes: list[str] | None = None
+    classes: Annotated[list[str], Meta(min_length=1)] | None = None
     """labels to keep, as `maskstream models` lists them; default all"""
     drop_policy: DropPolicy | None = None
     """auto (lossless for files, latest for live sources), lossless or latest"""
@@ -113,6 +116,11 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """bytes of result JSON the log keeps"""
 
     @property
+    def score_floor(self) -> float:
+        """Detections below are of no use to anybody: too weak even to continue a track."""
+        return min(CONTINUE_SCORE, self.conf)
+
+    @property
     def live(self) -> bool:
         """Whether the source is a camera: it cannot wait and can be opened again."""
         return self.kind == "live"
@@ -122,6 +130,7 @@ def check_stream_id(stream_id: str) -> str:
     """The id itself. Raises ConfigError for one that could not be part of a key."""
     if not STREAM_ID.fullmatch(stream_id):
         raise ConfigError(
-            f"stream id {stream_id!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -; give another with --stream-id"
+            f"stream id {stream_id!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -; "
+            "give another with --stream-id"
         )
     return stream_id
