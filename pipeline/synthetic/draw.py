@@ -1,0 +1,146 @@
+"""Anti-aliased drawing of one figure into a small supersampled canvas, and its result, the sprite.
+
+A canvas holds colour and shading apart: colour edges stay crisp while shading, drawn coarsely, is blurred into round forms.
+All points are picture coordinates (pixels, continuous edges).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synthetic.camera import Points
+
+Colour = tuple[float, float, float]
+Box = tuple[int, int, int, int]
+
+_SHIFT = 4
+_UNIT = 1 << _SHIFT
+_NEUTRAL = 128
+
+_CAP_STEPS = 7
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A drawn figure, cut to the picture.
+
+    box       (x0, y0, x1, y1) whole pixels inside the picture
+    rgb       (y1 - y0, x1 - x0, 3) uint8, multiplied by alpha
+    alpha     (y1 - y0, x1 - x0) uint8, 255 is opaque
+    solid     (y1 - y0, x1 - x0) bool: the pixels that belong to the object
+    """
+
+    box: Box
+    rgb: NDArray[np.uint8]
+    alpha: NDArray[np.uint8]
+    solid: NDArray[np.bool_]
+
+
+def tint(colour: Colour, factor: float) -> Colour:
+    """The colour, lighter (factor > 1) or darker, within 0 to 255."""
+    return (min(colour[0] * factor, 255.0), min(colour[1] * factor, 255.0), min(colour[2] * factor, 255.0))
+
+
+def mix(first: Colour, second: Colour, share: float) -> Colour:
+    """`share` of the second colour, the rest of the first."""
+    a, b = np.array(first), np.array(second)
+    red, green, blue = a + (b - a) * share
+    return (float(red), float(green), float(blue))
+
+
+def capsules(start: Points, end: Points, start_radius: Points, end_radius: Points) -> Points:
+    """Outlines of K round-ended tapered bars: (K, 2) ends and (K,) radii to (K, 2 * _CAP_STEPS, 2) convex polygons."""
+    axis = end - start
+    angle = np.arctan2(axis[:, 1], axis[:, 0])[:, None]
+    turn = np.linspace(np.pi / 2, 3 * np.pi / 2, _CAP_STEPS)[None, :]
+    back, front = angle + turn, angle + turn + np.pi
+    rear_cap = start[:, None] + start_radius[:, None, None] * np.stack([np.cos(back), np.sin(back)], -1)
+    front_cap = end[:, None] + end_radius[:, None, None] * np.stack([np.cos(front), np.sin(front)], -1)
+    return np.concatenate([rear_cap, front_cap], axis=1)
+
+
+def ellipse(centre: Points, half_width: float, half_height: float, steps: int = 20) -> Points:
+    """Outline of an upright ellipse: (steps, 2)."""
+    turn = np.linspace(0, 2 * np.pi, steps, endpoint=False)
+    return centre + np.stack([half_width * np.cos(turn), half_height * np.sin(turn)], -1)
+
+
+class Canvas:
+    """A transparent sheet over a part of the picture."""
+
+    def __init__(self, box: Box, supersample: int) -> None:
+        self.box = box
+        self._factor = supersample
+        width, height = box[2] - box[0], box[3] - box[1]
+        self._rgba = np.zeros((height * supersample, width * supersample, 4), np.uint8)
+        self._shade = np.full((height, width), _NEUTRAL, np.uint8)
+        self._filled: NDArray[np.uint8] | None = None
+
+    def _fixed(self, points: Points, factor: int) -> NDArray[np.int32]:
+        """OpenCV counts from the centre of the first pixel, in 1 / _UNIT pixels."""
+        local = (points - self.box[:2]) * factor - 0.5
+        return np.rint(local * _UNIT).astype(np.int32)
+
+    def polygon(self, outline: Points, colour: Colour) -> None:
+        """Fill a simple polygon (N, 2)."""
+        cv2.fillPoly(self._rgba, [self._fixed(outline, self._factor)], (*colour, 255.0), cv2.LINE_AA, _SHIFT)
+
+    def line(self, path: Points, colour: Colour, width_px: float, *, closed: bool = False) -> None:
+        """Draw an open or closed path (N, 2), at least one supersampled pixel wide."""
+        thickness = max(1, round(width_px * self._factor))
+        points = [self._fixed(path, self._factor)]
+        cv2.polylines(self._rgba, points, closed, (*colour, 255.0), thickness, cv2.LINE_AA, _SHIFT)
+
+    def shade(self, outline: Points, factor: float) -> None:
+        """Light the polygon with `factor` (1 leaves the colour as it is, at most 1.99)."""
+        level = min(factor * _NEUTRAL, 255.0)
+        cv2.fillPoly(self._shade, [self._fixed(outline, 1)], level, cv2.LINE_8, _SHIFT)
+
+    def fill_mask(self, outline: Points) -> None:
+        """Count the polygon as part of the object although one sees through it (a wheel between its spokes)."""
+        if self._filled is None:
+            self._filled = np.zeros_like(self._shade)
+        cv2.fillPoly(self._filled, [self._fixed(outline, 1)], 255, cv2.LINE_8, _SHIFT)
+
+    def finish(self, shade_blur_px: float, texture: NDArray[np.uint8]) -> Sprite:
+        """Scale down, shade and weave in `texture`, (height, width) uint8 with 128 as neutral."""
+        height, width = self._shade.shape
+        rgba = cv2.resize(self._rgba, (width, height), interpolation=cv2.INTER_AREA)
+        shade = cv2.GaussianBlur(self._shade, (0, 0), max(shade_blur_px, 0.3))
+        light = cv2.multiply(shade, texture, scale=1 / _NEUTRAL)
+        alpha = np.ascontiguousarray(rgba[..., 3])
+        rgb = cv2.multiply(rgba[..., :3], cv2.merge([light, light, light]), scale=1 / _NEUTRAL)
+        # Premultiplied colour never exceeds its alpha.
+        rgb = cv2.min(rgb, cv2.merge([alpha, alpha, alpha]))
+        solid = alpha >= 128
+        if self._filled is not None:
+            solid |= self._filled > 0
+        return Sprite(self.box, rgb, alpha, solid)
+
+
+def open_canvas(outline: Points, margin_px: float, width: int, height: int) -> Canvas | None:
+    """A canvas that holds all points (N, 2) and a margin, cut to the picture; None if nothing of it is in the picture."""
+    low, high = outline.min(axis=0) - margin_px, outline.max(axis=0) + margin_px
+    x0, y0 = max(int(np.floor(low[0])), 0), max(int(np.floor(low[1])), 0)
+    x1, y1 = min(int(np.ceil(high[0])), width), min(int(np.ceil(high[1])), height)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    small = high[1] - low[1] < 110
+    return Canvas((x0, y0, x1, y1), 3 if small else 2)
+
+
+def union(masks: Sequence[tuple[Box, NDArray[np.bool_]]]) -> int:
+    """Number of pixels covered by at least one of the masks, each given with its box in the picture."""
+    if len(masks) == 1:
+        return int(np.count_nonzero(masks[0][1]))
+    boxes = np.array([box for box, _ in masks])
+    x0, y0 = boxes[:, 0].min(), boxes[:, 1].min()
+    sheet = np.zeros((boxes[:, 3].max() - y0, boxes[:, 2].max() - x0), np.bool_)
+    for (left, top, right, bottom), mask in masks:
+        sheet[top - y0 : bottom - y0, left - x0 : right - x0] |= mask
+    return int(np.count_nonzero(sheet))

@@ -1,0 +1,381 @@
+"""People: a jointed body, a walk cycle, and how both are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synthetic.camera import LIGHT, Camera, Points
+from pipeline.synthetic.draw import Canvas, Colour, Sprite, capsules, ellipse, mix, open_canvas, tint
+
+_SKINS: tuple[Colour, ...] = ((226, 184, 158), (205, 158, 128), (168, 118, 88), (118, 80, 60), (88, 60, 48))
+_HAIRS: tuple[Colour, ...] = ((34, 27, 24), (62, 44, 32), (96, 68, 44), (150, 118, 76), (120, 116, 112))
+_TOPS: tuple[Colour, ...] = (
+    (44, 48, 58), (128, 44, 46), (52, 78, 118), (186, 180, 168), (72, 88, 66), (150, 112, 66),
+    (96, 98, 104), (178, 138, 62), (64, 106, 112), (208, 204, 200), (94, 56, 84), (36, 52, 84),
+)  # fmt: skip
+_TROUSERS: tuple[Colour, ...] = ((44, 54, 78), (34, 34, 38), (76, 80, 88), (112, 100, 82), (58, 72, 104), (60, 50, 44))
+_SHOES: tuple[Colour, ...] = ((36, 32, 30), (70, 50, 38), (196, 194, 190), (58, 60, 66))
+
+# Swing of the thigh to either side, in radians; one cycle of both legs then covers _STRIDE_PER_HEIGHT body heights.
+_HIP_SWING = 0.44
+_STRIDE_PER_HEIGHT = 0.84
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where an object stands: ground point, direction of travel (radians from X towards Z), metres covered so far."""
+
+    x_m: float
+    z_m: float
+    heading: float
+    travelled_m: float
+
+    @property
+    def forward(self) -> Points:
+        """Unit vector (3,) of travel."""
+        return np.array([np.cos(self.heading), 0.0, np.sin(self.heading)])
+
+    @property
+    def right(self) -> Points:
+        """Unit vector (3,) to the right of travel."""
+        return np.array([np.sin(self.heading), 0.0, -np.cos(self.heading)])
+
+    @property
+    def ground(self) -> Points:
+        """(3,) world point."""
+        return np.array([self.x_m, 0.0, self.z_m])
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One sprite of a figure: `member` says which of the figure's objects it shows."""
+
+    member: int
+    depth_m: float
+    sprite: Sprite
+
+
+class Figure(Protocol):
+    """Something that moves through the street: one object, or a rider and a bicycle together."""
+
+    class_ids: tuple[int, ...]
+
+    def layers(self, pose: Pose, camera: Camera, texture: NDArray[np.uint8]) -> list[Layer]:
+        """Sprites from far to near; empty outside the picture. `texture` (H, W) uint8 is woven into the surfaces."""
+
+    def shadow(self, pose: Pose, camera: Camera) -> list[Points]:
+        """Outlines of the cast shadow, in the picture."""
+
+    def contacts(self, pose: Pose, camera: Camera) -> list[Points]:
+        """Outlines of the ground that the figure hides from the sky, in the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a person wears; lengths in metres."""
+
+    height_m: float
+    build: float
+    skin: Colour
+    hair: Colour
+    top: Colour
+    shirt: Colour
+    trousers: Colour
+    shoes: Colour
+    long_hair: bool
+    coat: bool
+    bare_legs: bool
+    backpack: Colour | None
+    helmet: Colour | None
+
+    @classmethod
+    def draw_lots(cls, rng: np.random.Generator, *, helmet: bool = False) -> Look:
+        """A random person."""
+
+        def pick(colours: tuple[Colour, ...]) -> Colour:
+            return tint(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.88, 1.12)))
+
+        return cls(
+            height_m=float(rng.uniform(1.6, 1.88)),
+            build=float(rng.uniform(0.94, 1.14)),
+            skin=pick(_SKINS),
+            hair=pick(_HAIRS),
+            top=pick(_TOPS),
+            shirt=pick(_TOPS),
+            trousers=pick(_TROUSERS),
+            shoes=pick(_SHOES),
+            long_hair=bool(rng.random() < 0.4),
+            coat=bool(rng.random() < 0.3) and not helmet,
+            bare_legs=bool(rng.random() < 0.15),
+            backpack=pick(_TOPS) if rng.random() < 0.35 else None,
+            helmet=(206, 206, 202) if helmet and rng.random() < 0.7 else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Joints as world points; arrays (2, 3) hold [left, right]."""
+
+    pelvis: Points
+    neck: Points
+    head: Points
+    shoulders: Points
+    elbows: Points
+    hands: Points
+    hips: Points
+    knees: Points
+    ankles: Points
+    toes: Points
+
+    def all_points(self) -> Points:
+        """(N, 3) every joint."""
+        single = np.stack([self.pelvis, self.neck, self.head])
+        pairs = (self.shoulders, self.elbows, self.hands, self.hips, self.knees, self.ankles, self.toes)
+        return np.concatenate([single, *pairs])
+
+
+def walking_body(look: Look, pose: Pose) -> Body:
+    """The body at one moment of its walk. Feet do not slide: the phase follows the metres covered."""
+    height = look.height_m
+    phase = 2 * np.pi * pose.travelled_m / (_STRIDE_PER_HEIGHT * height)
+    phases = np.array([phase, phase + np.pi])
+    hip_angle = _HIP_SWING * np.sin(phases) + 0.06
+    # The leg that swings forward bends its knee.
+    knee_flex = 0.10 + 0.95 * np.maximum(np.cos(phases + 0.35), 0.0) ** 2
+    shank_angle = hip_angle - knee_flex
+    toe_pitch = 0.75 * np.minimum(shank_angle + 0.15, 0.0) + 0.7 * np.maximum(shank_angle - 0.12, 0.0)
+
+    forward, right, up = pose.forward, pose.right, np.array([0.0, 1.0, 0.0])
+    side = np.array([-1.0, 1.0])[:, None] * right
+
+    def bone(angle: NDArray[np.float64], length_m: float) -> Points:
+        """(2, 3) vectors that hang down at angle 0 and point forward at pi / 2."""
+        vector: Points = length_m * (np.sin(angle)[:, None] * forward - np.cos(angle)[:, None] * up)
+        return vector
+
+    thigh, shank = bone(hip_angle, 0.245 * height), bone(shank_angle, 0.235 * height)
+    foot = bone(np.pi / 2 + toe_pitch, 0.115 * height)
+    lowest = np.minimum((thigh + shank)[:, 1], (thigh + shank + foot)[:, 1]).min()
+    pelvis = pose.ground + up * (0.035 * height - lowest)
+    hips = pelvis + side * 0.047 * height
+    knees = hips + thigh
+    ankles = knees + shank
+    neck = pelvis + 0.315 * height * up + 0.02 * height * forward
+    shoulders = neck - 0.02 * height * up + side * 0.104 * height * look.build
+    arm_angle = -0.75 * (hip_angle - 0.06) + 0.02
+    elbows = shoulders + bone(arm_angle, 0.172 * height) + side * 0.02 * height
+    hands = elbows + bone(arm_angle + 0.28 + 0.3 * np.maximum(arm_angle, 0.0), 0.165 * height)
+    head = neck + 0.105 * height * up + 0.02 * height * forward
+    return Body(pelvis, neck, head, shoulders, elbows, hands, hips, knees, ankles, ankles + foot)
+
+
+def shade_round(canvas: Canvas, start: Points, end: Points, start_r: Points, end_r: Points) -> list[Points]:
+    """Outlines of K bars, and steps of light that make them look round when blurred."""
+    outlines = capsules(start, end, start_r, end_r)
+    mean_r = (start_r + end_r)[:, None] / 2
+    bands = []
+    for width, shift, light in ((0.72, 0.2, 0.94), (0.36, 0.38, 1.16)):
+        offset = mean_r * np.array([-shift, -shift * 0.6])
+        bands.append((capsules(start + offset, end + offset, start_r * width, end_r * width), light))
+    for k in range(len(outlines)):
+        canvas.shade(outlines[k], 0.68)
+        for band, light in bands:
+            canvas.shade(band[k], light)
+    return list(outlines)
+
+
+class BodyPainter:
+    """Draws one body onto a canvas, part by part from far to near."""
+
+    def __init__(self, canvas: Canvas, body: Body, look: Look, pose: Pose, camera: Camera) -> None:
+        self._canvas, self._look, self._camera = canvas, look, camera
+        self._px = camera.scale_at(pose.z_m)
+        sight = np.array([pose.x_m, 0.0, pose.z_m]) / np.hypot(pose.x_m, pose.z_m)
+        across = np.array([sight[2], 0.0, -sight[0]])
+        self._towards = float(-pose.forward @ sight)
+        self._forward_x, self._right_x = float(pose.forward @ across), float(pose.right @ across)
+        self._near = 0 if pose.right @ sight > 0 else 1
+        project = camera.project
+        self._pelvis, self._neck, self._head = project(body.pelvis), project(body.neck), project(body.head)
+        self._arms = np.stack([project(p) for p in (body.shoulders, body.elbows, body.hands)])
+        self._legs = np.stack([project(p) for p in (body.hips, body.knees, body.ankles, body.toes)])
+
+    def far_limbs(self) -> None:
+        """The arm and leg on the side away from the camera."""
+        self._arm(1 - self._near, 0.8)
+        self._leg(1 - self._near, 0.8)
+
+    def near_part(self) -> None:
+        """The rest of the body."""
+        self._leg(self._near, 1.0)
+        if self._look.backpack and self._towards > -0.2:
+            self._backpack(self._look.backpack)
+        self._torso()
+        if self._look.backpack and self._towards <= -0.2:
+            self._backpack(self._look.backpack)
+        self._draw_head()
+        self._arm(self._near, 1.0)
+
+    def _bars(self, path: Points, radii_m: list[tuple[float, float]], colours: list[Colour]) -> None:
+        radii = np.array(radii_m) * self._px * self._look.height_m / 1.75
+        outlines = shade_round(self._canvas, path[:-1], path[1:], radii[:, 0], radii[:, 1])
+        for outline, colour in zip(outlines, colours, strict=True):
+            self._canvas.polygon(outline, colour)
+
+    def _leg(self, index: int, light: float) -> None:
+        look, path, b = self._look, self._legs[:, index], self._look.build
+        cloth, shoe = tint(look.trousers, light), tint(look.shoes, light)
+        shank = tint(look.skin, light) if look.bare_legs else cloth
+        calf = (0.05, 0.036) if look.bare_legs else (0.064, 0.052)
+        self._bars(path[2:], [(0.048, 0.034)], [shoe])
+        self._bars(path[:3], [(0.094 * b, 0.066), calf], [cloth, shank])
+
+    def _arm(self, index: int, light: float) -> None:
+        look, path = self._look, self._arms[:, index]
+        sleeve, skin = tint(look.top, light * 0.96), tint(look.skin, light)
+        wrist = path[1] + 0.94 * (path[2] - path[1])
+        self._bars(np.stack([wrist, path[2] + 0.1 * (path[2] - path[1])]), [(0.036, 0.036)], [skin])
+        fore = skin if look.bare_legs else sleeve
+        radii = [(0.066, 0.05), (0.038, 0.03) if look.bare_legs else (0.05, 0.04)]
+        self._bars(np.stack([path[0], path[1], wrist]), radii, [sleeve, fore])
+
+    def _torso(self) -> None:
+        look = self._look
+        hem = -0.55 if look.coat else -0.14
+        # (place along the spine, half width across the body, half depth) in metres at a height of 1.75 m
+        levels = np.array(
+            [(hem, 0.185 if look.coat else 0.165, 0.13), (0.06, 0.158, 0.118), (0.32, 0.158, 0.112), (0.62, 0.18, 0.13),
+             (0.88, 0.198, 0.115), (0.97, 0.165, 0.085), (1.03, 0.075, 0.06)]
+        )  # fmt: skip
+        scale = self._px * look.height_m / 1.75 * look.build
+        half = scale * np.hypot(levels[:, 1] * self._right_x, levels[:, 2] * self._forward_x)
+        spine = self._neck - self._pelvis
+        normal = np.array([-spine[1], spine[0]]) / max(float(np.hypot(*spine)), 1e-6)
+        centre = self._pelvis + levels[:, :1] * spine
+
+        def outline(share: float, shift: float) -> Points:
+            middle = centre - normal * (shift * half)[:, None]
+            edge = normal * (half * share)[:, None]
+            return np.concatenate([middle + edge, (middle - edge)[::-1]])
+
+        self._canvas.polygon(outline(1.0, 0.0), look.top)
+        for share, shift, light in ((1.0, 0.0, 0.66), (0.78, 0.14, 0.86), (0.5, 0.3, 1.04), (0.24, 0.42, 1.16)):
+            self._canvas.shade(outline(share, shift), light)
+        self._canvas.shade(np.concatenate([outline(1.0, 0.0)[:2], outline(1.0, 0.0)[-2:]]), 0.62)
+        if self._towards > 0.25:
+            self._open_jacket(centre, normal, half)
+
+    def _open_jacket(self, centre: Points, normal: Points, half: Points) -> None:
+        shift = normal * (half * -0.5 * self._forward_x)[:, None]
+        width = normal * (half * np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.36, 0.5]))[:, None] * self._towards
+        self._canvas.polygon(np.concatenate([centre + shift + width, (centre + shift - width)[::-1]]), self._look.shirt)
+
+    def _backpack(self, colour: Colour) -> None:
+        spine = self._neck - self._pelvis
+        centre = self._pelvis + 0.66 * spine
+        centre = centre - np.array([0.14 * self._px * self._forward_x, 0.0])
+        half_width = self._px * float(np.hypot(0.15 * self._right_x, 0.1 * self._forward_x))
+        bag = ellipse(centre, half_width, 0.24 * self._px, 14)
+        self._canvas.polygon(bag, colour)
+        self._canvas.shade(bag, 0.75)
+        self._canvas.shade(ellipse(centre - 0.05 * self._px, half_width * 0.6, 0.15 * self._px), 1.1)
+
+    def _draw_head(self) -> None:
+        look, canvas = self._look, self._canvas
+        px = self._px * look.height_m / 1.75
+        turned = self._forward_x
+        throat = np.stack([self._neck + [0.0, 0.02 * px], self._head + [0.0, 0.02 * px]])
+        self._bars(throat, [(0.055, 0.05)], [tint(look.skin, 0.82)])
+        back = np.array([-0.022 * turned, -0.012]) * px
+        half_width = (0.083 + 0.012 * abs(turned)) * px
+        hair = ellipse(self._head + back, half_width, 0.118 * px)
+        if look.long_hair:
+            mane = ellipse(self._head + np.array([-0.05 * turned, 0.07]) * px, half_width * 0.95, 0.15 * px)
+            canvas.polygon(mane, look.hair)
+            canvas.shade(mane, 0.8)
+        canvas.polygon(hair, look.hair)
+        canvas.shade(hair, 0.8)
+        canvas.shade(ellipse(self._head + back - 0.03 * px, half_width * 0.55, 0.06 * px), 1.3)
+        if self._towards > -0.45:
+            self._face(px, turned)
+        if look.helmet:
+            turn = np.linspace(np.pi, 2 * np.pi, 12)
+            dome = np.stack([np.cos(turn) * half_width * 1.12, np.sin(turn) * 0.11 * px], -1)
+            canvas.polygon(self._head + back + [0.0, -0.02 * px] + dome, look.helmet)
+
+    def _face(self, px: float, turned: float) -> None:
+        canvas, skin = self._canvas, self._look.skin
+        centre = self._head + np.array([0.034 * turned, 0.022]) * px
+        half_width = (0.07 if self._towards > 0 else 0.056) * px
+        face = ellipse(centre, half_width, 0.096 * px)
+        canvas.polygon(face, skin)
+        canvas.shade(face, 0.8)
+        canvas.shade(ellipse(centre - 0.015 * px, half_width * 0.7, 0.075 * px), 1.08)
+        if px < 50 or self._towards < -0.2:
+            return
+        gaze = centre + np.array([0.03 * turned, -0.012]) * px
+        apart = 0.03 * px * max(self._towards, 0.0)
+        dark = mix(skin, (30, 20, 18), 0.75)
+        for sign in (-1.0, 1.0):
+            canvas.polygon(ellipse(gaze + [sign * apart, 0.0], 0.012 * px, 0.008 * px, 8), dark)
+        mouth = gaze + [0.0, 0.06 * px]
+        canvas.polygon(ellipse(mouth, 0.022 * px * (0.4 + 0.6 * abs(self._towards)), 0.006 * px, 8), mix(skin, (120, 40, 40), 0.6))
+
+
+def body_shadow(body: Body, look: Look, camera: Camera) -> list[Points]:
+    """Outlines of the cast shadow: each bone, thrown along the light onto the ground."""
+    bones = [(body.pelvis, body.neck, 0.17), (body.neck, body.head, 0.09)]
+    for k in range(2):
+        bones += [(body.hips[k], body.knees[k], 0.08), (body.knees[k], body.ankles[k], 0.06)]
+        bones += [(body.shoulders[k], body.elbows[k], 0.06), (body.elbows[k], body.hands[k], 0.05)]
+    ends = np.array([(start, end) for start, end, _ in bones])
+    ground = ends - LIGHT * (ends[..., 1:2] / LIGHT[1])
+    radius = np.array([r for _, _, r in bones]) * camera.focal_px / ground[:, 0, 2] * look.build * 0.8
+    points = camera.project(ground)
+    return list(capsules(points[:, 0], points[:, 1], radius, radius))
+
+
+def ground_ellipse(centre: Points, along: Points, half_length_m: float, across: Points, half_width_m: float, camera: Camera) -> Points:
+    """Picture of an ellipse on the ground with the given half axes."""
+    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)[:, None]
+    ring = centre * [1.0, 0.0, 1.0] + np.cos(turn) * along * half_length_m + np.sin(turn) * across * half_width_m
+    return camera.project(ring)
+
+
+class Walker:
+    """A person on foot."""
+
+    class_ids = (1,)
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._look = Look.draw_lots(rng)
+
+    def layers(self, pose: Pose, camera: Camera, texture: NDArray[np.uint8]) -> list[Layer]:
+        """See `Figure`."""
+        body = walking_body(self._look, pose)
+        px = camera.scale_at(pose.z_m)
+        canvas = open_canvas(camera.project(body.all_points()), 0.24 * px, camera.width, camera.height)
+        if canvas is None:
+            return []
+        painter = BodyPainter(canvas, body, self._look, pose, camera)
+        painter.far_limbs()
+        painter.near_part()
+        return [Layer(0, pose.z_m, canvas.finish(0.018 * px, cut_texture(texture, canvas)))]
+
+    def shadow(self, pose: Pose, camera: Camera) -> list[Points]:
+        """See `Figure`."""
+        return body_shadow(walking_body(self._look, pose), self._look, camera)
+
+    def contacts(self, pose: Pose, camera: Camera) -> list[Points]:
+        """See `Figure`."""
+        return [ground_ellipse(pose.ground, pose.forward, 0.32, pose.right, 0.2, camera)]
+
+
+def cut_texture(texture: NDArray[np.uint8], canvas: Canvas) -> NDArray[np.uint8]:
+    """The piece of the texture sheet for a canvas; it is as large as the picture at least."""
+    x0, y0, x1, y1 = canvas.box
+    return texture[: y1 - y0, : x1 - x0]

@@ -1,0 +1,218 @@
+"""Who passes through the street when: routes, speeds, and times at which nobody runs into anybody.
+
+Each place in the scene (`num_people` and so on) is taken by one figure after another: who has left is followed by somebody else under a
+new id. Traffic keeps to the right.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.synthetic import camera as plan
+from pipeline.synthetic.camera import Camera, Points
+from pipeline.synthetic.cyclist import Cyclist
+from pipeline.synthetic.people import Figure, Pose, Walker
+from pipeline.synthetic.vehicles import Car
+
+MAX_OBJECT_ID = 65535
+
+_TRIES = 24
+_STEP_S = 0.25
+
+
+class Path:
+    """A line on the ground with rounded corners, measured in metres from its start."""
+
+    def __init__(self, corners: list[tuple[float, float]], rounding: int) -> None:
+        points = np.array(corners, np.float64)
+        # Chaikin: each round cuts every corner at a quarter of its sides.
+        for _ in range(rounding):
+            inner = np.empty((2 * (len(points) - 1), 2))
+            inner[0::2] = 0.75 * points[:-1] + 0.25 * points[1:]
+            inner[1::2] = 0.25 * points[:-1] + 0.75 * points[1:]
+            points = np.concatenate([points[:1], inner, points[-1:]])
+        steps = np.diff(points, axis=0)
+        lengths = np.hypot(steps[:, 0], steps[:, 1])
+        self._points = points
+        self._at_m = np.concatenate([[0.0], np.cumsum(lengths)])
+        self._middle_m = (self._at_m[:-1] + self._at_m[1:]) / 2
+        self._headings = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
+        self.length_m = float(self._at_m[-1])
+
+    def place(self, at_m: Points) -> tuple[Points, Points, Points]:
+        """x, z and heading at the distances (N,)."""
+        x = np.interp(at_m, self._at_m, self._points[:, 0])
+        z = np.interp(at_m, self._at_m, self._points[:, 1])
+        return x, z, np.interp(at_m, self._middle_m, self._headings)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One figure's way through the scene; `object_ids` are those of the figure's members."""
+
+    figure: Figure
+    path: Path
+    speed_m_s: float
+    start_s: float
+    object_ids: tuple[int, ...]
+
+    @property
+    def end_s(self) -> float:
+        """When the figure reaches the end of its path."""
+        return self.start_s + self.path.length_m / self.speed_m_s
+
+    def pose(self, time_s: float) -> Pose:
+        """The figure's pose at a time between start and end."""
+        at_m = self.speed_m_s * (time_s - self.start_s)
+        x, z, heading = self.path.place(np.array([at_m]))
+        return Pose(float(x[0]), float(z[0]), float(heading[0]), at_m)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What fills a place: `discs` are centres along the axis and the radius of the ground it needs, in metres."""
+
+    make: Callable[[np.random.Generator], Figure]
+    route: Callable[[np.random.Generator, Camera], Path]
+    speed_m_s: tuple[float, float]
+    disc_offsets_m: tuple[float, ...]
+    disc_radius_m: float
+    first_progress: float
+
+
+def _either_way(corners: list[tuple[float, float]], rng: np.random.Generator) -> list[tuple[float, float]]:
+    return corners if rng.random() < 0.5 else corners[::-1]
+
+
+def _walk(rng: np.random.Generator, camera: Camera) -> Path:
+    near_z, far_z = float(rng.uniform(7.0, 8.3)), float(rng.uniform(17.4, 19.4))
+    near_edge, far_edge = camera.half_width_at(near_z) + 0.7, camera.half_width_at(far_z) + 0.7
+    zebra_x = float(rng.uniform(plan.ZEBRA_X[0] + 0.4, plan.ZEBRA_X[1] - 0.5))
+    lot = rng.random()
+    if lot < 0.26:
+        corners = [(-near_edge, near_z), (near_edge, near_z + float(rng.uniform(-0.3, 0.3)))]
+    elif lot < 0.44:
+        corners = [(-far_edge, far_z), (far_edge, far_z)]
+    elif lot < 0.76:
+        side = -1.0 if rng.random() < 0.7 else 1.0
+        corners = [(near_edge, near_z), (zebra_x + 0.3, near_z), (zebra_x, far_z), (side * far_edge, far_z)]
+    else:
+        side, kerb, wall = (-1.0, *_PAVEMENTS[0]) if rng.random() < 0.5 else (1.0, *_PAVEMENTS[1])
+        x = float(rng.uniform(min(kerb, wall) + 0.4, max(kerb, wall) - 0.5))
+        corners = [(side * far_edge, far_z), (x, far_z), (x, plan.SIDE_END_Z + 2), (9.0, plan.SIDE_END_Z + 2)]
+    return Path(_either_way(corners, rng), 3)
+
+
+_PAVEMENTS = ((plan.SIDE_KERB_X[0], plan.SIDE_WALL_X[0]), (plan.SIDE_KERB_X[1], plan.SIDE_WALL_X[1]))
+
+
+def _drive(rng: np.random.Generator, camera: Camera, shift_m: float, margin_m: float, straight: float) -> Path:
+    """`shift_m` moves the line towards the kerb; a share `straight` of all keeps to the main road."""
+    near_z, far_z = plan.NEAR_LANE_Z - shift_m, plan.FAR_LANE_Z + shift_m
+    near_edge = camera.half_width_at(near_z) + margin_m
+    far_edge = camera.half_width_at(far_z) + margin_m
+    end = (13.0, plan.SIDE_END_Z + 3)
+    away, towards = plan.SIDE_LANE_AWAY_X + shift_m, plan.SIDE_LANE_TOWARDS_X - shift_m
+    lot = rng.random()
+    if lot < straight:
+        if rng.random() < 0.5:
+            return Path([(-near_edge, near_z), (near_edge, near_z)], 0)
+        return Path([(far_edge, far_z), (-far_edge, far_z)], 0)
+    turns = (
+        [(far_edge, far_z), (away + 4, far_z), (away, far_z + 4), (away, end[1]), end],
+        [(-near_edge, near_z), (away - 6, near_z), (away, near_z + 7), (away, end[1]), end],
+        [end, (towards, end[1]), (towards, far_z + 4), (towards - 4, far_z), (-far_edge, far_z)],
+        [end, (towards, end[1]), (towards, near_z + 8), (towards + 6, near_z), (near_edge, near_z)],
+    )
+    return Path(turns[int(rng.integers(len(turns)))], 5)
+
+
+_KINDS = (
+    _Kind(Walker, _walk, (1.15, 1.6), (0.0,), 0.3, 0.8),
+    _Kind(Car, lambda rng, camera: _drive(rng, camera, 0.0, 2.8, 0.5), (3.6, 5.6), (-1.4, 0.0, 1.4), 1.1, 0.7),
+    _Kind(Cyclist, lambda rng, camera: _drive(rng, camera, 0.9, 1.4, 0.5), (2.6, 3.8), (-0.5, 0.5), 0.45, 0.4),
+)  # fmt: skip
+
+
+class _Ground:
+    """Where everybody stands, on a grid of time; finds the clearance of one more."""
+
+    def __init__(self) -> None:
+        self._active: list[tuple[int, Points, float]] = []
+
+    @staticmethod
+    def trace(path: Path, speed_m_s: float, start_s: float, kind: _Kind) -> tuple[int, Points]:
+        """First step of the time grid and the discs' centres (steps, discs, 2)."""
+        first = int(np.ceil(max(start_s, 0.0) / _STEP_S))
+        last = int((start_s + path.length_m / speed_m_s) / _STEP_S)
+        times = np.arange(first, max(last, first) + 1) * _STEP_S
+        x, z, heading = path.place((times - start_s) * speed_m_s)
+        along = np.array(kind.disc_offsets_m)
+        centres = np.stack([x[:, None] + along * np.cos(heading)[:, None], z[:, None] + along * np.sin(heading)[:, None]], -1)
+        return first, centres
+
+    def clearance(self, first: int, centres: Points, radius_m: float) -> float:
+        """Smallest gap to anybody, in metres, below zero if two touch."""
+        gap = np.inf
+        for other_first, other, other_radius in self._active:
+            low, high = max(first, other_first), min(first + len(centres), other_first + len(other))
+            if high > low:
+                mine, theirs = centres[low - first : high - first], other[low - other_first : high - other_first]
+                distance = np.linalg.norm(mine[:, :, None] - theirs[:, None], axis=-1).min()
+                gap = min(gap, float(distance) - radius_m - other_radius)
+        return gap
+
+    def add(self, first: int, centres: Points, radius_m: float) -> None:
+        """Reserve the discs."""
+        self._active.append((first, centres, radius_m))
+
+    def forget_before(self, time_s: float) -> None:
+        """Drop who has left by then."""
+        step = time_s / _STEP_S
+        self._active = [entry for entry in self._active if entry[0] + len(entry[1]) >= step]
+
+
+def plan_visits(camera: Camera, duration_s: float, counts: tuple[int, int, int], rng: np.random.Generator) -> list[Visit]:
+    """Everybody who passes within `duration_s`; `counts` are the places for people, cars and bicycles.
+
+    Raises ValueError if more than MAX_OBJECT_ID objects were needed.
+    """
+    places = [(0.0, index, kind) for index, kind in enumerate(k for k, n in zip(_KINDS, counts, strict=True) for _ in range(n))]
+    queue = [(free_s, index) for free_s, index, _ in places]
+    kinds = [kind for _, _, kind in places]
+    heapq.heapify(queue)
+    ground, visits, next_id = _Ground(), [], 1
+    while queue:
+        free_s, index = heapq.heappop(queue)
+        if free_s >= duration_s:
+            continue
+        kind = kinds[index]
+        ground.forget_before(free_s)
+        best = None
+        for _ in range(_TRIES):
+            path = kind.route(rng, camera)
+            speed = float(rng.uniform(*kind.speed_m_s))
+            progress = float(rng.uniform(0.0, kind.first_progress)) if free_s == 0.0 else 0.0
+            start_s = free_s - progress * path.length_m / speed + (0.0 if free_s == 0.0 else float(rng.uniform(0.1, 1.5)))
+            first, centres = ground.trace(path, speed, start_s, kind)
+            gap = ground.clearance(first, centres, kind.disc_radius_m)
+            if best is None or gap > best[0]:
+                best = (gap, path, speed, start_s, first, centres)
+            if gap > 0.15:
+                break
+        assert best is not None
+        _, path, speed, start_s, first, centres = best
+        figure = kind.make(rng)
+        ids = tuple(range(next_id, next_id + len(figure.class_ids)))
+        next_id = ids[-1] + 1
+        if ids[-1] > MAX_OBJECT_ID:
+            raise ValueError(f"a scene holds at most {MAX_OBJECT_ID} objects; shorten it or ask for fewer at a time")
+        visit = Visit(figure, path, speed, start_s, ids)
+        visits.append(visit)
+        ground.add(first, centres, kind.disc_radius_m)
+        heapq.heappush(queue, (max(visit.end_s, 1e-9), index))
+    return visits
