@@ -6,78 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from result_samples import end, epoch, event, frame, gap
 
 from pipeline.errors import OutputError
 from pipeline.exports import JsonlTail, JsonlWriter, Summary, read_jsonl, write_summary
-from pipeline.messages import (
-    AnyResult,
-    EndResult,
-    EpochResult,
-    EventResult,
-    FrameResult,
-    GapResult,
-    Instance,
-    Mask,
-    Timing,
-    encode_result,
-)
-
-BASE = {"stream_id": "cam1", "log_id": "a1", "stream_epoch": 1}
-
-
-def frame(seq: int, **changes: object) -> FrameResult:
-    fields = {
-        **BASE,
-        "frame_seq": seq,
-        "published_at_ns": seq * 20_000_000,
-        "pts_s": (seq - 1) / 25,
-        "captured_at_ns": None,
-        "clock": "file",
-        "arrived_at_ns": 0,
-        "width": 64,
-        "height": 48,
-        "model": "street",
-        "dropped_before": 0,
-        "instances": [
-            Instance(
-                track_id=7,
-                track_uid="cam1:7",
-                state="confirmed",
-                age_frames=seq,
-                class_id=1,
-                label="person",
-                score=0.9,
-                box_xyxy=(1.0, 2.0, 30.0, 40.0),
-                mask=Mask(size=(48, 64), counts="P`0"),
-            )
-        ],
-        "timing_ms": Timing(decode=1.0, queue=2.0, infer=3.0, track=4.0),
-    }
-    return FrameResult(**(fields | changes))  # type: ignore[arg-type]
-
-
-def event(seq: int, kind: str, track_id: int = 7, label: str = "person") -> EventResult:
-    return EventResult(
-        **BASE,
-        frame_seq=seq,
-        published_at_ns=0,
-        event=kind,
-        track_id=track_id,
-        track_uid=f"cam1:{track_id}",
-        class_id=1,
-        label=label,
-        first_seq=1,
-        last_seq=seq,
-    )
-
-
-def gap(from_seq: int, to_seq: int, cause: str = "error") -> GapResult:
-    return GapResult(**BASE, frame_seq=to_seq, published_at_ns=0, from_seq=from_seq, cause=cause)
-
-
-def end(seq: int, **changes: object) -> EndResult:
-    totals = {"reason": "finished", "num_frames": seq, "num_gap_frames": 0, "num_corrupt": 0, "num_tracks": 1}
-    return EndResult(**BASE, frame_seq=seq, published_at_ns=0, **(totals | changes))  # type: ignore[arg-type]
+from pipeline.messages import AnyResult, encode_result
 
 
 def write(path: Path, *messages: AnyResult) -> None:
@@ -96,7 +29,7 @@ def write(path: Path, *messages: AnyResult) -> None:
         ([frame(1), gap(2, 5)], JsonlTail((5, 0), "a1", False)),
         ([frame(1), end(1)], JsonlTail((1, 1), "a1", True)),
         ([end(0)], JsonlTail((0, 1), "a1", True)),
-        ([EpochResult(**BASE, frame_seq=0, published_at_ns=0), end(0)], JsonlTail((0, 2), "a1", True)),
+        ([epoch(0), end(0)], JsonlTail((0, 2), "a1", True)),
     ],
     ids=["empty", "one", "two", "companions", "gap", "end", "end-without-frames", "epoch-then-end"],
 )
@@ -183,7 +116,7 @@ def test_summary_counts_what_the_messages_say(tmp_path: Path) -> None:
         gap(3, 4, "overflow"),
         gap(5, 5, "stale"),
         frame(6, dropped_before=3),
-        event(6, "track_start", 8, "car"),
+        event(6, "track_start", 8, label="car"),
         gap(7, 7, "stale"),
         event(7, "track_end"),
         end(7, num_corrupt=2, num_tracks=2, reason="stopped", detail="asked for"),

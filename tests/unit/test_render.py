@@ -7,10 +7,11 @@ import time
 import cv2
 import numpy as np
 import pytest
+import result_samples
 from numpy.typing import NDArray
 
 from ops.masks import encode_rle
-from pipeline.messages import FrameResult, Instance, Mask, Timing
+from pipeline.messages import FrameResult, Instance, Mask
 from pipeline.render import TEXT_DARK, UNCONFIRMED, draw_result, track_colour
 
 
@@ -26,38 +27,12 @@ def ellipse(hw: tuple[int, int], box: tuple[float, float, float, float]) -> NDAr
 def instance(
     hw: tuple[int, int], box: tuple[float, float, float, float], track_id: int | None = 7, *, with_mask: bool = True
 ) -> Instance:
-    counts = encode_rle(ellipse(hw, box)).decode()
-    return Instance(
-        track_id=track_id,
-        track_uid=None if track_id is None else f"cam1:{track_id}",
-        state="tentative" if track_id is None else "confirmed",
-        age_frames=1,
-        class_id=1,
-        label="person",
-        score=0.98,
-        box_xyxy=box,
-        mask=Mask(size=hw, counts=counts) if with_mask else None,
-    )
+    mask = Mask(size=hw, counts=encode_rle(ellipse(hw, box)).decode()) if with_mask else None
+    return result_samples.instance(track_id, box_xyxy=box, mask=mask)
 
 
 def result(hw: tuple[int, int], *instances: Instance) -> FrameResult:
-    return FrameResult(
-        stream_id="cam1",
-        log_id="a1",
-        stream_epoch=1,
-        frame_seq=1,
-        published_at_ns=0,
-        pts_s=0.0,
-        captured_at_ns=None,
-        clock="file",
-        arrived_at_ns=0,
-        width=hw[1],
-        height=hw[0],
-        model="street",
-        dropped_before=0,
-        instances=list(instances),
-        timing_ms=Timing(decode=0.0, queue=0.0, infer=0.0, track=0.0),
-    )
+    return result_samples.frame(1, width=hw[1], height=hw[0], instances=list(instances))
 
 
 def drawn(hw: tuple[int, int], *instances: Instance, background: int = 90) -> NDArray[np.uint8]:
@@ -86,11 +61,7 @@ def test_inside_the_mask_the_colour_is_mixed_and_outside_the_picture_is_untouche
 def test_a_hole_in_the_mask_stays_clear() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 600.0, 500.0)
     ring = ellipse(hw, box) & ~ellipse(hw, (460.0, 300.0, 540.0, 400.0))
-    one = instance(hw, box)
-    holed = Instance(
-        **{name: getattr(one, name) for name in one.__struct_fields__ if name != "mask"},
-        mask=Mask(size=hw, counts=encode_rle(ring).decode()),
-    )
+    holed = result_samples.instance(box_xyxy=box, mask=Mask(size=hw, counts=encode_rle(ring).decode()))
     picture = drawn(hw, holed)
     assert (picture[350, 500] == 90).all()
     assert (picture[350, 430] != 90).any()
