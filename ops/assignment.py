@@ -95,10 +95,10 @@ def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
 def match_pairs(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_rows: int, num_cols: int
 ) -> NDArray[np.int64]:
-    """The column of each row, (num_rows,) int64, -1 for none, that makes the total weight of matched pairs largest.
+    """The column of each row, (num_rows,) int64, -1 for none, of the matching with the largest total weight.
 
-    Pairs are rows (P,), cols (P,), weights (P,) above 0, none twice. Others cannot be matched, and a row or a column may
-    stay alone. Pairs that are not linked, not even through others, are solved apart. Unchecked: to be called from
+    Pairs are rows (P,), cols (P,), weights (P,) above 0, none twice. Others cannot be matched, and a row or a column
+    may stay alone. Pairs that are not linked, not even through others, are solved apart. Unchecked: to be called from
     compiled code. Among equally good matchings the choice depends on the order of the pairs alone.
     """
     col_of_row = np.full(num_rows, -1, np.int64)

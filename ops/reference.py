@@ -1,4 +1,4 @@
-"""The slow, plainly correct form of every kernel. Loops and matrices, for tests to compare with; nothing else imports it.
+"""The slow, plainly correct form of every kernel, for tests and benchmarks to compare with; nothing else imports it.
 
 Letters in shapes, here and in every docstring:
 
@@ -40,7 +40,7 @@ def solve_assignment(cost: NDArray[np.float64]) -> float:
 
 
 class KalmanBox:
-    """One box filter with its 8x8 matrices; state: centre x, centre y, width, height, then their velocities per second."""
+    """A box filter with its 8x8 matrices: centre x, centre y, width, height, then their velocities per second."""
 
     def __init__(self, box_xyxy: NDArray[np.float64]) -> None:
         observed = self._observed(box_xyxy)

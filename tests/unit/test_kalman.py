@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ops.kalman import correct_filter, filter_boxes, predict_filters, start_filter
+from ops.reference import KalmanBox
+
+# float64 through a few dozen steps; the reference multiplies and inverts whole matrices
+TOLERANCE = 1e-9
+
+
+def new_filters(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    filters = np.full((len(boxes_xyxy), 4, 5), np.nan)
+    for index in range(len(boxes_xyxy)):
+        start_filter(filters, index, boxes_xyxy, index)
+    return filters
+
+
+def assert_same(filters: NDArray[np.float64], references: list[KalmanBox]) -> None:
+    for filter_, reference in zip(filters, references, strict=True):
+        mean, covariance = reference.mean, reference.covariance
+        for axis in range(4):
+            axes = np.ix_([axis, axis + 4], [axis, axis + 4])
+            (var_value, shared), (_, var_velocity) = covariance[axes]
+            expected = [mean[axis], mean[axis + 4], var_value, shared, var_velocity]
+            np.testing.assert_allclose(filter_[axis], expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_four_small_filters_are_the_8x8_one() -> None:
+    rng = np.random.default_rng(7)
+    boxes = np.array([[10.0, 20, 60, 140], [5, 5, 5.2, 5.1], [300, 100, 500, 130]])
+    filters = new_filters(boxes)
+    references = [KalmanBox(box) for box in boxes]
+    assert_same(filters, references)
+    for _ in range(30):
+        dt_s = rng.uniform(0.001, 0.5)
+        predict_filters(filters, len(boxes), dt_s)
+        boxes = boxes + rng.normal(0.0, 1.0, boxes.shape)
+        boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
+        for index, reference in enumerate(references):
+            reference.predict(dt_s)
+            if rng.random() < 0.7:
+                correct_filter(filters, index, boxes, index)
+                reference.correct(boxes[index])
+        assert_same(filters, references)
+
+
+def test_one_long_step_is_many_short_ones() -> None:
+    boxes = np.array([[10.0, 20, 60, 140]])
+    once, often = new_filters(boxes), new_filters(boxes)
+    once[0, :2, 1] = often[0, :2, 1] = [35.0, -20.0]
+    predict_filters(once, 1, 0.6)
+    for _ in range(6):
+        predict_filters(often, 1, 0.1)
+    np.testing.assert_allclose(once, often, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fps", [30, 10, 5])
+def test_velocity_is_learned_per_second(fps: int) -> None:
+    velocity = np.array([80.0, -30.0, 80.0, -30.0])
+    filters = new_filters(np.array([[100.0, 300, 150, 420]]))
+    for frame in range(1, 2 * fps + 1):
+        predict_filters(filters, 1, 1 / fps)
+        correct_filter(filters, 0, np.array([[100.0, 300, 150, 420]]) + velocity * frame / fps, 0)
+    np.testing.assert_allclose(filters[0, :, 1], [80.0, -30.0, 0.0, 0.0], atol=1.0)
+
+
+def test_only_the_filters_asked_for_move() -> None:
+    filters = new_filters(np.array([[0.0, 0, 4, 4], [0, 0, 4, 4]]))
+    before = filters.copy()
+    predict_filters(filters, 1, 0.1)
+    assert (filters[0] != before[0]).any()
+    np.testing.assert_array_equal(filters[1], before[1])
+
+
+def test_boxes_come_back() -> None:
+    boxes = np.array([[10.0, 20, 60, 140], [3, 4, 3, 9]])
+    np.testing.assert_allclose(filter_boxes(new_filters(boxes), 2), boxes, rtol=1e-15)
+
+
+def test_a_size_below_zero_is_an_empty_box() -> None:
+    filters = new_filters(np.array([[10.0, 20, 12, 22]]))
+    filters[0, 2:, 1] = -10.0
+    predict_filters(filters, 1, 1.0)
+    np.testing.assert_array_equal(filter_boxes(filters, 1), [[11.0, 21.0, 11.0, 21.0]])
