@@ -217,7 +217,7 @@ def _expanded(low: np.float32, high: np.float32) -> tuple[int, int]:
     """First and last pixel of one side of the box, widened about its centre and truncated towards zero."""
     half = (high - low) * _HALF * _BOX_SCALE
     centre = (high + low) * _HALF
-    return np.int64(centre - half), np.int64(centre + half)
+    return int(centre - half), int(centre + half)
 
 
 @njit(cache=True, nogil=True)
@@ -228,7 +228,7 @@ def _source_index(index: int, out_size: int, small: bool) -> tuple[int, np.float
     position = _fma(middle, scale, -_HALF) if small else scale * middle - _HALF
     if position < _ZERO:
         position = _ZERO
-    lower = min(np.int64(position), _PADDED - 1)
+    lower = min(int(position), _PADDED - 1)
     return lower, min(position - np.float32(lower), _ONE)
 
 

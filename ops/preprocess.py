@@ -4,8 +4,8 @@ Y'CbCr to R'G'B' by the luma coefficients of ITU-R BT.601, BT.709 or BT.2020 (no
 16-235 / 16-240. Chroma samples lie in the middle of their 2x2 pixels and are interpolated linearly between the four
 nearest (weights 9, 3, 3, 1 of 16; the border repeats), as libjpeg's "fancy upsampling" does. RGB is clipped to [0, 1]
 and not rounded to 8 bit. Resizing is bilinear between pixel centres at +0.5 (`align_corners=False`, no low-pass), on
-RGB, as torchvision's detection transform does. `ops.reference.i420_to_rgb` and `ops.reference.resize_bilinear` are the slow
-forms; tests/unit/test_preprocess.py holds them equal. Serial on purpose: a 568x320 frame takes 0.3 ms on one core.
+RGB, as torchvision's detection transform does. `ops.reference.i420_to_rgb` and `ops.reference.resize_bilinear` are the
+slow forms; tests/unit/test_preprocess.py holds them equal. Serial on purpose: a 568x320 frame takes 1 ms on one core.
 """
 
 from __future__ import annotations

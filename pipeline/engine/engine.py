@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,17 @@ _SIZE_DIVISOR = 32
 
 # Anchors are kept for this many input shapes; one shape of a ResNet costs 4 MB.
 _MAX_ANCHOR_SHAPES = 8
+
+
+class _Pyramid(NamedTuple):
+    """What the trunk makes of a batch."""
+
+    levels: list[Tensor]
+    """finest first, in the network's format"""
+    for_rois: dict[str, Tensor]
+    """the same as torchvision's RoIAlign wants them, by name: float32 and NCHW"""
+    padded_hw: tuple[int, int]
+    """of the batch"""
 
 
 class Engine:
@@ -62,8 +73,7 @@ class Engine:
             box = np.array([[0.0, 0.0, width, height]], np.float32)
             with torch.inference_mode():
                 batch, _ = self._preprocess([frame])
-                features = self._features(batch)
-                masks = self._masks(features, [box], [np.ones(1, np.int64)], batch.shape[-2:])
+                masks = self._masks(self._pyramid(batch), [box], [np.ones(1, np.int64)])
             paste_rle(masks, box, (height, width))
 
     @torch.inference_mode()
@@ -103,11 +113,11 @@ class Engine:
         self, frames: list[I420Frame], min_scores: list[float], class_ids: list[Collection[int] | None]
     ) -> list[Detections]:
         batch, input_hws = self._preprocess(frames)
-        features = self._features(batch)
-        found = self._boxes(features, batch.shape[-2:], input_hws)
+        pyramid = self._pyramid(batch)
+        found = self._boxes(pyramid, input_hws)
         kept = [self._filtered(*of_frame) for of_frame in zip(found, min_scores, class_ids, strict=True)]
         boxes = [boxes_xyxy for boxes_xyxy, _, _ in kept]
-        masks = self._masks(features, boxes, [outputs for _, _, outputs in kept], batch.shape[-2:])
+        masks = self._masks(pyramid, boxes, [outputs for _, _, outputs in kept])
         ends = np.cumsum([len(scores) for _, scores, _ in kept])[:-1]
         return [
             self._detections(frame, frame_input_hw, *of_frame, of_frame_masks)
@@ -123,23 +133,24 @@ class Engine:
         batch = torch.from_numpy(preprocess_batch(frames, input_hws, padded_hw, self.spec.mean, self.spec.std))
         return batch.permute(0, 3, 1, 2).to(device=self._device, dtype=self._dtype), input_hws
 
-    def _features(self, batch: Tensor) -> dict[str, Tensor]:
-        """The pyramid, finest level first."""
-        return cast(dict[str, Tensor], self._network.backbone(batch))
+    def _pyramid(self, batch: Tensor) -> _Pyramid:
+        features: dict[str, Tensor] = self._network.backbone(batch)
+        names = self._network.roi_heads.box_roi_pool.featmap_names
+        for_rois = {name: features[name].float().contiguous() for name in names}
+        return _Pyramid(list(features.values()), for_rois, (batch.shape[2], batch.shape[3]))
 
     def _boxes(
-        self, features: dict[str, Tensor], padded_hw: Sequence[int], input_hws: list[tuple[int, int]]
+        self, pyramid: _Pyramid, input_hws: list[tuple[int, int]]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
         """Per picture: boxes (N, 4) in input pixels, scores (N,), outputs of the class head (N,), by falling score."""
         rpn, heads = self._network.rpn, self._network.roi_heads
-        levels = list(features.values())
-        objectness, deltas = rpn.head(levels)
+        objectness, deltas = rpn.head(pyramid.levels)
         anchors_per_level = [level[0].numel() for level in objectness]
         flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
-        anchors = self._anchors_for(padded_hw, [level.shape[-2:] for level in levels])
+        anchors = self._anchors_for(pyramid)
         proposals = rpn.box_coder.decode(flat_deltas.float(), [anchors] * len(input_hws)).view(len(input_hws), -1, 4)
         kept, _ = rpn.filter_proposals(proposals, flat_objectness.float(), input_hws, anchors_per_level)
-        pooled = heads.box_roi_pool(_fp32(features), kept, [tuple(padded_hw)])
+        pooled = heads.box_roi_pool(pyramid.for_rois, kept, [pyramid.padded_hw])
         logits, regression = heads.box_predictor(heads.box_head(pooled.to(self._dtype)))
         found = heads.postprocess_detections(logits.float(), regression.float(), kept, input_hws)
         return [
@@ -147,15 +158,17 @@ class Engine:
             for boxes, scores, outputs in zip(*found, strict=True)
         ]
 
-    def _anchors_for(self, padded_hw: Sequence[int], level_hws: list[Sequence[int]]) -> Tensor:
+    def _anchors_for(self, pyramid: _Pyramid) -> Tensor:
         """(A, 4) float32 on the device: anchors of all levels for an input of this shape."""
-        key = (padded_hw[0], padded_hw[1])
-        if key not in self._anchors:
-            strides = [[torch.tensor(key[axis] // level_hw[axis]) for axis in (0, 1)] for level_hw in level_hws]
+        height, width = pyramid.padded_hw
+        if pyramid.padded_hw not in self._anchors:
+            level_hws = [level.shape[-2:] for level in pyramid.levels]
+            strides = [[torch.tensor(height // rows), torch.tensor(width // columns)] for rows, columns in level_hws]
             if len(self._anchors) == _MAX_ANCHOR_SHAPES:
                 del self._anchors[next(iter(self._anchors))]
-            self._anchors[key] = torch.cat(self._network.rpn.anchor_generator.grid_anchors(level_hws, strides))
-        return self._anchors[key]
+            anchors = self._network.rpn.anchor_generator.grid_anchors(level_hws, strides)
+            self._anchors[pyramid.padded_hw] = torch.cat(anchors)
+        return self._anchors[pyramid.padded_hw]
 
     def _filtered(
         self,
@@ -171,10 +184,9 @@ class Engine:
 
     def _masks(
         self,
-        features: dict[str, Tensor],
+        pyramid: _Pyramid,
         boxes_xyxy: list[NDArray[np.float32]],
         outputs: list[NDArray[np.int64]],
-        padded_hw: Sequence[int],
     ) -> NDArray[np.float32]:
         """(N, 28, 28) float32 probabilities of the given outputs, for the boxes of all pictures in a row."""
         all_outputs = torch.from_numpy(np.concatenate(outputs)).to(self._device)
@@ -182,7 +194,7 @@ class Engine:
             return np.zeros((0, MASK_SIDE, MASK_SIDE), np.float32)
         heads = self._network.roi_heads
         rois = [torch.from_numpy(boxes).to(self._device) for boxes in boxes_xyxy]
-        pooled = heads.mask_roi_pool(_fp32(features), rois, [tuple(padded_hw)])
+        pooled = heads.mask_roi_pool(pyramid.for_rois, rois, [pyramid.padded_hw])
         predictor = heads.mask_predictor
         hidden = functional.relu(predictor.conv5_mask(heads.mask_head(pooled.to(self._dtype))))
         # Each instance's own row of the last, 1x1 convolution: all outputs would cost as many times more.
@@ -238,8 +250,3 @@ def load_engine(
 
 def _padded(size_px: int) -> int:
     return -(-size_px // _SIZE_DIVISOR) * _SIZE_DIVISOR
-
-
-def _fp32(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The levels as torchvision's RoIAlign wants them: float32 and NCHW."""
-    return {name: level.float().contiguous() for name, level in features.items()}
