@@ -21,6 +21,7 @@ CONTINUE_SCORE = 0.1
 
 DropPolicy = Literal["auto", "lossless", "latest"]
 Output = Literal["jsonl", "video"]
+OUTPUT_SUFFIXES: dict[Output, str] = {"jsonl": ".jsonl", "video": ".mp4"}
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")

@@ -129,6 +129,15 @@ class Bus:
         """Tell how a stream is doing; see StreamStatus."""
         self.client.hset(StreamKeys.of(stream_id).status, mapping=dict(fields))
 
+    def set_summary(self, stream_id: str, summary: bytes) -> None:
+        """A sink's figures of a stream that is over, as JSON."""
+        self.client.hset(StreamKeys.of(stream_id).status, "summary", summary)
+
+    def stream_summary(self, stream_id: str) -> bytes | None:
+        """What `set_summary` left."""
+        summary: bytes | None = self.client.hget(StreamKeys.of(stream_id).status, "summary")
+        return summary
+
     def stream_status(self, stream_id: str, stream: StreamConfig | None) -> StreamStatus:
         """How one stream is doing. `stream` is its configuration, where it is known."""
         keys = StreamKeys.of(stream_id)

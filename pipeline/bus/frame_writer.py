@@ -56,6 +56,11 @@ class FrameWriter:
         self._pixels_set_for: int | None = None
 
     @property
+    def stream_id(self) -> str:
+        """The stream whose frames these are."""
+        return self._stream.stream_id
+
+    @property
     def session(self) -> str:
         """Marks everything this decoder writes."""
         return self.lease.token
@@ -127,7 +132,7 @@ class FrameWriter:
         stream = self._stream
         most = stream.max_in_flight if stream.policy == "lossless" else LATEST_BACKLOG
         keys = [self.keys.state, self.keys.frames, self.keys.detections]
-        numbers = [self.session, self._last, self._skipped, stream.policy, most, LATEST_QUEUE, stream.log_bytes]
+        numbers: list[str | int | bytes] = [self.session, self._last, self._skipped, stream.policy, most, LATEST_QUEUE, stream.log_bytes]
         return keys, [*numbers, FRAME_GROUP, self._epoch, kind, payload, pixel_key]
 
     def _check(self, reply: list[bytes]) -> None:

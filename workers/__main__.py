@@ -1,0 +1,24 @@
+"""`python -m workers TASK`: one worker process; TASK is the JSON of one of `workers.tasks`. What the supervisor starts."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import msgspec
+
+from workers.base import Life, exit_code_of, set_up_logging
+from workers.tasks import Task, describe
+
+
+def run_task(task: Task) -> int:
+    """Run one worker in this process; its exit code."""
+    life = Life()
+    life.install_signal_handlers()
+    set_up_logging(describe(task))
+    role = importlib.import_module(f"workers.{task.__struct_config__.tag}")
+    return exit_code_of(lambda: role.run(task, life))
+
+
+if __name__ == "__main__":
+    sys.exit(run_task(msgspec.json.decode(sys.argv[1], type=Task)))

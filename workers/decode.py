@@ -1,0 +1,226 @@
+"""decode: one source becomes numbered frames on the bus. One process per stream, so a crash in a decoder is that stream's own."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.bus import LOST_CONNECTION, Bus, Offer, PositionMovedError
+from pipeline.config import StreamConfig
+from pipeline.errors import BusError, FencedError, SourceError
+from pipeline.messages import EndReason
+from pipeline.models import get_model
+from pipeline.source import Converter, Picture, Reader, Selection, model_size, open_source, redact
+from pipeline.wire import FrameHeader, SourceEnd
+from workers.base import Life, Reconnecting, log
+from workers.tasks import DecodeTask
+
+LEASE_POLL_S = 0.25
+FULL_PAUSE_S = 0.005
+STATUS_INTERVAL_S = 0.5
+REOPEN_FIRST_S = 0.5
+REOPEN_MOST_S = 15.0
+SOURCE_TIMEOUT_S = 10.0
+
+
+def run(task: DecodeTask, life: Life) -> None:
+    """Decode until the source ends or the worker is asked to stop. Raises SourceError when a file cannot be read."""
+    bus = Bus(task.redis_url)
+    stream = bus.stream(task.stream_id)
+    if stream is None:
+        raise BusError(f"no stream {task.stream_id!r} on this Redis: start it with a source")
+    Decoder(bus, stream, life, task.num_threads).run()
+
+
+class Decoder:
+    """Holds the `decode` role of one stream."""
+
+    def __init__(self, bus: Bus, stream: StreamConfig, life: Life, num_threads: int) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._life = life
+        self._num_threads = num_threads
+        self._writer = bus.frame_writer(stream)
+        self._reconnecting = Reconnecting(bus, life)
+        self._converter = Converter(num_threads)
+        self._num_corrupt = 0
+        self._num_offered = 0
+        self._num_reconnects = 0
+        self._status_at_s = 0.0
+        spec = get_model(stream.model)
+        self._model_size = (spec.min_size, spec.max_size)
+
+    def run(self) -> None:
+        """Sessions, one after the other, until the source is over."""
+        while not self._reconnecting(self._writer.lease.try_take):
+            if self._life.stopping:
+                return
+            self._life.sleep(LEASE_POLL_S)
+        self._set_status(source=redact(self._stream.source), phase="connecting")
+        try:
+            if self._stream.live:
+                self._run_live()
+            else:
+                self._run_file()
+        finally:
+            self._reconnecting(self._writer.lease.release)
+
+    def _run_file(self) -> None:
+        """From behind the last committed frame to the end; again from there when the server forgot something."""
+        while True:
+            try:
+                opened = self._reconnecting(self._writer.open)
+                with self._open_source() as reader:
+                    reason: EndReason = "finished" if self._feed(reader, opened.seq) else "stopped"
+                self._end(reason, "")
+                return
+            except PositionMovedError as moved:
+                log.warning("the bus is elsewhere than remembered, decoding again from there: %s", moved)
+            except SourceError as error:
+                self._fail(error)
+                raise
+
+    def _run_live(self) -> None:
+        """Connect again for ever, with growing pauses that a good connection resets."""
+        pause_s = REOPEN_FIRST_S
+        while not self._life.stopping:
+            try:
+                with self._open_source() as reader:
+                    self._reconnecting(self._writer.open)
+                    over = self._feed(reader, None)
+                if self._life.stopping or over:
+                    break
+                problem, pause_s = "the source ended", REOPEN_FIRST_S
+            except PositionMovedError as moved:
+                log.warning("the bus is elsewhere than remembered, opening again: %s", moved)
+                continue
+            except SourceError as error:
+                problem = str(error)
+                if self._num_offered:
+                    pause_s = REOPEN_FIRST_S
+            self._num_offered = 0
+            self._num_reconnects += 1
+            log.warning("%s: %s; connecting again in %.1f s", self._stream.stream_id, problem, pause_s)
+            self._set_status(phase="stalled", error=problem, num_reconnects=self._num_reconnects)
+            self._rest(pause_s)
+            pause_s = min(pause_s * 2, REOPEN_MOST_S)
+        self._end("stopped" if self._life.stopping else "finished", "")
+
+    def _open_source(self) -> Reader:
+        return open_source(
+            self._stream.source,
+            self._stream.kind,
+            rtsp_transport=self._stream.rtsp_transport,
+            timeout_s=SOURCE_TIMEOUT_S,
+            num_threads=self._num_threads,
+        )
+
+    def _feed(self, reader: Reader, committed_seq: int | None) -> bool:
+        """Offer the pictures; those up to `committed_seq` are only counted. Whether the source came to its end."""
+        stream = self._stream
+        corrupt_before = self._num_corrupt
+        selection = Selection(stream.stride, stream.max_fps, stream.max_frames)
+        self._set_status(
+            phase="live",
+            error="",
+            width=reader.width,
+            height=reader.height,
+            num_frames_expected="" if stream.live else _num_expected(reader, stream),
+        )
+        start_s, first_pts_s = time.monotonic(), None
+        decode_from_s = time.perf_counter()
+        for picture in reader:
+            if self._life.stopping:
+                return False
+            self._num_corrupt = corrupt_before + reader.num_corrupt
+            number = selection.number(picture.pts_s)
+            if number is not None and (committed_seq is None or number > committed_seq):
+                if stream.policy == "latest" and not stream.live:
+                    first_pts_s = picture.pts_s if first_pts_s is None else first_pts_s
+                    self._rest(picture.pts_s - first_pts_s - (time.monotonic() - start_s))
+                self._offer(picture, decode_from_s)
+                self._tell_status()
+            if selection.done:
+                return True
+            decode_from_s = time.perf_counter()
+        self._num_corrupt = corrupt_before + reader.num_corrupt
+        return reader.is_finite
+
+    def _offer(self, picture: Picture, decode_from_s: float) -> None:
+        """Put one picture on the bus: wait while it is full (lossless), or leave the picture out (latest)."""
+        stream = self._stream
+        frame = self._converter.to_i420(picture, model_size((picture.width, picture.height), *self._model_size))
+        age_s = time.monotonic() - picture.arrived_monotonic_s
+        header = FrameHeader(
+            stream_id=stream.stream_id,
+            session=self._writer.session,
+            frame_seq=self._writer.next_seq,
+            stream_epoch=self._writer.epoch,
+            pts_s=picture.pts_s,
+            captured_at_ns=picture.captured_at_ns,
+            clock=picture.clock,
+            arrived_at_ns=self._reconnecting(self._bus.clock.now_ns) - int(age_s * 1e9),
+            decode_ms=(time.perf_counter() - decode_from_s) * 1000,
+            max_staleness_s=stream.max_staleness_s if stream.policy == "latest" else None,
+            min_score=stream.score_floor,
+            class_ids=stream.class_ids,
+            width=frame.width,
+            height=frame.height,
+            source_width=frame.source_width,
+            source_height=frame.source_height,
+            matrix=frame.matrix,
+            full_range=frame.full_range,
+        )
+        while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
+            if stream.policy == "latest" or self._life.stopping:
+                self._reconnecting(self._writer.skip)
+                return
+            self._tell_status()
+            self._life.sleep(FULL_PAUSE_S)
+        self._num_offered += 1
+
+    def _rest(self, seconds: float) -> None:
+        """Sleep without losing the role."""
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0 and not self._life.stopping:
+            self._reconnecting(self._writer.lease.beat)
+            self._life.sleep(min(left_s, LEASE_POLL_S))
+
+    def _end(self, reason: EndReason, detail: str) -> None:
+        self._set_status(num_corrupt=self._num_corrupt)
+        self._reconnecting(
+            lambda: self._writer.end(
+                SourceEnd(
+                    session=self._writer.session,
+                    stream_epoch=self._writer.epoch,
+                    last_seq=self._writer.next_seq - 1,
+                    reason=reason,
+                    detail=detail,
+                    num_corrupt=self._num_corrupt,
+                )
+            )
+        )
+
+    def _fail(self, error: SourceError) -> None:
+        """The file breaks off: what came before it stays."""
+        self._set_status(error=str(error))
+        self._end("failed", str(error))
+
+    def _tell_status(self) -> None:
+        if time.monotonic() >= self._status_at_s:
+            self._status_at_s = time.monotonic() + STATUS_INTERVAL_S
+            self._set_status(num_corrupt=self._num_corrupt)
+
+    def _set_status(self, **fields: str | int) -> None:
+        self._reconnecting(lambda: self._bus.set_status(self._stream.stream_id, **fields))
+
+
+def _num_expected(reader: Reader, stream: StreamConfig) -> int | str:
+    """Frames the file will give, as far as that can be told before; empty when it cannot."""
+    expected = reader.num_frames_expected
+    if expected is not None:
+        expected = -(-expected // stream.stride)
+        if stream.max_fps and reader.fps and reader.fps / stream.stride > stream.max_fps:
+            expected = int(expected * stream.max_fps * stream.stride / reader.fps)
+    if stream.max_frames is not None:
+        expected = min(expected or stream.max_frames, stream.max_frames)
+    return "" if expected is None else expected

@@ -1,0 +1,74 @@
+"""track: one owner per stream puts detections in order, links them, and commits the results."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.bus import LOST_CONNECTION, Bus
+from pipeline.bus.doorbell import wait_for_entries
+from pipeline.errors import FencedError
+from workers.base import Life, Reconnecting, log
+from workers.stream_tracker import StreamTracker
+from workers.tasks import TrackTask
+
+IDLE_WAIT_S = 0.25
+REFRESH_INTERVAL_S = 1.0
+
+
+def run(task: TrackTask, life: Life) -> None:
+    """Work until asked to stop."""
+    bus = Bus(task.redis_url)
+    try:
+        TrackWorker(task, bus, life).run()
+    finally:
+        bus.forget_worker("track", task.name)
+
+
+class TrackWorker:
+    """All streams that no other track worker has."""
+
+    def __init__(self, task: TrackTask, bus: Bus, life: Life) -> None:
+        self._task = task
+        self._bus = bus
+        self._life = life
+        self._reconnecting = Reconnecting(bus, life)
+        self._trackers: dict[str, StreamTracker] = {}
+        self._refresh_at_s = 0.0
+
+    def run(self) -> None:
+        """The loop."""
+        log.info("ready")
+        while not self._life.stopping:
+            try:
+                self._step()
+            except LOST_CONNECTION:
+                self._reconnecting.wait()
+                for tracker in self._trackers.values():
+                    tracker.forget()
+        for tracker in self._trackers.values():
+            tracker.release()
+
+    def _step(self) -> None:
+        if time.monotonic() >= self._refresh_at_s:
+            self._refresh()
+        for stream_id, tracker in list(self._trackers.items()):
+            try:
+                tracker.step()
+            except FencedError as error:
+                log.warning("%s", error)
+                del self._trackers[stream_id]
+                self._refresh_at_s = 0.0
+        doorbells = dict(tracker.log.doorbell for tracker in self._trackers.values() if tracker.active)
+        wait_for_entries(self._bus.client, doorbells, IDLE_WAIT_S)
+
+    def _refresh(self) -> None:
+        """Follow the desired state: a stream that was begun anew has another configuration or another log."""
+        streams = self._bus.streams()
+        for stream_id, tracker in list(self._trackers.items()):
+            if streams.get(stream_id) != tracker.stream or self._bus.log_id(stream_id) != tracker.log_id:
+                del self._trackers[stream_id]
+        for stream_id, stream in streams.items():
+            if stream_id not in self._trackers:
+                self._trackers[stream_id] = StreamTracker(self._bus, stream)
+        self._bus.beat("track", self._task.name, "running", counters={"streams": float(len(self._trackers))})
+        self._refresh_at_s = time.monotonic() + REFRESH_INTERVAL_S
