@@ -7,13 +7,14 @@ import time
 from pipeline.batching import Batcher
 from pipeline.bus import LOST_CONNECTION, Bus, FrameQueue, QueuedFrame
 from pipeline.engine import Engine, load_engine
+from pipeline.source import model_size
 from pipeline.structures import Detections, I420Frame
 from pipeline.wire import FrameDetections
 from workers.base import Life, Reconnecting, log
 from workers.tasks import InferTask
 
-TYPICAL_SIZE_HW = (1080, 1920)
-"""of a source; most cameras have its shape, and the first frame of another only costs a little more"""
+TYPICAL_SOURCE_WH = (1920, 1080)
+"""most cameras have its shape, and the first frame of another only costs a little more"""
 IDLE_WAIT_S = 0.5
 STREAMS_REFRESH_S = 1.0
 BEAT_INTERVAL_S = 1.0
@@ -26,7 +27,8 @@ def run(task: InferTask, life: Life) -> None:
     engine = load_engine(
         task.model, weights=task.weights, device=task.device, precision=task.precision, threads=task.num_threads
     )
-    engine.warm_up([TYPICAL_SIZE_HW])
+    width, height = model_size(TYPICAL_SOURCE_WH, engine.spec.min_size, engine.spec.max_size)
+    engine.warm_up([(height, width)])
     try:
         InferWorker(task, bus, engine, life).run()
     finally:

@@ -16,10 +16,8 @@ from pipeline.exports import JsonlWriter, Summary, VideoWriter, read_jsonl
 from pipeline.log_cursor import LogCursor, LogEntry
 from pipeline.messages import AnyResult, EndResult
 from workers.base import Life, log
-from workers.tasks import SinkTask
+from workers.tasks import SINK_NAME, SinkTask
 
-SINK_NAME = "output"
-"""the name under which the log waits for the files"""
 FLUSH_INTERVAL_S = 0.5
 
 

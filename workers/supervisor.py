@@ -23,8 +23,7 @@ from pipeline.job import MIB, Job
 from pipeline.wire import SourceEnd
 from workers.base import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from workers.child import Child
-from workers.sink import SINK_NAME
-from workers.tasks import DecodeTask, InferTask, SinkTask, TrackTask
+from workers.tasks import SINK_NAME, DecodeTask, InferTask, SinkTask, TrackTask
 
 EXIT_INTERRUPTED = 130
 TICK_S = 0.1

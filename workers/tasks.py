@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+SINK_NAME = "output"
+"""the name under which a result log waits for its files"""
+
 
 class DecodeTask(msgspec.Struct, frozen=True, kw_only=True, tag="decode", tag_field="role"):
     """Decode one stream of `ms:sources`."""
