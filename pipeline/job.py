@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
-from pipeline.config import JobConfig, Output, Precision, StreamConfig, StreamEntry, StreamOptions, check_stream_id
+from pipeline.config import OUTPUT_SUFFIXES, JobConfig, Output, Precision, StreamConfig, StreamEntry, StreamOptions, check_stream_id
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
 from pipeline.source import ResolvedSource, resolve_sources
@@ -26,7 +26,6 @@ SERVER_BYTES = 8 * MIB
 SUBSCRIBER_BYTES = 16 * MIB
 """messages waiting for slow subscribers: the limit at which the private server cuts one off"""
 RUNS_FOLDER = Path("runs")
-OUTPUT_SUFFIXES: dict[Output, str] = {"jsonl": ".jsonl", "video": ".mp4"}
 
 DEFAULT_CONF = 0.5
 DEFAULT_MAX_STALENESS_S = 0.5
@@ -103,7 +102,7 @@ def _name_streams(config: JobConfig, sources: Sequence[str], stream_ids: Sequenc
     found = resolve_sources(sources)
     if len(stream_ids) > len(found):
         raise UsageError(
-            f"--stream-id: expected at most {len(found)}, one for each stream of the command line, got {len(stream_ids)}"
+            f"--stream-id: expected {len(found)} or less, one per stream of the command line, got {len(stream_ids)}"
         )
     taken: set[str] = set()
     for stream_id in (*named, *map(check_stream_id, stream_ids)):
