@@ -79,3 +79,90 @@ class KalmanBox:
     @staticmethod
     def _scale(width: float, height: float) -> float:
         return max(1.0, (abs(width) + abs(height)) / 2)
+
+
+def i420_to_rgb(
+    y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], kr: float, kb: float, *, full_range: bool
+) -> NDArray[np.float64]:
+    """(H, W, 3) float64 RGB in [0, 1] from Y (H, W), U and V (H // 2, W // 2): the definition in ITU-R BT.601 solved
+    for R, G, B. Chroma samples lie between the pixels 2i and 2i + 1 and are interpolated linearly; the border repeats.
+    """
+    height, width = y.shape
+    half_h, half_w = u.shape
+    out = np.zeros((height, width, 3))
+    for row in range(height):
+        for column in range(width):
+            cb = cr = 0.0
+            for i in range(half_h):
+                for j in range(half_w):
+                    at_row = min(max((row - 0.5) / 2, 0.0), half_h - 1.0)
+                    at_column = min(max((column - 0.5) / 2, 0.0), half_w - 1.0)
+                    weight = max(0.0, 1 - abs(at_row - i)) * max(0.0, 1 - abs(at_column - j))
+                    cb += weight * (float(u[i, j]) - 128)
+                    cr += weight * (float(v[i, j]) - 128)
+            luma = float(y[row, column]) / 255 if full_range else (float(y[row, column]) - 16) / 219
+            chroma_span = 255 if full_range else 224
+            red = luma + 2 * (1 - kr) * cr / chroma_span
+            blue = luma + 2 * (1 - kb) * cb / chroma_span
+            green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+            out[row, column] = [min(max(value, 0.0), 1.0) for value in (red, green, blue)]
+    return out
+
+
+def resize_bilinear(image: NDArray[np.float64], out_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """(*out_hw, C) float64 of (H, W, C): pixel centres at +0.5, samples beyond the border repeat it, no low-pass."""
+    height, width, channels = image.shape
+    out = np.zeros((*out_hw, channels))
+    for row in range(out_hw[0]):
+        for column in range(out_hw[1]):
+            at_row = min(max((row + 0.5) * height / out_hw[0] - 0.5, 0.0), height - 1.0)
+            at_column = min(max((column + 0.5) * width / out_hw[1] - 0.5, 0.0), width - 1.0)
+            for i in {int(at_row), min(int(at_row) + 1, height - 1)}:
+                for j in {int(at_column), min(int(at_column) + 1, width - 1)}:
+                    out[row, column] += max(0.0, 1 - abs(at_row - i)) * max(0.0, 1 - abs(at_column - j)) * image[i, j]
+    return out
+
+
+def paste_mask(
+    mask: NDArray[np.float64], box_xyxy: NDArray[np.float32], frame_hw: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(H, W) float64 probabilities of the frame for one square box-local map: padded by one pixel, resized into the
+    box, which is widened by the same share and truncated to whole pixels, both ends included.
+    """
+    side = len(mask)
+    padded = np.pad(mask, 1)[:, :, None]
+    share = np.float32((side + 2) / side)
+    x1, y1, x2, y2 = (np.float32(value) for value in box_xyxy)
+    half_w, half_h = (x2 - x1) * np.float32(0.5) * share, (y2 - y1) * np.float32(0.5) * share
+    centre_x, centre_y = (x2 + x1) * np.float32(0.5), (y2 + y1) * np.float32(0.5)
+    left, top, right, bottom = (
+        int(edge) for edge in (centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h)
+    )
+    resized = resize_bilinear(padded, (max(bottom - top + 1, 1), max(right - left + 1, 1)))[:, :, 0]
+    frame = np.zeros(frame_hw)
+    for row in range(max(top, 0), min(bottom + 1, frame_hw[0])):
+        for column in range(max(left, 0), min(right + 1, frame_hw[1])):
+            frame[row, column] = resized[row - top, column - left]
+    return frame
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> bytes:
+    """COCO compressed RLE of (H, W) bool: the run lengths down the columns, zeros first, each from the fourth on less
+    the last but one, in groups of five bits, lowest first, until the rest is the sign alone; bit 5: more follow.
+    """
+    counts = [0]
+    value = False
+    for pixel in mask.T.reshape(-1).tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    text = bytearray()
+    for index, count in enumerate(counts):
+        rest = count - counts[index - 2] if index > 2 else count
+        done = False
+        while not done:
+            group, rest = rest & 31, rest >> 5
+            done = rest == (-1 if group & 16 else 0)
+            text.append(48 + group + (0 if done else 32))
+    return bytes(text)
