@@ -10,25 +10,34 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import TextIO
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.config import OUTPUT_SUFFIXES
 from pipeline.exports.summary import StreamSummary
+from pipeline.messages import EndReason
 from pipeline.progress_table import Row, one_line, render_table
-
-Level = Literal["error", "warning", "info", "debug"]
-"""debug: only with -v; info and warning: not with --quiet"""
 
 PLAIN_INTERVAL_S = 5.0
 MOST_LISTED_STREAMS = 8
 """the report of more names the folder rather than each file"""
 
-_PREFIXES: dict[Level, str] = {"error": "maskstream: error: ", "warning": "maskstream: warning: "}
-_STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "debug": "dim"}
+_PREFIXES: dict[str, str] = {"error": "maskstream: error: ", "warning": "maskstream: warning: "}
+_STYLES: dict[str, str] = {"error": "bold red", "warning": "yellow", "debug": "dim"}
+
+
+def read_summaries(path: Path) -> dict[str, StreamSummary]:
+    """The streams of a summary.json; none when the file is not there."""
+    return msgspec.json.decode(path.read_bytes(), type=_SummaryFile).streams if path.is_file() else {}
+
+
+class _SummaryFile(msgspec.Struct):
+    streams: dict[str, StreamSummary]
 
 
 def make_console(file: TextIO) -> Console:
@@ -63,6 +72,7 @@ class Display:
         self._verbose = verbose
         self._clock = clock
         self._workers_text = ""
+        self._errors: list[str] = []
         self._plain_said: dict[str, tuple[float, str, str]] = {}
         """stream id -> when its last plain line was written (monotonic seconds), with which phase and text"""
         on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -92,7 +102,7 @@ class Display:
         """Show this; to be called several times a second."""
         now_s = self._clock()
         for status in statuses:
-            self._rows.setdefault(status.stream_id, Row(status.stream_id)).take(status, now_s)
+            self._rows[status.stream_id].take(status, now_s)
         workers_text = _describe_workers(workers)
         if self._live:
             self._workers_text = workers_text
@@ -100,26 +110,35 @@ class Display:
         elif not self._quiet:
             self._write_plain(workers_text, now_s)
 
-    def message(self, level: Level, text: str) -> None:
+    def message(self, level: str, text: str) -> None:
         """Write one line, above the table where there is one."""
         if (self._quiet and level != "error") or (level == "debug" and not self._verbose):
             return
+        if level == "error":
+            self._errors.append(one_line(text))
         self._console.print(
             Text(_PREFIXES.get(level, "") + one_line(text), style=_STYLES.get(level, "")), soft_wrap=True
         )
 
-    def finish(self, streams: Mapping[str, StreamSummary], output: Path, redis_url: str | None) -> None:
-        """The report: how each stream went, the files there are and how to look at them.
+    @property
+    def began(self) -> bool:
+        """Whether the job came so far that there was something to show."""
+        return any(row.status for row in self._rows.values())
 
+    def finish(self, summaries: Mapping[str, StreamSummary], output: Path, redis_url: str | None) -> None:
+        """The report: how each stream went, the files there are and how to look at them; a line for each that failed.
+
+        summaries   of the streams that have one; the others are told as they were last heard of
         redis_url   of a server that outlives the job, without credentials; None for the private one
         """
         self.close()
-        for summary in streams.values():
-            if summary.reason in {"failed", None}:
-                self.message("error", f"{summary.stream_id}: {summary.detail or 'did not come to its end'}")
-        if self._quiet:
-            return
-        print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
+        streams = [summaries.get(stream_id) or _summary_of(row) for stream_id, row in self._rows.items()]
+        for summary in streams:
+            detail = one_line(summary.detail)
+            if summary.reason == "failed" and not any(detail in error for error in self._errors):
+                self.message("error", f"{summary.stream_id}: {detail}")
+        if not self._quiet:
+            print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
 
     def _write_plain(self, workers_text: str, now_s: float) -> None:
         if workers_text != self._workers_text:
@@ -145,9 +164,21 @@ def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
     return one_line(f"finishing what is held: {', '.join(draining)} …") if draining else ""
 
 
-def _report_lines(streams: Mapping[str, StreamSummary], output: Path, redis_url: str | None) -> list[str]:
+def _summary_of(row: Row) -> StreamSummary:
+    """As far as its status tells."""
+    summary = StreamSummary(stream_id=row.stream_id)
+    if row.status is not None:
+        reasons: dict[str, EndReason] = {"ended": "finished", "failed": "failed"}
+        summary.reason, summary.detail = reasons.get(row.status.phase), row.status.error
+        summary.num_frames, summary.num_tracks = row.status.num_frames, row.status.num_tracks
+        summary.num_corrupt, summary.gaps = row.status.num_corrupt, {"lost": row.num_dropped}
+        summary.fps = row.fps
+    return summary
+
+
+def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | None) -> list[str]:
     lines = []
-    for summary in streams.values():
+    for summary in streams:
         facts = [f"{summary.num_frames} frames", f"{summary.num_tracks} tracks"]
         dropped = sum(summary.gaps.values())
         facts += [f"{dropped} dropped"] if dropped else []
@@ -156,16 +187,12 @@ def _report_lines(streams: Mapping[str, StreamSummary], output: Path, redis_url:
         facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
         lines.append(f"{summary.stream_id}: {', '.join(facts)}")
         if len(streams) <= MOST_LISTED_STREAMS:
-            lines += [
-                f"  {what:8}{path}"
-                for what, suffix in (("video", ".mp4"), ("results", ".jsonl"))
-                if (path := output / f"{summary.stream_id}{suffix}").is_file()
-            ]
+            paths = {what: output / f"{summary.stream_id}{suffix}" for what, suffix in OUTPUT_SUFFIXES.items()}
+            lines += [f"  {what:8}{path}" for what, path in paths.items() if path.is_file()]
     if len(streams) > MOST_LISTED_STREAMS:
         lines.append(f"results   {output}")
     if (summary_file := output / "summary.json").is_file():
         lines.append(f"summary   {summary_file}")
     if redis_url:
-        first = next(iter(streams), "STREAM")
-        lines.append(f"replay    maskstream subscribe {first} --from start --redis-url {redis_url}")
+        lines.append(f"replay    maskstream subscribe {streams[0].stream_id} --from start --redis-url {redis_url}")
     return lines

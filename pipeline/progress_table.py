@@ -133,9 +133,8 @@ def render_table(rows: Sequence[Row], workers_text: str, size: ConsoleDimensions
     most = max(size.height - NUM_FREE_LINES, 1)
     shown = rows if len(rows) <= most else sorted(rows, key=lambda row: row.over)[:most]
     cells = [_cells(row) for row in shown]
-    widths = _column_widths(
-        {heading for row in cells for heading in row}, max(map(_name_length, shown), default=0), size
-    )
+    longest_name = max((len(row.stream_id) for row in shown), default=0)
+    widths = _column_widths({heading for row in cells for heading in row}, longest_name, size.width)
     table = Table(box=None, pad_edge=False, padding=(0, _COLUMN_GAP, 0, 0), header_style="dim")
     for heading, width in widths.items():
         justify: Literal["left", "right"] = "left" if heading in {"stream", "state", "progress"} else "right"
