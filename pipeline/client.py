@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import redis
@@ -53,7 +53,7 @@ def subscribe(
     cursor = LogCursor(
         *streams, start=start, reader=reader, wait_s=wait_s, timeout_s=timeout_s, server=f"Redis at {redact_url(url)}"
     )
-    return _read(connect(url), cursor)
+    return read_log(connect(url), cursor)
 
 
 def subscribe_async(
@@ -71,9 +71,13 @@ def subscribe_async(
     return _read_async(_connect_async(url), cursor)
 
 
-def _read(client: Any, cursor: LogCursor) -> Generator[AnyResult, None, None]:
+def read_log(
+    client: Any, cursor: LogCursor, check: Callable[[], None] = lambda: None
+) -> Generator[AnyResult, None, None]:
+    """Drive a cursor over a connection, which is closed in the end. `check` is called at least once a second; what it raises is raised."""
     try:
         while (command := cursor.next_command(time.monotonic())) is not None:
+            check()
             try:
                 reply = client.execute_command(*command)
             except redis.RedisError as error:

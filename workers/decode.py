@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from pipeline.bus import LOST_CONNECTION, Bus, Offer, PositionMovedError
+from pipeline.bus import Bus, Offer, PositionMovedError
 from pipeline.config import StreamConfig
-from pipeline.errors import BusError, FencedError, SourceError
+from pipeline.errors import BusError, SourceError
 from pipeline.messages import EndReason
-from pipeline.models import get_model
-from pipeline.source import Converter, Picture, Reader, Selection, model_size, open_source, redact
+from pipeline.models import bus_hw, get_model
+from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
 from pipeline.wire import FrameHeader, SourceEnd
 from workers.base import Life, Reconnecting, log
 from workers.tasks import DecodeTask
@@ -46,8 +46,7 @@ class Decoder:
         self._num_offered = 0
         self._num_reconnects = 0
         self._status_at_s = 0.0
-        spec = get_model(stream.model)
-        self._model_size = (spec.min_size, spec.max_size)
+        self._model = get_model(stream.model)
 
     def run(self) -> None:
         """Sessions, one after the other, until the source is over."""
@@ -148,7 +147,8 @@ class Decoder:
     def _offer(self, picture: Picture, decode_from_s: float) -> None:
         """Put one picture on the bus: wait while it is full (lossless), or leave the picture out (latest)."""
         stream = self._stream
-        frame = self._converter.to_i420(picture, model_size((picture.width, picture.height), *self._model_size))
+        height, width = bus_hw(self._model, (picture.height, picture.width))
+        frame = self._converter.to_i420(picture, (width, height))
         age_s = time.monotonic() - picture.arrived_monotonic_s
         header = FrameHeader(
             stream_id=stream.stream_id,

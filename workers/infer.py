@@ -7,13 +7,13 @@ import time
 from pipeline.batching import Batcher
 from pipeline.bus import LOST_CONNECTION, Bus, FrameQueue, QueuedFrame
 from pipeline.engine import Engine, load_engine
-from pipeline.source import model_size
+from pipeline.models import bus_hw
 from pipeline.structures import Detections, I420Frame
 from pipeline.wire import FrameDetections
 from workers.base import Life, Reconnecting, log
 from workers.tasks import InferTask
 
-TYPICAL_SOURCE_WH = (1920, 1080)
+TYPICAL_SOURCE_HW = (1080, 1920)
 """most cameras have its shape, and the first frame of another only costs a little more"""
 IDLE_WAIT_S = 0.5
 STREAMS_REFRESH_S = 1.0
@@ -27,8 +27,7 @@ def run(task: InferTask, life: Life) -> None:
     engine = load_engine(
         task.model, weights=task.weights, device=task.device, precision=task.precision, threads=task.num_threads
     )
-    width, height = model_size(TYPICAL_SOURCE_WH, engine.spec.min_size, engine.spec.max_size)
-    engine.warm_up([(height, width)])
+    engine.warm_up([bus_hw(engine.spec, TYPICAL_SOURCE_HW)])
     try:
         InferWorker(task, bus, engine, life).run()
     finally:
@@ -93,7 +92,7 @@ class InferWorker:
                 min_scores=[entry.header.min_score for entry, _ in frames],
                 class_ids=[entry.header.class_ids for entry, _ in frames],
             )
-        except Exception as error:
+        except Exception:
             if len(frames) > 1:  # find the one it was: each alone
                 for entry, _ in frames:
                     self._infer([entry])

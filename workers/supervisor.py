@@ -15,7 +15,15 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.bus import LOST_CONNECTION, Bus, EmbeddedRedis, FrameWriter, PositionMovedError, StreamStatus, WorkerStatus
+from pipeline.bus import (
+    LOST_CONNECTION,
+    Bus,
+    EmbeddedRedis,
+    FrameWriter,
+    PositionMovedError,
+    StreamStatus,
+    WorkerStatus,
+)
 from pipeline.config import StreamConfig
 from pipeline.errors import BusError, FencedError, MaskStreamError, UsageError
 from pipeline.exports import StreamSummary, write_summary
@@ -127,7 +135,9 @@ class Supervisor:
                 self._show()
             except LOST_CONNECTION as error:
                 if self._server is not None and not self._server.alive:
-                    raise BusError("the private Redis server ended; its memory may be too small for this host") from None
+                    raise BusError(
+                        "the private Redis server ended; its memory may be too small for this host"
+                    ) from None
                 self._display.message("warning", f"Redis is away, waiting for it: {error}")
                 time.sleep(1.0)
             if self._num_signals > 0 or self._output_failed:
@@ -183,7 +193,9 @@ class Supervisor:
             if child.final_code == EXIT_USAGE:
                 raise UsageError(child.last_error)
             if child.num_crashes >= MAX_CRASHES or child.final_code is not None:
-                raise MaskStreamError(f"{child.name} cannot be kept running: {child.last_error or 'it crashed too often'}")
+                raise MaskStreamError(
+                    f"{child.name} cannot be kept running: {child.last_error or 'it crashed too often'}"
+                )
         for child in self._sinks.values():
             if child.num_crashes >= MAX_CRASHES:
                 child.kill()
