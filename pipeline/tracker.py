@@ -43,7 +43,7 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     confirm_s: Seconds = 0.1
     """seconds from the first to the current detection, two of them at least, after which a track is given its id"""
     lost_s: Seconds = 1.5
-    """seconds without a detection after which a confirmed track ends"""
+    """seconds without a detection after which a confirmed track ends; it must exceed the interval between frames"""
 
 
 class TrackSpan(msgspec.Struct, frozen=True):
