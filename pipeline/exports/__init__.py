@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pipeline.exports.jsonl import JsonlTail, JsonlWriter, read_jsonl
 from pipeline.exports.summary import StreamSummary, Summary, write_summary
+from pipeline.exports.video import VideoWriter
 
-__all__ = ["JsonlTail", "JsonlWriter", "StreamSummary", "Summary", "read_jsonl", "write_summary"]
+__all__ = ["JsonlTail", "JsonlWriter", "StreamSummary", "Summary", "VideoWriter", "read_jsonl", "write_summary"]

@@ -17,10 +17,10 @@ _ADVICE = {
 }
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """The system's refusal as one line that names the file and what to do."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    advice = _ADVICE.get(error.errno or 0, "give another --output")
+def output_error(path: Path, error: Exception) -> OutputError:
+    """The system's or FFmpeg's refusal as one line that names the file and what to do."""
+    reason = getattr(error, "strerror", None) or str(error)
+    advice = _ADVICE.get(getattr(error, "errno", None) or 0, "give another --output")
     return OutputError(f"cannot write {path}: {reason.lower()}; {advice}")
 
 

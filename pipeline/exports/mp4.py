@@ -1,0 +1,138 @@
+"""Encoding BGR pictures into an MP4, with the colours and the timing of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import ColorRange, VideoReformatter
+from numpy.typing import NDArray
+
+from pipeline.errors import OutputError
+from pipeline.source.colour import FULL_SIZE, Coding
+from pipeline.structures import ColourMatrix
+
+TIME_BASE = Fraction(1, 60_000)
+"""MPEG-4 part 2 allows no finer; holds the usual picture rates exactly, any other time within 9 us"""
+ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "mpeg4")
+"""in order of preference; FFmpeg may be built without some"""
+X264_OPTIONS = {"crf": "20", "preset": "veryfast"}
+BITS_PER_PIXEL = 0.12
+"""for encoders without a constant quality mode"""
+DEFAULT_FPS = 25.0
+UNSPECIFIED = 2
+
+_TAG_OF_MATRIX = {ColourMatrix.BT601: 6, ColourMatrix.BT709: 1, ColourMatrix.BT2020: 9}
+_MATRIX_TAGS = frozenset({1, 5, 6, 9, UNSPECIFIED})
+
+
+class Mp4File:
+    """An MP4 with one video stream, 8 bit 4:2:0, and what others add to `container` before the first picture.
+
+    The size is that of the first picture, plus a column or row that repeats the last one where a side is odd. A later
+    picture of another size is fitted into it, with black bars.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        like: av.VideoFrame,
+        size_wh: tuple[int, int],
+        fps: float | None,
+        pixel_aspect: Fraction,
+        num_threads: int,
+    ) -> None:
+        """
+        like          a picture of the source, as decoded: its colours are kept
+        size_wh       width and height of the pictures to come, in pixels
+        fps           about how many there are per second; None: unknown
+        pixel_aspect  width : height of a pixel
+
+        Raises OutputError when there is no encoder, av.FFmpegError when the file cannot be written.
+        """
+        encoder = next((name for name in ENCODERS if _has_encoder(name)), None)
+        if encoder is None:
+            raise OutputError(f"cannot write {path}: FFmpeg lacks {', '.join(ENCODERS)}; leave video out of --save")
+        self._size_wh = size_wh
+        self._coding = Coding.of(like)
+        self._range = ColorRange.JPEG if self._coding.full_range and self._coding.layout == "yuv" else ColorRange.MPEG
+        self._reformatter = VideoReformatter()
+        rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
+        self.step_s = float(1 / rate)
+        self.container = _create(path)
+        self._stream = self.container.add_stream(encoder, rate=rate)
+        self._stream.width, self._stream.height = (side + side % 2 for side in size_wh)
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = TIME_BASE
+        context = self._stream.codec_context
+        context.time_base = TIME_BASE
+        context.thread_count = num_threads
+        context.sample_aspect_ratio = pixel_aspect
+        if encoder == "libx264":
+            context.options = X264_OPTIONS
+        else:
+            context.bit_rate = int(size_wh[0] * size_wh[1] * rate * BITS_PER_PIXEL)
+        context.color_range = self._range
+        context.colorspace = _matrix_tag(like, self._coding)
+        context.color_primaries = like.color_primaries
+        context.color_trc = like.color_trc
+
+    def encode(self, picture_bgr: NDArray[np.uint8], pts: int) -> Iterator[Any]:
+        """The packets that are ready after one more picture, shown at `pts` (in TIME_BASE, larger than the last)."""
+        frame = av.VideoFrame.from_ndarray(self._fit(picture_bgr), format="bgr24")
+        converted: Any = self._reformatter.reformat(
+            frame,
+            format="yuv420p",
+            src_colorspace=self._coding.swscale_matrix,
+            dst_colorspace=self._coding.swscale_matrix,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=self._range,
+            interpolation=FULL_SIZE,
+        )
+        converted.pts, converted.time_base = pts, TIME_BASE
+        converted.duration = round(self.step_s / TIME_BASE)
+        return iter(self._stream.encode(converted))
+
+    def flush(self) -> Iterator[Any]:
+        """The packets that are left."""
+        return iter(self._stream.encode(None))
+
+    def _fit(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        width, height = self._size_wh
+        if picture.shape[:2] != (height, width):
+            scale = min(width / picture.shape[1], height / picture.shape[0])
+            fitted_wh = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+            left, top = (width - fitted_wh[0]) // 2, (height - fitted_wh[1]) // 2
+            canvas = np.zeros((height, width, 3), np.uint8)
+            canvas[top : top + fitted_wh[1], left : left + fitted_wh[0]] = cv2.resize(
+                picture, fitted_wh, interpolation=cv2.INTER_AREA
+            )
+            picture = canvas
+        if width % 2 or height % 2:
+            return np.asarray(cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
+        return picture
+
+
+def _create(path: Path) -> Any:
+    """An av OutputContainer; Any, as PyAV's stubs give every stream the attributes of none."""
+    return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+
+
+def _matrix_tag(like: av.VideoFrame, coding: Coding) -> int:
+    """What the file says of its colours: as the source does, or the matrix that stands for the source's."""
+    if coding.layout != "rgb" and like.colorspace in _MATRIX_TAGS:
+        return int(like.colorspace)
+    return _TAG_OF_MATRIX[coding.matrix]
+
+
+def _has_encoder(name: str) -> bool:
+    try:
+        av.codec.Codec(name, "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True

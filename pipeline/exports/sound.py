@@ -1,0 +1,143 @@
+"""The sound of a source, carried over into the annotated video."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import av
+
+from pipeline.errors import SourceError
+from pipeline.source import redact
+from pipeline.source.container import open_container
+
+MP4_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus"})
+"""what players expect in an MP4; anything else is encoded as AAC"""
+AAC_RATES_HZ = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
+AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
+PREROLL_S = 0.1
+"""a decoder needs some of the sound before the first picture; the file hides it"""
+RESTART_STEP_S = 1.0
+"""a longer step back means that media time began anew"""
+READ_TIMEOUT_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Sound:
+    """Copies the best audio stream of a source into an MP4, up to a time that moves on.
+
+    Packets go over as they are where MP4 can hold their codec. Sound that cannot be read or held ends there, with a
+    warning: it is no reason to give up the video.
+    """
+
+    def __init__(self, source: str, output: Any) -> None:
+        """Adds a stream to `output`, an av OutputContainer that has not begun. Raises SourceError."""
+        self._source = source
+        self._output = output
+        self._packets: Iterator[Any] = iter(())
+        self._held: Any = None
+        self._offset_s = 0.0
+        self._next_offsets_s: deque[float] = deque()
+        self._last_media_s = float("inf")
+        self._last_dts = -(1 << 62)
+        with ExitStack() as resources:
+            container = open_container(source, resources, rtsp_transport="tcp", timeout_s=READ_TIMEOUT_S)
+            self._start(container)
+            self._resources = resources.pop_all()
+
+    def begin_segment(self, offset_s: float) -> None:
+        """Media time minus `offset_s` is output time: at first, and again where media time begins anew."""
+        self._next_offsets_s.append(offset_s)
+
+    def copy_until(self, output_s: float) -> None:
+        """Write the packets that begin before `output_s`. Raises av.FFmpegError when the output cannot be written."""
+        while (packet := self._held or self._next()) is not None:
+            self._held = packet
+            media_s = float(packet.dts * packet.time_base)
+            if media_s < self._last_media_s - RESTART_STEP_S:
+                if not self._next_offsets_s:
+                    return
+                self._offset_s = self._next_offsets_s.popleft()
+            self._last_media_s = media_s
+            if media_s - self._offset_s >= output_s:
+                return
+            self._held = None
+            if media_s - self._offset_s >= -PREROLL_S:
+                self._write(packet)
+
+    def close(self) -> None:
+        """Let the source go; may be called more than once."""
+        self._resources.close()
+
+    def _start(self, container: Any) -> None:
+        stream = container.streams.best("audio")
+        if stream is None:
+            return
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
+        if stream.codec_context.name.removesuffix("float") in MP4_CODECS:
+            self._target = self._output.add_stream_from_template(stream)
+            self._packets = container.demux(stream)
+        else:
+            self._target = _add_aac(self._output, stream.codec_context)
+            self._packets = self._encode(container, stream)
+
+    def _next(self) -> Any:
+        """The next packet with data and a time; None at the end or where reading breaks off."""
+        try:
+            for packet in self._packets:
+                if packet.dts is None:
+                    packet.dts = packet.pts
+                if packet.size and packet.dts is not None:
+                    return packet
+        except (av.FFmpegError, OSError) as error:
+            self._stop(error)
+        return None
+
+    def _write(self, packet: Any) -> None:
+        shift = round(self._offset_s / packet.time_base)
+        packet.dts -= shift
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts <= self._last_dts:
+            return
+        self._last_dts = packet.dts
+        packet.stream = self._target
+        try:
+            self._output.mux(packet)
+        except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+            self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        _log.warning("the sound of %s ends early: %s", redact(self._source), error)
+        self._packets = iter(())
+
+    def _encode(self, container: Any, stream: Any) -> Iterator[Any]:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            for frame in frames:
+                yield from self._target.encode(frame)
+        yield from self._target.encode(None)
+
+
+def _add_aac(output: Any, context: Any) -> Any:
+    rate = context.sample_rate if context.sample_rate in AAC_RATES_HZ else 48000
+    layout = context.layout.name if context.layout.name in AAC_LAYOUTS else "stereo"
+    return output.add_stream("aac", rate=rate, layout=layout)
+
+
+def open_sound(source: str, output: Any) -> Sound | None:
+    """The sound of a source, or None with a warning where it cannot be read."""
+    try:
+        return Sound(source, output)
+    except (SourceError, av.FFmpegError, ValueError) as error:
+        _log.warning("%s is written without sound: %s", redact(source), error)
+        return None
