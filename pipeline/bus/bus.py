@@ -1,4 +1,7 @@
-"""One connection to the bus: jobs, desired state, health. The roles' own ends are FrameWriter, FrameQueue and ResultLog."""
+"""One connection to the bus: jobs, desired state, health.
+
+The roles' own ends are FrameWriter, FrameQueue and ResultLog.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import time
 from typing import Any, Literal
 
 import msgspec
+import redis
 
 from pipeline.bus import scripts
 from pipeline.bus.connection import (
@@ -40,6 +44,7 @@ class Bus:
         self.url = url
         self.client = connect(url)
         self.clock = RedisClock(self.client)
+        self._log_ids: dict[str, str] = {}
 
     def check(self) -> None:
         """Raises BusError in one line when the server is away, refuses, or is too old."""
@@ -54,8 +59,8 @@ class Bus:
     def begin(self, stream: StreamConfig, sinks: list[str]) -> str:
         """Start a job for the stream and make it part of the desired state; the new log id.
 
-        What an earlier job of the same stream id left, its result log too, is removed. Waits for the length of a lease where that one has
-        owners, to see whether they live. Raises BusError when they do.
+        What an earlier job of the same stream id left, its result log too, is removed. Waits for the length of a lease
+        where that one has owners, to see whether they live. Raises BusError when they do, or when the server is full.
         """
         keys = StreamKeys.of(stream.stream_id)
         log_id = secrets.token_hex(8)
@@ -65,16 +70,24 @@ class Bus:
             reply = scripts.BEGIN(
                 self.client,
                 [keys.state, keys.frames, keys.detections, keys.results, keys.status],
-                [log_id, mode, ",".join(sinks), *seen],
+                [log_id, mode, ",".join(sinks), keys.pixels_prefix, *seen],
             )
             if reply[0] == b"ok":
-                self.client.hset(SOURCES_KEY, stream.stream_id, msgspec.json.encode(stream))
+                self._log_ids[stream.stream_id] = log_id
+                try:
+                    self.client.hset(SOURCES_KEY, stream.stream_id, msgspec.json.encode(stream))
+                except redis.exceptions.OutOfMemoryError:
+                    self.finish(stream.stream_id, 1)
+                    raise BusError(
+                        f"Redis at {redact_url(self.url)} is full: raise its maxmemory, or give another --redis-url"
+                    ) from None
                 return log_id
             seen = reply[1:]
             if attempt == 0:
                 time.sleep(LEASE_S)
         raise BusError(
-            f"stream id {stream.stream_id!r} is in use by a running job on {redact_url(self.url)}: stop that one, or give another --stream-id"
+            f"stream id {stream.stream_id!r} is in use by a running job on {redact_url(self.url)}: "
+            "stop that one, or give another --stream-id"
         )
 
     def add_sink(self, stream_id: str, name: str) -> bool:
@@ -82,13 +95,18 @@ class Bus:
         return bool(scripts.ADD_SINK(self.client, [StreamKeys.of(stream_id).state], [name]))
 
     def finish(self, stream_id: str, result_ttl_s: int) -> None:
-        """The job is over: remove everything of the stream but its result log, which stays for `result_ttl_s`."""
+        """The job is over: remove everything of the stream but its result log, which stays for `result_ttl_s`.
+
+        A job begun through this object that lost its stream id to another one leaves that one alone.
+        """
         keys = StreamKeys.of(stream_id)
-        for _, fields in self.client.xrange(keys.frames):
-            self.client.delete(fields[b"px"])
-        self.client.delete(keys.frames, keys.detections, keys.state, keys.status)
-        self.client.expire(keys.results, result_ttl_s)
-        self.client.hdel(SOURCES_KEY, stream_id)
+        ours = scripts.FINISH(
+            self.client,
+            [keys.state, keys.frames, keys.detections, keys.results, keys.status],
+            [self._log_ids.pop(stream_id, ""), result_ttl_s, keys.pixels_prefix],
+        )
+        if ours:
+            self.client.hdel(SOURCES_KEY, stream_id)
 
     def streams(self) -> dict[str, StreamConfig]:
         """The desired state."""
@@ -121,17 +139,20 @@ class Bus:
 
     def set_read(self, stream_id: str, sink: str, seq: int) -> None:
         """A required reader has everything up to `seq` safe."""
-        self.client.hset(StreamKeys.of(stream_id).state, f"sink:{sink}", seq)
+        state = StreamKeys.of(stream_id).state
+        scripts.PUT(self.client, [state, state], [f"sink:{sink}", seq])
 
     # -- health -------------------------------------------------------------------------------------------------------
 
     def set_status(self, stream_id: str, **fields: str | int) -> None:
-        """Tell how a stream is doing; see StreamStatus."""
-        self.client.hset(StreamKeys.of(stream_id).status, mapping=dict(fields))
+        """Tell how a stream is doing; see StreamStatus. Nothing happens when its job is over."""
+        keys = StreamKeys.of(stream_id)
+        scripts.PUT(self.client, [keys.state, keys.status], [part for field in fields.items() for part in field])
 
     def set_summary(self, stream_id: str, summary: bytes) -> None:
         """A sink's figures of a stream that is over, as JSON."""
-        self.client.hset(StreamKeys.of(stream_id).status, "summary", summary)
+        keys = StreamKeys.of(stream_id)
+        scripts.PUT(self.client, [keys.state, keys.status], ["summary", summary])
 
     def stream_summary(self, stream_id: str) -> bytes | None:
         """What `set_summary` left."""
@@ -198,7 +219,7 @@ class Bus:
             detail=detail,
             counters={**(counters or {}), "beat": time.monotonic()},
         )
-        self.client.set(f"{WORKER_PREFIX}{role}:{name}", msgspec.json.encode(status), ex=WORKER_TTL_S)
+        scripts.HEARTBEAT(self.client, [f"{WORKER_PREFIX}{role}:{name}"], [msgspec.json.encode(status), WORKER_TTL_S])
 
     def forget_worker(self, role: str, name: str) -> None:
         """Remove the heartbeat of a worker that stopped."""

@@ -1,41 +1,36 @@
--- commit: the tracker's only write. Appends results under explicit ids, moves `seq`, stores the checkpoint, removes what was consumed, publishes last.
+-- commit: the tracker's only write. Appends results under explicit ids, moves `seq`, stores the checkpoint, removes what
+-- was consumed, publishes last.
 -- KEYS state, results, detections
--- ARGV 1 token, 2 seq before, 3 seq after, 4 session the result comes from ('' for none), 5 bytes the log may hold, 6 channel,
---      7 checkpoint, 8 'ended' reason or '', 9 number of entries, then id and JSON of each, then the ids to remove from detections
+-- ARGV 1 token, 2 seq before, 3 seq after, 4 session the result comes from ('' for any), 5 bytes the log may hold,
+--      6 channel, 7 checkpoint, 8 'ended' reason or '', 9 number of entries (at least 1), then id and JSON of each in
+--      ascending order, then the ids to remove from detections
 -- -> {'ok'} | {'fenced', owner} | {'moved', seq}
-local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes')
+local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes', 'last')
 if state[1] ~= ARGV[1] then return {'fenced', state[1] or ''} end
 local count = tonumber(ARGV[9])
 local seq, before, after = tonumber(state[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-local first_id, last_id = ARGV[10], ARGV[8 + 2 * count]
+local last_id = ARGV[8 + 2 * count]
 if newest and newest[1] == last_id and seq == after then return {'ok'} end -- said again because the reply was lost
-if seq ~= before then return {'moved', seq} end
+if seq ~= before or after > tonumber(state[7]) then return {'moved', seq} end
 if state[3] == 'file' and ARGV[4] ~= '' and ARGV[4] ~= state[4] then return {'moved', seq} end
+local number, companion = 0, 0
 if newest then
-  local a, b = string.match(newest[1], '^(%d+)-(%d+)$')
-  local c, d = string.match(first_id, '^(%d+)-(%d+)$')
-  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
-  if c < a or (c == a and d <= b) then return {'moved', seq} end
+  number, companion = string.match(newest[1], '^(%d+)-(%d+)$')
+  number, companion = tonumber(number), tonumber(companion)
+end
+for i = 1, count do
+  local c, d = string.match(ARGV[8 + 2 * i], '^(%d+)-(%d+)$')
+  c, d = tonumber(c), tonumber(d)
+  if c < number or (c == number and d <= companion) then return {'moved', seq} end
+  number, companion = c, d
 end
 
 redis.call('XDEL', KEYS[3], '0-0', unpack(ARGV, 10 + 2 * count)) -- frees memory first: a script that began so may go on at maxmemory
-
 local bytes = tonumber(state[6])
 for i = 1, count do bytes = bytes + #ARGV[9 + 2 * i] end
 if bytes > tonumber(ARGV[5]) and newest then
-  local read = before -- what no required reader still needs may go; without readers everything but the newest
-  for name in string.gmatch(state[5], '[^,]+') do
-    read = math.min(read, tonumber(redis.call('HGET', KEYS[1], 'sink:' .. name)) or 0)
-  end
-  local trim_to
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', string.format('%d-18446744073709551615', read), 'COUNT', 64)) do
-    if bytes <= tonumber(ARGV[5]) or entry[1] == newest[1] then break end
-    bytes = bytes - #entry[2][2]
-    local number, companion = string.match(entry[1], '^(%d+)-(%d+)$')
-    trim_to = number .. '-' .. string.format('%d', tonumber(companion) + 1)
-  end
-  if trim_to then redis.call('XTRIM', KEYS[2], 'MINID', trim_to) end
+  bytes = cap_log(KEYS[1], KEYS[2], bytes, tonumber(ARGV[5]), before, state[5])
 end
 for i = 1, count do
   redis.call('XADD', KEYS[2], ARGV[8 + 2 * i], 'j', ARGV[9 + 2 * i])

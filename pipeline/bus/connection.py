@@ -6,7 +6,6 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -61,29 +60,32 @@ class StreamKeys:
 
 
 def redact_url(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """The URL without its password, wherever that stands."""
+    url = re.sub(r"(?<=[?&]password=)[^&#]*", "***", url)
+    return re.sub(r"(?<=://)([^:/?#]*):.*(?=@)", r"\1:***", url)
 
 
 def connect(url: str) -> Client:
-    """A client of its own connection pool, without silent retries: a retry would hide that the server went back in time.
+    """A client of its own connection pool, without silent retries, which would hide that the server went back in time.
 
     Raises BusError when the URL is malformed. Does not talk to the server yet.
     """
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=REPLY_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-    except ValueError as error:
-        raise BusError(f"Redis URL {redact_url(url)!r}: expected redis://, rediss:// or unix://; {error}") from None
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # an unknown option shows only here
+    except (ValueError, TypeError) as error:
+        problem = re.sub(r"^\S+\(\) got an unexpected keyword argument", "unknown option", str(error))
+        raise BusError(
+            f"Redis URL {redact_url(url)!r}: expected redis://HOST:PORT/DB, rediss://… or unix:///PATH; {problem}"
+        ) from None
+    return client
 
 
 def check_server(client: Client, url: str) -> tuple[int, int]:
@@ -96,13 +98,15 @@ def check_server(client: Client, url: str) -> tuple[int, int]:
         ) from None
     except redis.RedisError as error:
         raise BusError(
-            f"no Redis at {redact_url(url)}: {error}; start one there, give another --redis-url, or leave it out for a private server"
+            f"no Redis at {redact_url(url)}: {error}; start one there, give another --redis-url, "
+            "or leave it out for a private server"
         ) from None
     match = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     if version < MIN_VERSION:
         raise BusError(
-            f"Redis at {redact_url(url)} is version {info.get('redis_version')}: expected {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer"
+            f"Redis at {redact_url(url)} is version {info.get('redis_version')}: "
+            f"expected {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer"
         )
     return version
 

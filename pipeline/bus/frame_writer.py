@@ -15,7 +15,7 @@ from pipeline.errors import FencedError
 from pipeline.wire import FrameHeader, SourceEnd, encode
 
 LATEST_QUEUE = 2
-"""undelivered frames kept in policy `latest`: one to run and one to follow; more only grow older before they are inferred"""
+"""undelivered frames kept in policy `latest`: one to run, one to follow; more would only grow older until inferred"""
 LATEST_BACKLOG = 512
 """numbers between decoder and log in policy `latest`; most are gaps, which are small"""
 
@@ -76,7 +76,7 @@ class FrameWriter:
         return self._last + self._skipped + 1
 
     def open(self) -> Opened:
-        """Begin a session after the lease was taken. Raises FencedError; PositionMovedError when the job is gone or over."""
+        """Begin a session under the lease. Raises FencedError; PositionMovedError when the job is gone or over."""
         keys = self.keys
         reply = scripts.OPEN(
             self._client,
@@ -89,7 +89,7 @@ class FrameWriter:
         return opened
 
     def offer(self, header: FrameHeader, pixels: memoryview) -> Offer:
-        """Put one frame on the bus. `header.frame_seq` must be `next_seq`. After FULL the caller offers it again or calls `skip`.
+        """Put one frame on the bus. `header.frame_seq` must be `next_seq`. After FULL offer it again or call `skip`.
 
         Raises FencedError, PositionMovedError, or what a lost connection raises (then the same call may be repeated).
         """
@@ -103,6 +103,9 @@ class FrameWriter:
                 )
                 self._pixels_set_for = header.frame_seq
         except redis.exceptions.OutOfMemoryError:
+            return Offer.FULL
+        if reply[0] == b"unset":  # the server forgot the pixels
+            self._pixels_set_for = None
             return Offer.FULL
         if reply[0] == b"full":
             return Offer.FULL
@@ -131,8 +134,16 @@ class FrameWriter:
     def _offer_arguments(self, kind: str, payload: bytes, pixel_key: str) -> tuple[list[str], list[str | int | bytes]]:
         stream = self._stream
         most = stream.max_in_flight if stream.policy == "lossless" else LATEST_BACKLOG
-        keys = [self.keys.state, self.keys.frames, self.keys.detections]
-        numbers: list[str | int | bytes] = [self.session, self._last, self._skipped, stream.policy, most, LATEST_QUEUE, stream.log_bytes]
+        keys = [self.keys.state, self.keys.frames, self.keys.detections, self.keys.results]
+        numbers: list[str | int | bytes] = [
+            self.session,
+            self._last,
+            self._skipped,
+            stream.policy,
+            most,
+            LATEST_QUEUE,
+            stream.log_bytes,
+        ]
         return keys, [*numbers, FRAME_GROUP, self._epoch, kind, payload, pixel_key]
 
     def _check(self, reply: list[bytes]) -> None:

@@ -1,7 +1,8 @@
 """Keeps an embedded Redis alive exactly as long as the process that asked for it.
 
-Run as a plain script (`python -I guard.py FOLDER SERVER ARGUMENT...`), so that it starts in milliseconds. Its standard input is a pipe whose
-other end only the parent holds: the kernel closes it however the parent goes, even by SIGKILL. Then the server is stopped and its folder removed.
+Run as a plain script (`python -I guard.py FOLDER SERVER ARGUMENT...`), so that it starts in milliseconds. Its standard
+input is a pipe whose other end only the parent holds: the kernel closes it however the parent goes, even by SIGKILL.
+Then the server is stopped and its folder removed.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ POLL_S = 0.5
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the guard itself is killed (Linux; elsewhere the guard is trusted to live)."""
+    """Have the kernel kill this process when the guard itself is killed (Linux; elsewhere the guard is trusted)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

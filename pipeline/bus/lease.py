@@ -20,8 +20,8 @@ Role = Literal["decode", "track"]
 class Lease:
     """One process' claim to one role of one stream.
 
-    An owner beats (most of its writes do it for it). A candidate that saw owner and beat unchanged for `LEASE_S` takes the token over by
-    compare-and-set, so two candidates cannot both win and a changed server clock means nothing.
+    An owner beats (most of its writes do it for it). A candidate that saw owner and beat unchanged for `LEASE_S` takes
+    the token over by compare-and-set, so two candidates cannot both win and a changed server clock means nothing.
     """
 
     def __init__(self, client: Client, keys: StreamKeys, role: Role) -> None:
@@ -34,7 +34,7 @@ class Lease:
         self._beat_at_s = float("-inf")
 
     def try_take(self) -> bool:
-        """Take the role if nobody has it, or if its owner stood still long enough. Call again after a while when it answers False."""
+        """Take the role if nobody has it, or if its owner stood still long enough. Else False: call again later."""
         stood_still = time.monotonic() - self._seen_since_s >= LEASE_S
         seen = self._seen if stood_still else (b"", b"")
         verdict, *rest = self._call("take", *seen)

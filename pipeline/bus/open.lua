@@ -1,25 +1,22 @@
 -- open: the decoder that holds the `decode` token begins a session.
--- A file starts again right behind the last committed frame: what was not committed is deleted. A live source cannot go back: its numbers go on,
--- also when this server forgot some of them, and a new epoch begins.
+-- A file starts again right behind the last committed frame: what was not committed is deleted. A live source cannot go
+-- back: its numbers go on, also when this server forgot some of them, and a new epoch begins.
 -- KEYS state, frames, detections
--- ARGV token (also the session), the highest number this decoder remembers, consumer group, name of the pixel keys without session and number
--- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'none'}
-local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended')
+-- ARGV token (also the session), the highest number this decoder remembers, consumer group, name of the pixel keys
+--      without session and number
+-- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} | {'none'} (no job)
+local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'held')
 if not state[1] then return {'none'} end
 if state[2] ~= ARGV[1] then return {'fenced', state[2] or ''} end
 if state[7] then return {'ended'} end
 local seq, last = tonumber(state[4]), tonumber(state[5])
+
+redis.call('HDEL', KEYS[1], 'held', 'said_end') -- frees memory first: a script that began so may go on at maxmemory
+drop_unoffered(ARGV[4], state[6], last, state[8])
 local epoch
-if state[6] then -- the one key that an earlier session may have set without offering it
-  redis.call('DEL', ARGV[4] .. state[6] .. ':' .. (last + 1))
-end
 if state[3] == 'file' then
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
-    for i = 1, #entry[2], 2 do
-      if entry[2][i] == 'px' then redis.call('DEL', entry[2][i + 1]) end
-    end
-  end
-  redis.call('DEL', KEYS[2], KEYS[3])
+  drop_frames(KEYS[2])
+  redis.call('XTRIM', KEYS[3], 'MAXLEN', 0) -- not DEL: ids of later messages must stay behind a reader's cursor
   last, epoch = seq, 1
   redis.call('HSET', KEYS[1], 'epoch', 1)
 else
@@ -27,5 +24,6 @@ else
   epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 end
 redis.call('HSET', KEYS[1], 'last', last, 'session', ARGV[1])
+redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
 redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM') -- BUSYGROUP: it is there
 return {'ok', seq, last, epoch}

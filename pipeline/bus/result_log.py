@@ -32,7 +32,7 @@ class Position:
 
 
 class ResultLog:
-    """Reads one stream's detections and commits its results. One per stream and track worker; holds the `track` role."""
+    """Reads one stream's detections and commits its results. One per stream and worker; holds the `track` role."""
 
     def __init__(self, client: Client, stream: StreamConfig) -> None:
         self._client = client
@@ -40,6 +40,7 @@ class ResultLog:
         self.keys = StreamKeys.of(stream.stream_id)
         self.lease = Lease(client, self.keys, "track")
         self._cursor = b"-"
+        self._session = b""
 
     def load(self) -> Position | None:
         """The committed position, and detections are read from the start again. None when there is no job."""
@@ -63,9 +64,9 @@ class ResultLog:
         return [(entry_id, decode_message(fields[b"m"])) for entry_id, fields in entries]
 
     def first_present(self, from_seq: int) -> int | None:
-        """The lowest number >= `from_seq` that some stage still has, or None; so that lost numbers can be told from slow ones.
+        """The lowest number >= `from_seq` that some stage still has, or None; it tells lost numbers from slow ones.
 
-        The frames are looked at before the detections: a frame that is delivered in between is then seen twice, never missed.
+        The frames are looked at before the detections: a frame delivered in between is then seen twice, never missed.
         """
         frames = self._client.xrange(self.keys.frames, min=f"{from_seq}-0", count=1)
         numbers = [int(frames[0][0].split(b"-")[0])] if frames else []
@@ -77,8 +78,10 @@ class ResultLog:
         return min(numbers, default=None)
 
     def last_given(self) -> int:
-        """The highest number given to a frame so far."""
-        return int(self._client.hget(self.keys.state, "last") or 0)
+        """The highest number given to a frame so far. Results without a session belong to the one that gave it."""
+        last, session = self._client.hmget(self.keys.state, "last", "session")
+        self._session = session or b""
+        return int(last or 0)
 
     def commit(
         self,
@@ -93,7 +96,12 @@ class ResultLog:
     ) -> None:
         """Append results under their ids (`seq-n`, ascending) and move to `seq_after`, in one step.
 
-        Raises FencedError, PositionMovedError (load again), or what a lost connection raises (then the same call may be repeated).
+        session   that the results come from; "" for numbers that nobody has any more, by the last `last_given`
+        consumed  ids of the messages that went into them
+        ended     the reason, when nothing follows
+
+        Raises FencedError, PositionMovedError (load again), or what a lost connection raises (then the same call may be
+        repeated).
         """
         entries: list[Any] = [part for entry_id, result in results for part in (entry_id, encode_result(result))]
         log_bytes = self._stream.log_bytes
@@ -101,7 +109,7 @@ class ResultLog:
             self.lease.token,
             seq_before,
             seq_after,
-            session,
+            session or self._session,
             log_bytes,
             self.keys.channel,
             checkpoint,

@@ -11,13 +11,14 @@ import redis
 from pipeline.bus.connection import Client
 
 _FOLDER = Path(__file__).parent
+_COMMON = (_FOLDER / "common.lua").read_text()
 
 
 class Script:
     """One script, called by its digest; loaded into the server when it does not know it (a fresh or restarted one)."""
 
     def __init__(self, name: str) -> None:
-        self._text = (_FOLDER / f"{name}.lua").read_text()
+        self._text = _COMMON + (_FOLDER / f"{name}.lua").read_text()
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Client, keys: list[str], args: list[Any]) -> Any:
@@ -28,7 +29,10 @@ class Script:
             return client.eval(self._text, len(keys), *keys, *args)
 
     def after_set(self, client: Client, key: str, value: bytes | memoryview, keys: list[str], args: list[Any]) -> Any:
-        """SET `key`, then the script, in one round trip; the script's reply. Raises what SET raised without looking at the script."""
+        """SET `key`, then the script, in one round trip; the script's reply.
+
+        The script runs even where SET was refused, so it has to look for the key. What SET raised is raised.
+        """
         pipe = client.pipeline(transaction=False)
         pipe.set(key, value)
         pipe.evalsha(self._digest, len(keys), *keys, *args)
@@ -48,4 +52,8 @@ OPEN = Script("open")
 OFFER = Script("offer")
 DELIVER = Script("deliver")
 COMMIT = Script("commit")
+CLAIM = Script("claim")
 ADD_SINK = Script("add_sink")
+PUT = Script("put")
+HEARTBEAT = Script("heartbeat")
+FINISH = Script("finish")
