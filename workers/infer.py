@@ -100,7 +100,8 @@ class InferWorker:
             entry = frames[0][0]
             log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id)
             self._counters["errors"] += 1
-            self._reconnecting(lambda: self._queue.give_up(entry, "error", f"{type(error).__name__}: {error}"))
+            detail = f"{type(error).__name__}: {error}"
+            self._reconnecting(lambda: self._queue.give_up(entry, "error", detail))
             return
         infer_s = time.monotonic() - start_s
         self._count([entry for entry, _ in frames], infer_s)

@@ -57,7 +57,7 @@ class StreamTracker:
         self._bus = bus
         self.log = bus.result_log(stream)
         self._labels = get_model(stream.model).labels
-        self._config = TrackerConfig(high_score=stream.conf, low_score=stream.score_floor)
+        self._config = _tracker_config(stream)
         self._owned = False
         self._loaded = False
         self._ended = False
@@ -318,3 +318,11 @@ class StreamTracker:
             num_tracks=self._tracker.num_confirmed,
             **{f"gap:{cause}": count for cause, count in progress.gaps.items()},
         )
+
+
+def _tracker_config(stream: StreamConfig) -> TrackerConfig:
+    """A track outlives at least one missed frame, however rare the frames are."""
+    lost_s = TrackerConfig().lost_s
+    if stream.max_fps is not None:
+        lost_s = max(lost_s, 2.5 / stream.max_fps)
+    return TrackerConfig(high_score=stream.conf, low_score=stream.score_floor, lost_s=lost_s)

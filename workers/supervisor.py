@@ -116,7 +116,7 @@ class Supervisor:
 
     def _wait_until_ready(self) -> bool:
         """Start everything but the decoders and wait until it can work. False when the user interrupts."""
-        names = {child.task.name for child in self._infer if isinstance(child.task, InferTask)}
+        names = {child.name for child in [*self._infer, self._track]}
         while self._num_signals == 0:
             self._tend([*self._infer, self._track, *self._sinks.values()])
             running = {worker.name for worker in self._bus.worker_statuses() if worker.state == "running"}

@@ -7,6 +7,8 @@ import time
 from pipeline.bus import LOST_CONNECTION, Bus
 from pipeline.bus.doorbell import wait_for_entries
 from pipeline.errors import FencedError
+from pipeline.structures import Detections
+from pipeline.tracker import Tracker, TrackerConfig
 from workers.base import Life, Reconnecting, log
 from workers.stream_tracker import StreamTracker
 from workers.tasks import TrackTask
@@ -18,6 +20,8 @@ REFRESH_INTERVAL_S = 1.0
 def run(task: TrackTask, life: Life) -> None:
     """Work until asked to stop."""
     bus = Bus(task.redis_url)
+    bus.beat("track", task.name, "starting")
+    Tracker(TrackerConfig()).update(Detections.empty(2, 2), 1, 0.0)  # compiles, or loads what was compiled
     try:
         TrackWorker(task, bus, life).run()
     finally:
