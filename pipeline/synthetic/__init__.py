@@ -1,4 +1,4 @@
-"""A street scene made by the computer, with the exact truth about every pixel: the demo, and food for tests and training.
+"""A drawn street scene with the exact truth about every pixel: the demo, and food for tests and training.
 
 >>> scene = Scene(SceneConfig(num_frames=100))
 >>> frame = scene.render(42)

@@ -18,7 +18,11 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Background:
-    """image (H, W, 3) uint8 RGB; depth_m (H, W) float32, distance of what hides things behind it, inf where nothing does."""
+    """The empty street.
+
+    image     (H, W, 3) uint8 RGB
+    depth_m   (H, W) float32, distance of what hides the things behind it, inf where nothing does
+    """
 
     image: Image
     depth_m: NDArray[np.float32]
@@ -38,7 +42,7 @@ def paint_background(camera: Camera, rng: np.random.Generator) -> Background:
     size = (camera.width, camera.height)
     image = cv2.resize(painter.image, size, interpolation=cv2.INTER_AREA)
     depth = cv2.resize(painter.depth, size, interpolation=cv2.INTER_NEAREST)
-    return Background(np.ascontiguousarray(image), depth)
+    return Background(np.asarray(image, np.uint8), np.asarray(depth, np.float32))
 
 
 class _Painter:
@@ -57,7 +61,7 @@ class _Painter:
             cv2.fillPoly(self.depth, [fixed], depth_m, cv2.LINE_8, 4)
 
     def _warp(self, texture: Image, corners: list[tuple[float, float, float]], depth_m: float | None) -> None:
-        """Lay a texture (h, w, 3) on a flat quad given by its world corners: top left, top right, bottom right, bottom left."""
+        """Lay a texture (h, w, 3) on a flat quad; world corners: top left, top right, bottom right, bottom left."""
         height, width = texture.shape[:2]
         source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) - 0.5
         target = (self._points(corners) - 0.5).astype(np.float32)
@@ -121,10 +125,10 @@ class _Painter:
     def park(self) -> None:
         """Trees on a lawn and a hedge, left of the side street."""
         wall = plan.SIDE_WALL_X[0]
-        spots = [(float(self._rng.uniform(-52, wall - 2.5)), float(z)) for z in np.linspace(62, 25, 15)]
+        spots = [(float(self._rng.uniform(-52, wall - 2.5)), float(z)) for z in np.linspace(58, 25, 14)]
         for x, z in spots:
             self._tree(x, z, float(self._rng.uniform(6.0, 9.0)), None)
-        for z in (52.0, 42.0, 33.0, 26.0):
+        for z in (43.0, 36.5, 30.5, 25.0):
             self._tree(wall - 0.9, z, float(self._rng.uniform(5.5, 7.0)), None)
         z = plan.FACADE_Z + 0.3
         reach = min(self._camera.half_width_at(z) + 3, 80.0)
@@ -132,16 +136,29 @@ class _Painter:
 
     def _hedge(self, x0: float, x1: float, z: float) -> None:
         top = 0.95
+        if x1 <= x0:
+            return
         outline = self._points([(x0, 0, z), (x0, top, z), (x1, top, z), (x1, 0, z)])
         self._fill(outline, (44, 60, 36), z)
         px = self._camera.scale_at(z)
         number = int(min((x1 - x0) * 260, 9000))
         self._leaves(
-            np.stack([self._rng.uniform(x0, x1, number), self._rng.uniform(0.0, top + 0.05, number)], -1), z, px * 0.05, top, (70, 98, 50), z
+            np.stack([self._rng.uniform(x0, x1, number), self._rng.uniform(0.0, top + 0.05, number)], -1),
+            z,
+            px * 0.05,
+            top,
+            (70, 98, 50),
+            z,
         )
 
     def _leaves(
-        self, places: Points, z: float, size_px: float, top_m: float, colour: tuple[float, float, float], depth_m: float | None
+        self,
+        places: Points,
+        z: float,
+        size_px: float,
+        top_m: float,
+        colour: tuple[float, float, float],
+        depth_m: float | None,
     ) -> None:
         """Blobs at (N, 2) [X, Y]; the higher and the more to the left, the lighter."""
         low, span = places.min(axis=0), np.maximum(np.ptp(places, axis=0), 1e-6)
@@ -160,20 +177,27 @@ class _Painter:
     def _tree(self, x: float, z: float, top_m: float, depth_m: float | None) -> None:
         px, rng = self._camera.scale_at(z), self._rng
         trunk_m = 0.16 if top_m > 5 else 0.1
-        bole = self._points([(x - trunk_m, 0, z), (x - trunk_m * 0.7, top_m * 0.6, z), (x + trunk_m * 0.7, top_m * 0.6, z), (x + trunk_m, 0, z)])
+        bole = self._points(
+            [
+                (x - trunk_m, 0, z),
+                (x - trunk_m * 0.7, top_m * 0.6, z),
+                (x + trunk_m * 0.7, top_m * 0.6, z),
+                (x + trunk_m, 0, z),
+            ]
+        )
         self._fill(bole, (74, 62, 52), depth_m)
         right = self._points([(x, 0, z), (x, top_m * 0.6, z), (x + trunk_m * 0.7, top_m * 0.6, z), (x + trunk_m, 0, z)])
         self._fill(right, (52, 44, 38))
         radius = top_m * 0.3
         centres = np.array([x, top_m - radius * 1.05]) + rng.normal(0, 1, (9, 2)) * [radius * 0.55, radius * 0.42]
-        number = int(np.clip(px * 26, 160, 1100))
+        number = int(np.clip(px * 60, 300, 3200))
         which = rng.integers(0, len(centres), number)
         turn, reach = rng.uniform(0, 2 * np.pi, number), radius * 0.72 * np.sqrt(rng.uniform(0, 1, number))
         places = centres[which] + np.stack([np.cos(turn) * reach, np.sin(turn) * reach * 0.85], -1)
         haze = float(np.clip(z / 110, 0, 0.5))
         base = np.array([84.0, 112.0, 56.0]) * rng.uniform(0.85, 1.12)
         red, green, blue = base + (np.array([170.0, 182.0, 180.0]) - base) * haze
-        self._leaves(places, z, px * 0.17, top_m, (red, green, blue), depth_m)
+        self._leaves(places, z, px * 0.1, top_m, (red, green, blue), depth_m)
 
     def buildings(self) -> None:
         """The row of houses on the right: along the side street, then along the main road."""
@@ -187,7 +211,7 @@ class _Painter:
             top = float(self._rng.uniform(8, 11))
             texture = shift_light(facade(self._rng, length, top, min(detail, 24.0)), 0.8, 0)
             z_near = z - length
-            self._warp(texture, [(wall_x, top, z_near), (wall_x, top, z), (wall_x, 0, z), (wall_x, 0, z_near)][::1], z_near)
+            self._warp(texture, [(wall_x, top, z_near), (wall_x, top, z), (wall_x, 0, z), (wall_x, 0, z_near)], z_near)
             z = z_near
         x, end = wall_x, self._camera.half_width_at(z0) + 1.0
         while x < end:
@@ -209,11 +233,19 @@ class _Painter:
 
     def _lamp(self, x: float, z: float) -> None:
         for half, colour in ((0.055, (66, 70, 72)), (0.02, (104, 108, 110))):
-            self._fill(self._points([(x - half, 0, z), (x - half * 0.8, 7, z), (x + half * 0.8, 7, z), (x + half, 0, z)]), colour, z)
-        self._fill(self._points([(x - 0.1, 0, z), (x - 0.1, 0.7, z), (x + 0.1, 0.7, z), (x + 0.1, 0, z)]), (58, 62, 64), z)
+            self._fill(
+                self._points([(x - half, 0, z), (x - half * 0.8, 7, z), (x + half * 0.8, 7, z), (x + half, 0, z)]),
+                colour,
+                z,
+            )
+        self._fill(
+            self._points([(x - 0.1, 0, z), (x - 0.1, 0.7, z), (x + 0.1, 0.7, z), (x + 0.1, 0, z)]), (58, 62, 64), z
+        )
 
 
-def _ground_map(rng: np.random.Generator, x_range: tuple[float, float], z_range: tuple[float, float], detail: float) -> Image:
+def _ground_map(
+    rng: np.random.Generator, x_range: tuple[float, float], z_range: tuple[float, float], detail: float
+) -> Image:
     """The street from above, far edge first, `detail` pixels per metre."""
     width, height = int((x_range[1] - x_range[0]) * detail), int((z_range[1] - z_range[0]) * detail)
     sheet = np.empty((height, width, 3), np.float32)

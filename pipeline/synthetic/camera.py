@@ -1,8 +1,8 @@
 """The pinhole camera of the synthetic street and the plan of the street it looks at.
 
-World coordinates are metres: X to the right, Y up from the ground, Z away from the camera, which stands at (0, EYE_M, 0) and looks
-along Z. The picture plane is upright (a shifted lens instead of a tilt), so upright things stay upright. Picture coordinates are
-pixels with continuous edges: the centre of the first pixel is (0.5, 0.5).
+World coordinates are metres: X to the right, Y up from the ground, Z away from the camera, which stands at
+(0, EYE_M, 0) and looks along Z. The picture plane is upright (a shifted lens instead of a tilt), so upright things
+stay upright. Picture coordinates are pixels with continuous edges: the centre of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDE_KERB_X = (-5.6, 0.6)
 SIDE_WALL_X = (-7.6, 2.6)
 SIDE_LANE_AWAY_X = -0.9
 SIDE_LANE_TOWARDS_X = -4.1
-SIDE_END_Z = 58.0
+SIDE_END_Z = 46.0
 
 ZEBRA_X = (2.1, 5.1)
 
@@ -66,6 +66,32 @@ class Camera:
     def project(self, points_m: Points) -> Points:
         """(..., 3) world points with Z > 0 to (..., 2) picture points [x, y]."""
         scale = self.focal_px / points_m[..., 2]
-        x = self.width / 2 + points_m[..., 0] * scale
-        y = self.horizon_px + (EYE_M - points_m[..., 1]) * scale
-        return np.stack([x, y], axis=-1)
+        picture = np.empty((*points_m.shape[:-1], 2))
+        picture[..., 0] = self.width / 2 + points_m[..., 0] * scale
+        picture[..., 1] = self.horizon_px + (EYE_M - points_m[..., 1]) * scale
+        return picture
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where an object stands: ground point, direction of travel (radians from X towards Z), metres covered so far."""
+
+    x_m: float
+    z_m: float
+    heading: float
+    travelled_m: float
+
+    @property
+    def forward(self) -> Points:
+        """Unit vector (3,) of travel."""
+        return np.array([np.cos(self.heading), 0.0, np.sin(self.heading)])
+
+    @property
+    def right(self) -> Points:
+        """Unit vector (3,) to the right of travel."""
+        return np.array([np.sin(self.heading), 0.0, -np.cos(self.heading)])
+
+    @property
+    def ground(self) -> Points:
+        """(3,) world point."""
+        return np.array([self.x_m, 0.0, self.z_m])

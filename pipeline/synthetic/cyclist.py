@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.camera import Camera, Points
+from pipeline.synthetic.body import Body, Look
+from pipeline.synthetic.camera import Camera, Points, Pose
 from pipeline.synthetic.draw import Canvas, Colour, capsules, open_canvas, tint
-from pipeline.synthetic.people import Body, BodyPainter, Layer, Look, Pose, body_shadow, cut_texture, ground_ellipse
+from pipeline.synthetic.figure import Layer, cut_texture, ground_ellipse
+from pipeline.synthetic.people import BodyPainter, body_shadow
 
 _FRAMES: tuple[Colour, ...] = ((38, 40, 44), (140, 40, 38), (44, 82, 120), (196, 196, 190), (52, 96, 76))
 _RUBBER: Colour = (28, 28, 30)
@@ -48,10 +50,11 @@ def _knee(hip: Points, ankle: Points, thigh_m: float, shank_m: float, forward: P
 class Cyclist:
     """Member 0 is the bicycle, member 1 the person on it.
 
-    The discs of the wheels belong to the bicycle's mask, as annotators draw them: one sees the street between the spokes.
+    The discs of the wheels belong to the bicycle's mask, as annotators draw them, though one sees the street between
+    the spokes.
     """
 
-    class_ids = (2, 1)
+    class_ids: tuple[int, ...] = (2, 1)
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._look = Look.draw_lots(rng, helmet=True)

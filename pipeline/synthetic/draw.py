@@ -1,7 +1,7 @@
 """Anti-aliased drawing of one figure into a small supersampled canvas, and its result, the sprite.
 
-A canvas holds colour and shading apart: colour edges stay crisp while shading, drawn coarsely, is blurred into round forms.
-All points are picture coordinates (pixels, continuous edges).
+A canvas holds colour and shading apart: colour edges stay crisp while shading, drawn coarsely, is blurred into round
+forms. All points are picture coordinates (pixels, continuous edges).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _UNIT = 1 << _SHIFT
 _NEUTRAL = 128
 
 _CAP_STEPS = 7
+_CAP_TURN = np.linspace(np.pi / 2, 3 * np.pi / 2, _CAP_STEPS)
+_CAP = np.stack([np.cos(_CAP_TURN), np.sin(_CAP_TURN)], -1)
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,16 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 def capsules(start: Points, end: Points, start_radius: Points, end_radius: Points) -> Points:
     """Outlines of K round-ended tapered bars: (K, 2) ends and (K,) radii to (K, 2 * _CAP_STEPS, 2) convex polygons."""
     axis = end - start
-    angle = np.arctan2(axis[:, 1], axis[:, 0])[:, None]
-    turn = np.linspace(np.pi / 2, 3 * np.pi / 2, _CAP_STEPS)[None, :]
-    back, front = angle + turn, angle + turn + np.pi
-    rear_cap = start[:, None] + start_radius[:, None, None] * np.stack([np.cos(back), np.sin(back)], -1)
-    front_cap = end[:, None] + end_radius[:, None, None] * np.stack([np.cos(front), np.sin(front)], -1)
-    return np.concatenate([rear_cap, front_cap], axis=1)
+    length = np.hypot(axis[:, 0], axis[:, 1])
+    axis[length < 1e-9] = (1.0, 0.0)
+    axis /= np.maximum(length, 1e-9)[:, None]
+    across = np.stack([-axis[:, 1], axis[:, 0]], -1)
+    # From one flank over the rear to the other; the front is the same half circle mirrored through the centre.
+    cap = _CAP[:, :1] * axis[:, None] + _CAP[:, 1:] * across[:, None]
+    outline = np.empty((len(start), 2 * _CAP_STEPS, 2))
+    outline[:, :_CAP_STEPS] = start[:, None] + start_radius[:, None, None] * cap
+    outline[:, _CAP_STEPS:] = end[:, None] - end_radius[:, None, None] * cap
+    return outline
 
 
 def ellipse(centre: Points, half_width: float, half_height: float, steps: int = 20) -> Points:
@@ -76,6 +82,8 @@ class Canvas:
     def __init__(self, box: Box, supersample: int) -> None:
         self.box = box
         self._factor = supersample
+        corner = np.array(box[:2], np.float64)
+        self._origin = {factor: (corner * factor + 0.5) * _UNIT for factor in (1, supersample)}
         width, height = box[2] - box[0], box[3] - box[1]
         self._rgba = np.zeros((height * supersample, width * supersample, 4), np.uint8)
         self._shade = np.full((height, width), _NEUTRAL, np.uint8)
@@ -83,8 +91,7 @@ class Canvas:
 
     def _fixed(self, points: Points, factor: int) -> NDArray[np.int32]:
         """OpenCV counts from the centre of the first pixel, in 1 / _UNIT pixels."""
-        local = (points - self.box[:2]) * factor - 0.5
-        return np.rint(local * _UNIT).astype(np.int32)
+        return np.rint(points * (factor * _UNIT) - self._origin[factor]).astype(np.int32)
 
     def polygon(self, outline: Points, colour: Colour) -> None:
         """Fill a simple polygon (N, 2)."""
@@ -120,11 +127,11 @@ class Canvas:
         solid = alpha >= 128
         if self._filled is not None:
             solid |= self._filled > 0
-        return Sprite(self.box, rgb, alpha, solid)
+        return Sprite(self.box, np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8), solid)
 
 
 def open_canvas(outline: Points, margin_px: float, width: int, height: int) -> Canvas | None:
-    """A canvas that holds all points (N, 2) and a margin, cut to the picture; None if nothing of it is in the picture."""
+    """A canvas for all points (N, 2) and a margin, cut to the picture; None if nothing of it is in the picture."""
     low, high = outline.min(axis=0) - margin_px, outline.max(axis=0) + margin_px
     x0, y0 = max(int(np.floor(low[0])), 0), max(int(np.floor(low[1])), 0)
     x1, y1 = min(int(np.ceil(high[0])), width), min(int(np.ceil(high[1])), height)

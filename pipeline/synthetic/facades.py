@@ -20,11 +20,12 @@ _GROUND_FLOOR_M, _FLOOR_M = 3.6, 3.0
 
 def shift_light(texture: Image, factor: float, lift: float) -> Image:
     """The texture darker (factor < 1) and hazier (lift > 0, grey levels)."""
-    return np.clip(texture.astype(np.float32) * factor + lift, 0, 255).astype(np.uint8)
+    shifted: Image = np.clip(texture.astype(np.float32) * factor + lift, 0, 255).astype(np.uint8)
+    return shifted
 
 
 def facade(rng: np.random.Generator, width_m: float, height_m: float, detail: float) -> Image:
-    """A house front of the given size, `detail` pixels per metre: (height_m * detail, width_m * detail, 3) uint8 RGB."""
+    """A house front, `detail` pixels per metre: (height_m * detail, width_m * detail, 3) uint8 RGB."""
     house = _House(rng, width_m, height_m, detail)
     house.storeys()
     house.ground_floor()

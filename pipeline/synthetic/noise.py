@@ -20,7 +20,7 @@ def cloud_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np
 
 
 def grain(rng: np.random.Generator, height: int, width: int, sigma: float) -> NDArray[np.int16]:
-    """(height, width) int16 Gaussian noise, slightly correlated between neighbours as after a lens and a colour filter."""
+    """(height, width) int16 Gaussian noise, slightly correlated between neighbours as behind a colour filter."""
     raw = rng.standard_normal((height, width), np.float32)
     # The blur takes away about a third of the deviation.
     soft = cv2.GaussianBlur(raw, (3, 3), 0.5) * (sigma * 1.5)

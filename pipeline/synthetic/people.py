@@ -1,191 +1,32 @@
-"""People: a jointed body, a walk cycle, and how both are drawn."""
+"""How a person is drawn, from far limbs to near ones."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.camera import LIGHT, Camera, Points
-from pipeline.synthetic.draw import Canvas, Colour, Sprite, capsules, ellipse, mix, open_canvas, tint
+from pipeline.synthetic.body import Body, Look, walking_body
+from pipeline.synthetic.camera import LIGHT, Camera, Points, Pose
+from pipeline.synthetic.draw import Canvas, Colour, capsules, ellipse, mix, open_canvas, tint
+from pipeline.synthetic.figure import Layer, cut_texture, ground_ellipse
 
-_SKINS: tuple[Colour, ...] = ((226, 184, 158), (205, 158, 128), (168, 118, 88), (118, 80, 60), (88, 60, 48))
-_HAIRS: tuple[Colour, ...] = ((34, 27, 24), (62, 44, 32), (96, 68, 44), (150, 118, 76), (120, 116, 112))
-_TOPS: tuple[Colour, ...] = (
-    (44, 48, 58), (128, 44, 46), (52, 78, 118), (186, 180, 168), (72, 88, 66), (150, 112, 66),
-    (96, 98, 104), (178, 138, 62), (64, 106, 112), (208, 204, 200), (94, 56, 84), (36, 52, 84),
-)  # fmt: skip
-_TROUSERS: tuple[Colour, ...] = ((44, 54, 78), (34, 34, 38), (76, 80, 88), (112, 100, 82), (58, 72, 104), (60, 50, 44))
-_SHOES: tuple[Colour, ...] = ((36, 32, 30), (70, 50, 38), (196, 194, 190), (58, 60, 66))
-
-# Swing of the thigh to either side, in radians; one cycle of both legs then covers _STRIDE_PER_HEIGHT body heights.
-_HIP_SWING = 0.44
-_STRIDE_PER_HEIGHT = 0.84
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Where an object stands: ground point, direction of travel (radians from X towards Z), metres covered so far."""
-
-    x_m: float
-    z_m: float
-    heading: float
-    travelled_m: float
-
-    @property
-    def forward(self) -> Points:
-        """Unit vector (3,) of travel."""
-        return np.array([np.cos(self.heading), 0.0, np.sin(self.heading)])
-
-    @property
-    def right(self) -> Points:
-        """Unit vector (3,) to the right of travel."""
-        return np.array([np.sin(self.heading), 0.0, -np.cos(self.heading)])
-
-    @property
-    def ground(self) -> Points:
-        """(3,) world point."""
-        return np.array([self.x_m, 0.0, self.z_m])
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One sprite of a figure: `member` says which of the figure's objects it shows."""
-
-    member: int
-    depth_m: float
-    sprite: Sprite
-
-
-class Figure(Protocol):
-    """Something that moves through the street: one object, or a rider and a bicycle together."""
-
-    class_ids: tuple[int, ...]
-
-    def layers(self, pose: Pose, camera: Camera, texture: NDArray[np.uint8]) -> list[Layer]:
-        """Sprites from far to near; empty outside the picture. `texture` (H, W) uint8 is woven into the surfaces."""
-
-    def shadow(self, pose: Pose, camera: Camera) -> list[Points]:
-        """Outlines of the cast shadow, in the picture."""
-
-    def contacts(self, pose: Pose, camera: Camera) -> list[Points]:
-        """Outlines of the ground that the figure hides from the sky, in the picture."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a person wears; lengths in metres."""
-
-    height_m: float
-    build: float
-    skin: Colour
-    hair: Colour
-    top: Colour
-    shirt: Colour
-    trousers: Colour
-    shoes: Colour
-    long_hair: bool
-    coat: bool
-    bare_legs: bool
-    backpack: Colour | None
-    helmet: Colour | None
-
-    @classmethod
-    def draw_lots(cls, rng: np.random.Generator, *, helmet: bool = False) -> Look:
-        """A random person."""
-
-        def pick(colours: tuple[Colour, ...]) -> Colour:
-            return tint(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.88, 1.12)))
-
-        return cls(
-            height_m=float(rng.uniform(1.6, 1.88)),
-            build=float(rng.uniform(0.94, 1.14)),
-            skin=pick(_SKINS),
-            hair=pick(_HAIRS),
-            top=pick(_TOPS),
-            shirt=pick(_TOPS),
-            trousers=pick(_TROUSERS),
-            shoes=pick(_SHOES),
-            long_hair=bool(rng.random() < 0.4),
-            coat=bool(rng.random() < 0.3) and not helmet,
-            bare_legs=bool(rng.random() < 0.15),
-            backpack=pick(_TOPS) if rng.random() < 0.35 else None,
-            helmet=(206, 206, 202) if helmet and rng.random() < 0.7 else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """Joints as world points; arrays (2, 3) hold [left, right]."""
-
-    pelvis: Points
-    neck: Points
-    head: Points
-    shoulders: Points
-    elbows: Points
-    hands: Points
-    hips: Points
-    knees: Points
-    ankles: Points
-    toes: Points
-
-    def all_points(self) -> Points:
-        """(N, 3) every joint."""
-        single = np.stack([self.pelvis, self.neck, self.head])
-        pairs = (self.shoulders, self.elbows, self.hands, self.hips, self.knees, self.ankles, self.toes)
-        return np.concatenate([single, *pairs])
-
-
-def walking_body(look: Look, pose: Pose) -> Body:
-    """The body at one moment of its walk. Feet do not slide: the phase follows the metres covered."""
-    height = look.height_m
-    phase = 2 * np.pi * pose.travelled_m / (_STRIDE_PER_HEIGHT * height)
-    phases = np.array([phase, phase + np.pi])
-    hip_angle = _HIP_SWING * np.sin(phases) + 0.06
-    # The leg that swings forward bends its knee.
-    knee_flex = 0.10 + 0.95 * np.maximum(np.cos(phases + 0.35), 0.0) ** 2
-    shank_angle = hip_angle - knee_flex
-    toe_pitch = 0.75 * np.minimum(shank_angle + 0.15, 0.0) + 0.7 * np.maximum(shank_angle - 0.12, 0.0)
-
-    forward, right, up = pose.forward, pose.right, np.array([0.0, 1.0, 0.0])
-    side = np.array([-1.0, 1.0])[:, None] * right
-
-    def bone(angle: NDArray[np.float64], length_m: float) -> Points:
-        """(2, 3) vectors that hang down at angle 0 and point forward at pi / 2."""
-        vector: Points = length_m * (np.sin(angle)[:, None] * forward - np.cos(angle)[:, None] * up)
-        return vector
-
-    thigh, shank = bone(hip_angle, 0.245 * height), bone(shank_angle, 0.235 * height)
-    foot = bone(np.pi / 2 + toe_pitch, 0.115 * height)
-    lowest = np.minimum((thigh + shank)[:, 1], (thigh + shank + foot)[:, 1]).min()
-    pelvis = pose.ground + up * (0.035 * height - lowest)
-    hips = pelvis + side * 0.047 * height
-    knees = hips + thigh
-    ankles = knees + shank
-    neck = pelvis + 0.315 * height * up + 0.02 * height * forward
-    shoulders = neck - 0.02 * height * up + side * 0.104 * height * look.build
-    arm_angle = -0.75 * (hip_angle - 0.06) + 0.02
-    elbows = shoulders + bone(arm_angle, 0.172 * height) + side * 0.02 * height
-    hands = elbows + bone(arm_angle + 0.28 + 0.3 * np.maximum(arm_angle, 0.0), 0.165 * height)
-    head = neck + 0.105 * height * up + 0.02 * height * forward
-    return Body(pelvis, neck, head, shoulders, elbows, hands, hips, knees, ankles, ankles + foot)
+# Share of the width, shift towards the light in radii, and light of the nested bands that make a bar look round.
+_BANDS = ((1.0, 0.0, 0.68), (0.72, 0.2, 0.94), (0.36, 0.38, 1.16))
 
 
 def shade_round(canvas: Canvas, start: Points, end: Points, start_r: Points, end_r: Points) -> list[Points]:
     """Outlines of K bars, and steps of light that make them look round when blurred."""
-    outlines = capsules(start, end, start_r, end_r)
-    mean_r = (start_r + end_r)[:, None] / 2
-    bands = []
-    for width, shift, light in ((0.72, 0.2, 0.94), (0.36, 0.38, 1.16)):
-        offset = mean_r * np.array([-shift, -shift * 0.6])
-        bands.append((capsules(start + offset, end + offset, start_r * width, end_r * width), light))
-    for k in range(len(outlines)):
-        canvas.shade(outlines[k], 0.68)
-        for band, light in bands:
-            canvas.shade(band[k], light)
-    return list(outlines)
+    offset = ((start_r + end_r) / 2)[:, None] * np.array([-1.0, -0.6])
+    starts = np.concatenate([start + shift * offset for _, shift, _ in _BANDS])
+    ends = np.concatenate([end + shift * offset for _, shift, _ in _BANDS])
+    start_radii = np.concatenate([start_r * width for width, _, _ in _BANDS])
+    end_radii = np.concatenate([end_r * width for width, _, _ in _BANDS])
+    outlines = capsules(starts, ends, start_radii, end_radii)
+    count = len(start)
+    for k in range(count):
+        for band, (_, _, light) in enumerate(_BANDS):
+            canvas.shade(outlines[k + band * count], light)
+    return list(outlines[:count])
 
 
 class BodyPainter:
@@ -240,7 +81,7 @@ class BodyPainter:
         wrist = path[1] + 0.94 * (path[2] - path[1])
         self._bars(np.stack([wrist, path[2] + 0.1 * (path[2] - path[1])]), [(0.036, 0.036)], [skin])
         fore = skin if look.bare_legs else sleeve
-        radii = [(0.066, 0.05), (0.038, 0.03) if look.bare_legs else (0.05, 0.04)]
+        radii = [(0.058, 0.05), (0.038, 0.03) if look.bare_legs else (0.05, 0.04)]
         self._bars(np.stack([path[0], path[1], wrist]), radii, [sleeve, fore])
 
     def _torso(self) -> None:
@@ -288,7 +129,8 @@ class BodyPainter:
         look, canvas = self._look, self._canvas
         px = self._px * look.height_m / 1.75
         turned = self._forward_x
-        throat = np.stack([self._neck + [0.0, 0.02 * px], self._head + [0.0, 0.02 * px]])
+        drop = np.array([0.0, 0.02 * px])
+        throat = np.stack([self._neck + drop, self._head + drop])
         self._bars(throat, [(0.055, 0.05)], [tint(look.skin, 0.82)])
         back = np.array([-0.022 * turned, -0.012]) * px
         half_width = (0.083 + 0.012 * abs(turned)) * px
@@ -305,25 +147,27 @@ class BodyPainter:
         if look.helmet:
             turn = np.linspace(np.pi, 2 * np.pi, 12)
             dome = np.stack([np.cos(turn) * half_width * 1.12, np.sin(turn) * 0.11 * px], -1)
-            canvas.polygon(self._head + back + [0.0, -0.02 * px] + dome, look.helmet)
+            canvas.polygon(self._head + back - drop + dome, look.helmet)
 
     def _face(self, px: float, turned: float) -> None:
         canvas, skin = self._canvas, self._look.skin
-        centre = self._head + np.array([0.034 * turned, 0.022]) * px
-        half_width = (0.07 if self._towards > 0 else 0.056) * px
-        face = ellipse(centre, half_width, 0.096 * px)
+        centre = self._head + np.array([0.03 * turned, 0.03]) * px
+        half_width = (0.074 if self._towards > 0 else 0.058) * px
+        face = ellipse(centre, half_width, 0.092 * px)
         canvas.polygon(face, skin)
-        canvas.shade(face, 0.8)
-        canvas.shade(ellipse(centre - 0.015 * px, half_width * 0.7, 0.075 * px), 1.08)
+        canvas.shade(face, 0.74)
+        canvas.shade(ellipse(centre - 0.015 * px, half_width * 0.66, 0.07 * px), 1.02)
         if px < 50 or self._towards < -0.2:
             return
-        gaze = centre + np.array([0.03 * turned, -0.012]) * px
+        gaze = centre + np.array([0.03 * turned, -0.018]) * px
         apart = 0.03 * px * max(self._towards, 0.0)
-        dark = mix(skin, (30, 20, 18), 0.75)
+        dark = mix(skin, (30, 20, 18), 0.6)
         for sign in (-1.0, 1.0):
-            canvas.polygon(ellipse(gaze + [sign * apart, 0.0], 0.012 * px, 0.008 * px, 8), dark)
-        mouth = gaze + [0.0, 0.06 * px]
-        canvas.polygon(ellipse(mouth, 0.022 * px * (0.4 + 0.6 * abs(self._towards)), 0.006 * px, 8), mix(skin, (120, 40, 40), 0.6))
+            canvas.polygon(ellipse(gaze + np.array([sign * apart, 0.0]), 0.011 * px, 0.007 * px, 8), dark)
+        mouth = gaze + np.array([0.0, 0.06 * px])
+        canvas.polygon(
+            ellipse(mouth, 0.022 * px * (0.4 + 0.6 * abs(self._towards)), 0.006 * px, 8), mix(skin, (120, 40, 40), 0.6)
+        )
 
 
 def body_shadow(body: Body, look: Look, camera: Camera) -> list[Points]:
@@ -339,17 +183,10 @@ def body_shadow(body: Body, look: Look, camera: Camera) -> list[Points]:
     return list(capsules(points[:, 0], points[:, 1], radius, radius))
 
 
-def ground_ellipse(centre: Points, along: Points, half_length_m: float, across: Points, half_width_m: float, camera: Camera) -> Points:
-    """Picture of an ellipse on the ground with the given half axes."""
-    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)[:, None]
-    ring = centre * [1.0, 0.0, 1.0] + np.cos(turn) * along * half_length_m + np.sin(turn) * across * half_width_m
-    return camera.project(ring)
-
-
 class Walker:
     """A person on foot."""
 
-    class_ids = (1,)
+    class_ids: tuple[int, ...] = (1,)
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._look = Look.draw_lots(rng)
@@ -373,9 +210,3 @@ class Walker:
     def contacts(self, pose: Pose, camera: Camera) -> list[Points]:
         """See `Figure`."""
         return [ground_ellipse(pose.ground, pose.forward, 0.32, pose.right, 0.2, camera)]
-
-
-def cut_texture(texture: NDArray[np.uint8], canvas: Canvas) -> NDArray[np.uint8]:
-    """The piece of the texture sheet for a canvas; it is as large as the picture at least."""
-    x0, y0, x1, y1 = canvas.box
-    return texture[: y1 - y0, : x1 - x0]

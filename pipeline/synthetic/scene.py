@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipeline.synthetic.background import paint_background
 from pipeline.synthetic.camera import Camera
 from pipeline.synthetic.draw import Box, Sprite, union
+from pipeline.synthetic.figure import Layer
 from pipeline.synthetic.noise import grain
-from pipeline.synthetic.people import Layer
 from pipeline.synthetic.traffic import Visit, plan_visits
 
 LABELS = {1: "person", 2: "bicycle", 3: "car"}
@@ -33,8 +33,8 @@ class SceneConfig:
     fps             frames per second, above 0
     num_frames      length, at least 1
     num_people, num_cars, num_bicycles
-                    figures in the street at any time (some of them out of view); who leaves is followed by another. A bicycle
-                    brings its rider, who is a person besides
+                    figures in the street at any time (some of them out of view); who leaves is followed by another.
+                    A bicycle brings its rider, who is a person besides
     seed            of everything; the same parameters give the same pixels
     noise           standard deviation of the camera's noise in grey levels, 0 for none
     """
@@ -72,7 +72,7 @@ class SceneObject:
     object_id    from 1, stable over the scene, never given twice
     class_id     COCO category: 1 person, 2 bicycle, 3 car
     box_xyxy     extent of the visible pixels, edges continuous: x2 is the last column + 1
-    visibility   visible pixels as a share of those it would have in the picture if nothing stood before it, above 0 to 1
+    visibility   visible pixels as a share of those in the picture if nothing stood before it, above 0, at most 1
     area_px      visible pixels
     """
 
@@ -101,7 +101,8 @@ class SceneFrame:
 
     def mask(self, object_id: int) -> NDArray[np.bool_]:
         """(H, W) bool: the visible pixels of one object, all False if it is not in the picture."""
-        return self.instance_map == object_id
+        visible: NDArray[np.bool_] = self.instance_map == object_id
+        return visible
 
 
 class Scene:
@@ -116,7 +117,7 @@ class Scene:
         self._visits = plan_visits(self._camera, c.num_frames / c.fps, counts, traffic_rng)
         self._background = paint_background(self._camera, look_rng)
         self._grain = grain(look_rng, c.height + _NOISE_MARGIN_PX, c.width + _NOISE_MARGIN_PX, c.noise)
-        weave = 128 + grain(look_rng, c.height, c.width, 6.0)
+        weave = 128 + grain(look_rng, c.height, c.width, 2.5)
         self._texture = np.clip(weave, 0, 255).astype(np.uint8)
 
     def __len__(self) -> int:
@@ -184,8 +185,6 @@ class Scene:
             pose = visit.pose(time_s)
             fill(sun, visit.figure.shadow(pose, self._camera), 92)
             fill(gap, visit.figure.contacts(pose, self._camera), 120)
-        if not sun.any() and not gap.any():
-            return
         unit = image.shape[0] / 540 / _SHADOW_STEP
         sun = cv2.GaussianBlur(sun, (0, 0), 2.2 * unit + 0.2)
         gap = cv2.GaussianBlur(gap, (0, 0), 5.0 * unit + 0.2)
@@ -193,6 +192,8 @@ class Scene:
         light = cv2.resize(light, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
         light[np.isfinite(self._background.depth_m)] = 255
         rows = np.flatnonzero(light.min(axis=1) < 255)
+        if len(rows) == 0:
+            return
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         strip = light[part]
         image[part] = cv2.multiply(image[part], cv2.merge([strip, strip, strip]), scale=1 / 255)
@@ -201,15 +202,14 @@ class Scene:
         """What lens and sensor add: a little blur, and noise that differs from frame to frame."""
         soft = cv2.GaussianBlur(image, (3, 3), 0.45 + 0.1 * image.shape[0] / 540)
         if self.config.noise == 0:
-            return soft
+            return np.asarray(soft, np.uint8)
         rng = np.random.default_rng([self.config.seed, 2, index])
         height, width = image.shape[:2]
         y, x = rng.integers(0, _NOISE_MARGIN_PX, 2)
         noise = self._grain[y : y + height, x : x + width]
         if rng.random() < 0.5:
             noise = -noise
-        developed: NDArray[np.uint8] = cv2.add(soft, cv2.merge([noise, noise, noise]), dtype=cv2.CV_8U)
-        return developed
+        return np.asarray(cv2.add(soft, cv2.merge([noise, noise, noise]), dtype=cv2.CV_8U), np.uint8)
 
 
 def _describe(

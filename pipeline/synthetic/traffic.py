@@ -1,7 +1,7 @@
 """Who passes through the street when: routes, speeds, and times at which nobody runs into anybody.
 
-Each place in the scene (`num_people` and so on) is taken by one figure after another: who has left is followed by somebody else under a
-new id. Traffic keeps to the right.
+Each place in the scene (`num_people` and so on) is taken by one figure after another: who has left is followed by
+somebody else under a new id. Traffic keeps to the right.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.synthetic import camera as plan
-from pipeline.synthetic.camera import Camera, Points
+from pipeline.synthetic.camera import Camera, Points, Pose
 from pipeline.synthetic.cyclist import Cyclist
-from pipeline.synthetic.people import Figure, Pose, Walker
+from pipeline.synthetic.figure import Figure
+from pipeline.synthetic.people import Walker
 from pipeline.synthetic.vehicles import Car
 
 MAX_OBJECT_ID = 65535
@@ -95,9 +96,9 @@ def _walk(rng: np.random.Generator, camera: Camera) -> Path:
     lot = rng.random()
     if lot < 0.26:
         corners = [(-near_edge, near_z), (near_edge, near_z + float(rng.uniform(-0.3, 0.3)))]
-    elif lot < 0.44:
+    elif lot < 0.46:
         corners = [(-far_edge, far_z), (far_edge, far_z)]
-    elif lot < 0.76:
+    elif lot < 0.82:
         side = -1.0 if rng.random() < 0.7 else 1.0
         corners = [(near_edge, near_z), (zebra_x + 0.3, near_z), (zebra_x, far_z), (side * far_edge, far_z)]
     else:
@@ -133,8 +134,8 @@ def _drive(rng: np.random.Generator, camera: Camera, shift_m: float, margin_m: f
 
 _KINDS = (
     _Kind(Walker, _walk, (1.15, 1.6), (0.0,), 0.3, 0.8),
-    _Kind(Car, lambda rng, camera: _drive(rng, camera, 0.0, 2.8, 0.5), (3.6, 5.6), (-1.4, 0.0, 1.4), 1.1, 0.7),
-    _Kind(Cyclist, lambda rng, camera: _drive(rng, camera, 0.9, 1.4, 0.5), (2.6, 3.8), (-0.5, 0.5), 0.45, 0.4),
+    _Kind(Car, lambda rng, camera: _drive(rng, camera, 0.0, 2.8, 0.6), (3.2, 5.2), (-1.4, 0.0, 1.4), 1.1, 0.7),
+    _Kind(Cyclist, lambda rng, camera: _drive(rng, camera, 0.9, 1.4, 0.65), (2.6, 3.8), (-0.5, 0.5), 0.45, 0.4),
 )  # fmt: skip
 
 
@@ -149,10 +150,12 @@ class _Ground:
         """First step of the time grid and the discs' centres (steps, discs, 2)."""
         first = int(np.ceil(max(start_s, 0.0) / _STEP_S))
         last = int((start_s + path.length_m / speed_m_s) / _STEP_S)
-        times = np.arange(first, max(last, first) + 1) * _STEP_S
+        times = np.arange(first, max(last, first) + 1, dtype=np.float64) * _STEP_S
         x, z, heading = path.place((times - start_s) * speed_m_s)
         along = np.array(kind.disc_offsets_m)
-        centres = np.stack([x[:, None] + along * np.cos(heading)[:, None], z[:, None] + along * np.sin(heading)[:, None]], -1)
+        centres = np.stack(
+            [x[:, None] + along * np.cos(heading)[:, None], z[:, None] + along * np.sin(heading)[:, None]], -1
+        )
         return first, centres
 
     def clearance(self, first: int, centres: Points, radius_m: float) -> float:
@@ -176,12 +179,17 @@ class _Ground:
         self._active = [entry for entry in self._active if entry[0] + len(entry[1]) >= step]
 
 
-def plan_visits(camera: Camera, duration_s: float, counts: tuple[int, int, int], rng: np.random.Generator) -> list[Visit]:
+def plan_visits(
+    camera: Camera, duration_s: float, counts: tuple[int, int, int], rng: np.random.Generator
+) -> list[Visit]:
     """Everybody who passes within `duration_s`; `counts` are the places for people, cars and bicycles.
 
     Raises ValueError if more than MAX_OBJECT_ID objects were needed.
     """
-    places = [(0.0, index, kind) for index, kind in enumerate(k for k, n in zip(_KINDS, counts, strict=True) for _ in range(n))]
+    places = [
+        (0.0, index, kind)
+        for index, kind in enumerate(k for k, n in zip(_KINDS, counts, strict=True) for _ in range(n))
+    ]
     queue = [(free_s, index) for free_s, index, _ in places]
     kinds = [kind for _, _, kind in places]
     heapq.heapify(queue)
@@ -197,7 +205,9 @@ def plan_visits(camera: Camera, duration_s: float, counts: tuple[int, int, int],
             path = kind.route(rng, camera)
             speed = float(rng.uniform(*kind.speed_m_s))
             progress = float(rng.uniform(0.0, kind.first_progress)) if free_s == 0.0 else 0.0
-            start_s = free_s - progress * path.length_m / speed + (0.0 if free_s == 0.0 else float(rng.uniform(0.1, 1.5)))
+            start_s = (
+                free_s - progress * path.length_m / speed + (0.0 if free_s == 0.0 else float(rng.uniform(0.1, 1.5)))
+            )
             first, centres = ground.trace(path, speed, start_s, kind)
             gap = ground.clearance(first, centres, kind.disc_radius_m)
             if best is None or gap > best[0]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.camera import EYE_M, LIGHT, Camera, Points
+from pipeline.synthetic.camera import EYE_M, LIGHT, Camera, Points, Pose
 from pipeline.synthetic.draw import Canvas, Colour, mix, open_canvas, tint
-from pipeline.synthetic.people import Layer, Pose, cut_texture
+from pipeline.synthetic.figure import Layer, cut_texture
 
 _PAINTS: tuple[Colour, ...] = (
     (196, 198, 202), (58, 62, 68), (146, 34, 32), (38, 66, 116), (226, 226, 224), (104, 110, 116),
@@ -19,6 +19,10 @@ _GLASS: Colour = (34, 42, 48)
 _SKY_IN_GLASS: Colour = (122, 140, 152)
 _TYRE: Colour = (26, 26, 28)
 _TRIM: Colour = (30, 31, 33)
+
+
+_TURN = np.linspace(0, 2 * np.pi, 22, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ _SHAPES = (
 class Car:
     """A car of one of four bodies."""
 
-    class_ids = (3,)
+    class_ids: tuple[int, ...] = (3,)
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._shape = _SHAPES[int(rng.integers(len(_SHAPES)))]
@@ -104,12 +108,6 @@ class Car:
         world = pose.ground + profile[:, :1] * pose.forward + lateral[:, None] * pose.right
         world[:, 1] = profile[:, 1]
         return world
-
-    def _strip_point(self, index: int, share: float, pose: Pose, lift: float = 0.0) -> Points:
-        """World point (3,) on the hull's edge `index`, `share` from -1 (left) to 1 (right), `lift` of the way to the next."""
-        profile = (self._hull[index] * (1 - lift) + self._hull[index + 1] * lift)[None]
-        point: Points = self._side(profile, pose, 1.0)[0] * 0.5 * (1 + share) + self._side(profile, pose, -1.0)[0] * 0.5 * (1 - share)
-        return point
 
     def layers(self, pose: Pose, camera: Camera, texture: NDArray[np.uint8]) -> list[Layer]:
         """See `Figure`."""
@@ -149,11 +147,10 @@ class _CarPainter:
     def __init__(self, canvas: Canvas, camera: Camera, car: Car, pose: Pose) -> None:
         self._canvas, self._camera, self._car, self._pose = canvas, camera, car, pose
         self._px = camera.scale_at(pose.z_m)
+        self._left, self._right = (car._side(car._hull, pose, side) for side in (-1.0, 1.0))
 
     def _disc(self, axle: float, radius_m: float, side: float, out_m: float) -> Points:
-        turn = np.linspace(0, 2 * np.pi, 22, endpoint=False)
-        centre_z = self._car._shape.wheel_m
-        ring = np.stack([axle + radius_m * np.cos(turn), centre_z + radius_m * np.sin(turn)], -1)
+        ring = radius_m * _CIRCLE + (axle, self._car._shape.wheel_m)
         lateral = (self._car._shape.width_m / 2 + out_m) * side
         world = self._pose.ground + ring[:, :1] * self._pose.forward + lateral * self._pose.right
         world[:, 1] = ring[:, 1]
@@ -179,15 +176,14 @@ class _CarPainter:
 
     def strips(self, eye: Points) -> None:
         """The surfaces across the car, from far to near: bumpers, bonnet, glass, roof, tail."""
-        car, pose = self._car, self._pose
-        left, right = car._side(car._hull, pose, -1.0), car._side(car._hull, pose, 1.0)
+        car, left, right = self._car, self._left, self._right
         first, last = car._shape.belt
         order = []
         for k in range(len(left) - 1):
             corners = np.stack([left[k], right[k], right[k + 1], left[k + 1]])
             normal = np.cross(left[k + 1] - left[k], right[k] - left[k])
             normal *= 1 / max(float(np.linalg.norm(normal)), 1e-9)
-            # The profile runs from the rear over the roof to the front: outward is the side of the roof's upward normal.
+            # The profile runs from the rear over the roof to the front, so the roof's normal points up.
             if normal @ (eye - corners.mean(axis=0)) > 0:
                 order.append((float(-np.linalg.norm(corners.mean(axis=0) - eye)), k, corners, normal))
         light = LIGHT / np.linalg.norm(LIGHT)
@@ -206,8 +202,11 @@ class _CarPainter:
             self._front_or_rear(k, len(left) - 2)
 
     def _patch(self, k: int, shares: tuple[float, float], lifts: tuple[float, float], colour: Colour) -> None:
-        point, pose = self._car._strip_point, self._pose
-        corners = [point(k, s, pose, t) for t, ends in ((lifts[0], shares), (lifts[1], shares[::-1])) for s in ends]
+        """Part of strip `k`: `shares` from -1 (left) to 1 (right), `lifts` from 0 (its first edge) to 1."""
+        corners = []
+        for lift, ends in ((lifts[0], shares), (lifts[1], shares[::-1])):
+            left, right = ((1 - lift) * edge[k] + lift * edge[k + 1] for edge in (self._left, self._right))
+            corners += [left + (right - left) * (0.5 + 0.5 * share) for share in ends]
         self._canvas.polygon(self._camera.project(np.array(corners)), colour)
 
     def _front_or_rear(self, k: int, last: int) -> None:
@@ -217,15 +216,19 @@ class _CarPainter:
         elif k == 1:
             self._patch(1, (-0.28, 0.28), (0.2, 0.62), (214, 212, 200))
         elif k == 2:
-            for shares in ((-0.97, -0.6), (0.6, 0.97)):
-                self._patch(2, shares, (0.0, 0.85), (158, 22, 20))
+            for side in (-1.0, 1.0):
+                self._patch(2, (side * 0.64, side * 0.98), (0.0, 0.9), (134, 18, 18))
+                self._patch(2, (side * 0.68, side * 0.86), (0.5, 0.82), (196, 60, 52))
         elif k == last:
             self._patch(last, (-0.9, 0.9), (0.35, 0.9), _TRIM)
             self._patch(last, (-0.28, 0.28), (0.12, 0.45), (214, 212, 200))
         elif k == last - 1:
             self._patch(last - 1, (-0.5, 0.5), (0.2, 0.85), _TRIM)
-            for shares in ((-0.98, -0.58), (0.58, 0.98)):
-                self._patch(last - 1, shares, (0.0, 0.85), (232, 236, 238))
+            for shares in ((-0.98, -0.62), (0.62, 0.98)):
+                self._patch(last - 1, shares, (0.0, 0.78), _TRIM)
+                low, high = min(shares, key=abs), max(shares, key=abs)
+                self._patch(last - 1, (low * 1.06, high), (0.08, 0.68), (204, 210, 214))
+                self._patch(last - 1, (low * 1.18, low * 1.42), (0.2, 0.58), (246, 248, 248))
 
     def flank(self, side: float) -> None:
         """The side towards the camera with windows, doors and wheels."""
@@ -236,21 +239,30 @@ class _CarPainter:
         cabin = self._flat(hull[first : last + 1], side)
         canvas.polygon(cabin, car._paint)
         canvas.shade(cabin, sunlit)
-        lower = np.concatenate([hull[: first + 1], hull[last:]])
-        body = self._flat(lower, side)
+        length, sill, waist = float(hull[:, 0].max()), float(hull[0, 1]), float(hull[last, 1])
+        # Points along waist and sill, since the car is widest in the middle.
+        along = np.linspace(0.8, -0.8, 5) * length
+        waist_line = np.stack([along[::-1], np.interp(along[::-1], hull[[first, last], 0], hull[[first, last], 1])], -1)
+        waist_line = waist_line[(waist_line[:, 0] > hull[first, 0]) & (waist_line[:, 0] < hull[last, 0])]
+        sill_line = np.stack([along, np.full(len(along), sill)], -1)
+        body = self._flat(np.concatenate([hull[: first + 1], waist_line, hull[last:], sill_line]), side)
         canvas.polygon(body, car._paint)
-        length, sill = float(hull[:, 0].max()), float(hull[0, 1])
-        waist = float(hull[last, 1])
         canvas.shade(body, sunlit)
         steps = ((0.0, 0.2, 0.5), (0.2, 0.45, 0.72), (0.45, 0.62, 0.86), (0.62, 0.84, 1.02), (0.84, 0.94, 1.24))
         for low, high, light in steps:
             z0, z1 = sill + (waist - sill) * low, sill + (waist - sill) * high
-            canvas.shade(self._flat([(-length, z0), (-length, z1), (length, z1), (length, z0)], side), light * sunlit * 1.12)
-        canvas.polygon(self._flat([(-length * 0.94, sill), (-length * 0.94, sill + 0.1), (length * 0.94, sill + 0.1), (length * 0.94, sill)], side), _TRIM)
+            canvas.shade(self._band(length, z0, z1, side), light * sunlit * 1.12)
+        canvas.polygon(self._band(length * 0.94, sill, sill + 0.1, side), _TRIM)
         self._windows(side)
         self._doors(side, sill, waist)
         for axle in shape.axles:
             self._wheel(axle, side)
+
+    def _band(self, reach_m: float, low_m: float, high_m: float, side: float) -> Points:
+        """A horizontal stripe of the flank, bent as the flank is."""
+        along = np.linspace(-reach_m, reach_m, 7)
+        edges = [np.stack([u, np.full(len(u), z)], -1) for u, z in ((along, low_m), (along[::-1], high_m))]
+        return self._flat(np.concatenate(edges), side)
 
     def _windows(self, side: float) -> None:
         for window in self._car._shape.windows:
@@ -272,35 +284,55 @@ class _CarPainter:
         for window in shape.windows[1:]:
             u = window[0][0] - 0.035
             self._canvas.line(self._flat([(u, sill + 0.14), (u, waist + 0.02)], side), seam, width)
-            handle = [(u + 0.08, waist - 0.12), (u + 0.26, waist - 0.12), (u + 0.26, waist - 0.16), (u + 0.08, waist - 0.16)]
+            handle = [
+                (u + 0.08, waist - 0.12),
+                (u + 0.26, waist - 0.12),
+                (u + 0.26, waist - 0.16),
+                (u + 0.08, waist - 0.16),
+            ]
             self._canvas.polygon(self._flat(handle, side), tint(paint, 0.6))
         end = shape.windows[-1][-1][0] + 0.08
         self._canvas.line(self._flat([(end, sill + 0.14), (end - 0.02, waist)], side), seam, width)
-        mirror = [(end - 0.2, waist + 0.02), (end - 0.2, waist + 0.15), (end - 0.02, waist + 0.15), (end - 0.02, waist + 0.04)]
+        mirror = [
+            (end - 0.2, waist + 0.02),
+            (end - 0.2, waist + 0.15),
+            (end - 0.02, waist + 0.15),
+            (end - 0.02, waist + 0.04),
+        ]
         self._canvas.polygon(self._flat(mirror, side, 0.12), tint(paint, 0.8))
         length = float(self._car._hull[:, 0].max())
         lamp = [(length * 0.87, 0.62), (length * 0.85, 0.76), (length * 0.95, 0.72), (length * 0.985, 0.62)]
-        self._canvas.polygon(self._flat(lamp, side, 0.01), (226, 230, 232))
-        rear = [(-length * 0.92, waist - 0.22), (-length * 0.93, waist - 0.04), (-length * 0.985, waist - 0.06), (-length, waist - 0.22)]
+        self._canvas.polygon(self._flat(lamp, side, 0.01), (204, 210, 214))
+        rear = [
+            (-length * 0.92, waist - 0.22),
+            (-length * 0.93, waist - 0.04),
+            (-length * 0.985, waist - 0.06),
+            (-length, waist - 0.22),
+        ]
         self._canvas.polygon(self._flat(rear, side, 0.01), (150, 22, 20))
 
     def _wheel(self, axle: float, side: float) -> None:
         radius = self._car._shape.wheel_m
         canvas = self._canvas
-        arch = self._disc(axle, radius * 1.17, side, 0.0)
-        sky = self._camera.project(self._pose.ground + [0.0, 0.16, 0.0])[1]
-        canvas.polygon(np.stack([arch[:, 0], np.minimum(arch[:, 1], sky)], -1), (16, 16, 18))
-        tyre = self._disc(axle, radius, side, 0.01)
+        arch = self._disc(axle, radius * 1.17, side, -0.04)
+        breadth, height = np.ptp(arch, axis=0)
+        if breadth < 0.12 * height:
+            return
+        low = self._camera.project(self._pose.ground + np.array([0.0, 0.16, 0.0]))[1]
+        canvas.polygon(np.stack([arch[:, 0], np.minimum(arch[:, 1], low)], -1), (16, 16, 18))
+        tyre = self._disc(axle, radius, side, -0.05)
         canvas.polygon(tyre, _TYRE)
         canvas.shade(tyre, 1.0)
-        canvas.polygon(self._disc(axle, radius * 0.66, side, 0.02), (150, 153, 157))
-        canvas.polygon(self._disc(axle, radius * 0.58, side, 0.02), (74, 76, 80))
+        canvas.polygon(self._disc(axle, radius * 0.66, side, -0.05), (142, 145, 149))
+        canvas.polygon(self._disc(axle, radius * 0.58, side, -0.05), (70, 72, 76))
+        rim = self._disc(axle, radius * 0.62, side, -0.05)
+        if breadth < 0.35 * height:
+            return
         turn = -self._pose.travelled_m / radius
-        hub = self._disc(axle, 0.0, side, 0.02)[0]
-        rim = self._disc(axle, radius * 0.62, side, 0.02)
+        hub = self._disc(axle, 0.0, side, -0.05)[0]
         for spoke in range(5):
             place = (spoke / 5 + turn / (2 * np.pi)) % 1.0 * len(rim)
             low = int(place)
             end = rim[low] + (rim[(low + 1) % len(rim)] - rim[low]) * (place - low)
-            canvas.line(np.stack([hub, end]), (164, 167, 171), 0.065 * self._px)
-        canvas.polygon(self._disc(axle, radius * 0.16, side, 0.02), (120, 122, 126))
+            canvas.line(np.stack([hub, end]), (156, 159, 163), 0.06 * self._px * breadth / height)
+        canvas.polygon(self._disc(axle, radius * 0.16, side, -0.05), (116, 118, 122))
