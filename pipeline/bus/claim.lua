@@ -3,16 +3,17 @@
 -- KEYS frames
 -- ARGV consumer group, the worker, the dead worker
 -- -> {id, how often it was handed out, fields} | false
-while true do
-  local owed = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[3])[1]
-  if not owed then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])
-    return false
-  end
+local claimed = false
+for _, owed in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 64, ARGV[3])) do
   local entry = redis.call('XRANGE', KEYS[1], owed[1], owed[1])[1]
   if entry then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, owed[1])
-    return {owed[1], owed[4] + 1, entry[2]}
+    claimed = {owed[1], owed[4] + 1, entry[2]}
+    break
   end
   redis.call('XACK', KEYS[1], ARGV[1], owed[1]) -- withdrawn; 6.2 would keep it pending for ever
 end
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[3]) == 0 then
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])
+end
+return claimed
