@@ -13,7 +13,16 @@ from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
-from pipeline.config import OUTPUT_SUFFIXES, JobConfig, Output, Precision, StreamConfig, StreamEntry, StreamOptions, check_stream_id
+from pipeline.config import (
+    OUTPUT_SUFFIXES,
+    JobConfig,
+    Output,
+    Precision,
+    StreamConfig,
+    StreamEntry,
+    StreamOptions,
+    check_stream_id,
+)
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
 from pipeline.source import ResolvedSource, resolve_sources
@@ -70,11 +79,7 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     weights = weights_path(spec, config.weights) if config.weights else None
     if weights and not weights.is_file():
         raise ConfigError(f"weights: expected a file, found none at {weights}")
-    sources_by_id = _name_streams(config, sources, stream_ids)
-    log_bytes = _share_memory(config, spec, len(sources_by_id))
-    streams = [
-        _stream_config(stream_id, source, config, spec, log_bytes) for stream_id, source in sources_by_id.items()
-    ]
+    streams = build_streams(config, spec, sources, stream_ids)
     save = list(dict.fromkeys(config.save))
     if config.output:
         _keep_sources_safe(streams, save, Path(config.output).expanduser())
@@ -90,10 +95,19 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
         redis_url=config.redis_url,
         redis_memory_mb=config.redis_memory_mb,
         result_ttl_s=config.result_ttl_s,
-        output=_make_folder(config.output, list(sources_by_id)),
+        output=make_output_folder(config.output, [stream.stream_id for stream in streams]),
         save=save,
         readers=config.readers,
     )
+
+
+def build_streams(
+    config: JobConfig, spec: ModelSpec, sources: Sequence[str], stream_ids: Sequence[str]
+) -> list[StreamConfig]:
+    """The streams of `build_job`, which see. Raises UsageError."""
+    sources_by_id = _name_streams(config, sources, stream_ids)
+    log_bytes = _share_memory(config, spec, len(sources_by_id))
+    return [_stream_config(stream_id, source, config, spec, log_bytes) for stream_id, source in sources_by_id.items()]
 
 
 def _name_streams(config: JobConfig, sources: Sequence[str], stream_ids: Sequence[str]) -> dict[str, ResolvedSource]:
@@ -206,7 +220,7 @@ def _keep_sources_safe(streams: list[StreamConfig], save: list[Output], output: 
                 raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
 
 
-def _make_folder(output: str | None, stream_ids: list[str]) -> Path:
+def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
     """The folder of the results; without `output` one that was not there before."""
     try:
         if output:

@@ -1,0 +1,80 @@
+"""The flags of the command line: their names and what --help says of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+RUN_EPILOG = """
+[bold]Other verbs[/], each with a --help of its own:
+
+  subscribe STREAM...   print results as they come, or all again
+  worker ROLE ...       start one worker alone, to spread a job over hosts
+  status                tell how the streams and workers on a Redis are doing
+  models                list the models with their classes and weights
+
+[bold]Examples[/]
+
+  maskstream demo
+  maskstream video.mp4 --output out --classes person,car
+  maskstream rtsp://10.0.0.7/1 --stream-id door --redis-url redis://localhost
+  maskstream --config cameras.yaml
+  maskstream subscribe door --from start --redis-url redis://localhost
+
+[bold]Exit codes[/]
+
+  0    done
+  1    a stream or an output failed
+  2    wrong use, or no Redis
+  130  interrupted
+
+A file that is named like a verb is given as ./status.
+"""
+
+
+def option(name: str, help_text: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(name, help=help_text, metavar=metavar, rich_help_panel=panel, show_default=False, **more)
+
+
+MODEL_PANEL, STREAM_PANEL, RESULT_PANEL = "Model", "Streams", "Results"
+ModelName = Annotated[str | None, option("--model", "see `models`; default by device", "NAME", MODEL_PANEL)]
+Weights = Annotated[str | None, option("--weights", "weights for the model's architecture", "FILE", MODEL_PANEL)]
+Device = Annotated[str | None, option("--device", "default auto", "auto|cpu|cuda|cuda:N", MODEL_PANEL)]
+Precision = Annotated[str | None, option("--precision", "default auto", "auto|fp32|bf16|fp16", MODEL_PANEL)]
+Batch = Annotated[int | None, option("--batch", "most frames in one forward pass; default 4", "N", MODEL_PANEL)]
+BatchTimeout = Annotated[
+    float | None, option("--batch-timeout-ms", "wait so long for a batch to fill; default 20", "T", MODEL_PANEL)
+]
+Conf = Annotated[
+    float | None, option("--conf", "lowest score of a new track, 0 to 1; default 0.5", "SCORE", STREAM_PANEL)
+]
+Classes = Annotated[str | None, option("--classes", "keep these only: person,car", "LABELS", STREAM_PANEL)]
+DropPolicy = Annotated[
+    str | None,
+    option("--drop-policy", "auto: lossless for files, latest for cameras", "auto|lossless|latest", STREAM_PANEL),
+]
+MaxStaleness = Annotated[
+    float | None,
+    option("--max-staleness-s", "policy latest: older frames are left out; default 0.5", "S", STREAM_PANEL),
+]
+MaxFrames = Annotated[int | None, option("--max-frames", "stop each stream after N frames", "N", STREAM_PANEL)]
+Stride = Annotated[int | None, option("--stride", "take every n-th frame; default 1", "N", STREAM_PANEL)]
+MaxFps = Annotated[float | None, option("--max-fps", "leave frames out above this rate", "F", STREAM_PANEL)]
+RtspTransport = Annotated[str | None, option("--rtsp-transport", "default tcp", "tcp|udp", STREAM_PANEL)]
+StreamIds = Annotated[
+    list[str] | None, option("--stream-id", "name of the first SOURCE; again for the next", "ID", STREAM_PANEL)
+]
+Output = Annotated[str | None, option("--output", "folder; default a fresh one under runs/", "DIR", RESULT_PANEL)]
+Save = Annotated[str | None, option("--save", "what to write there; default both", "jsonl,video", RESULT_PANEL)]
+RedisUrl = Annotated[
+    str | None,
+    option(
+        "--redis-url", "redis://, rediss:// or unix://; default a private server", "URL", envvar="MASKSTREAM_REDIS_URL"
+    ),
+]
+RequiredRedisUrl = Annotated[
+    str, option("--redis-url", "redis://, rediss:// or unix://", "URL", envvar="MASKSTREAM_REDIS_URL")
+]
+RequiredModel = Annotated[str, option("--model", "the same for decode and infer, see `models`", "NAME", MODEL_PANEL)]
+WorkerName = Annotated[str | None, option("--name", "unique on this Redis; default from host and process", "NAME")]
