@@ -15,8 +15,8 @@ reply back:
 
 A log can vanish, be replaced by a new job's, or fall back in time with its server. So the cursor looks at the newest
 entry of a log that was silent for a second, and of every log after a lost connection. Another log than before is read
-from its beginning. The same log behind the cursor's position comes again under the same numbers: those are not given out
-twice.
+from its beginning. The same log behind the cursor's position comes again under the same numbers: what was given out is
+not given out again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Annotated videos of real encoded sources: every picture at its place and time, sound, colours, early ends, failures."""
+"""Annotated videos of real encoded sources: pictures at their place and time, sound, colours, early ends, failures."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""docs/result.schema.json is what the code says, and what the code writes satisfies it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import result_samples
+
+from pipeline.messages import AnyResult, decode_result, encode_result, result_json_schema
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "result.schema.json"
+
+SAMPLES = [
+    result_samples.frame(1),
+    result_samples.frame(2, instances=[]),
+    result_samples.frame(3, instances=[result_samples.instance(None), result_samples.instance(mask=None)]),
+    result_samples.frame(4, captured_at_ns=1_790_000_000_000_000_000, clock="rtcp"),
+    result_samples.gap(5, 9, "overflow"),
+    result_samples.event(9, "track_end"),
+    result_samples.epoch(9),
+    result_samples.end(9, reason="failed", detail="the file broke off"),
+]
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    schema = json.loads(DOCUMENT.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert json.loads(DOCUMENT.read_text()) == result_json_schema(), (
+        "run python -m pipeline.messages > docs/result.schema.json"
+    )
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: f"{type(message).__name__}-{message.frame_seq}")
+def test_messages_satisfy_the_schema_and_come_back_as_they_were(validator: Any, message: AnyResult) -> None:
+    payload = encode_result(message)
+    validator.validate(json.loads(payload))
+    assert decode_result(payload) == message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": "hologram"},
+        {"frame_seq": "1"},
+        {"clock": "sundial"},
+        {"instances": None},
+        {"instances": [{"label": "person"}]},
+        {"box_xyxy": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_is_no_message(validator: Any, changes: dict[str, Any]) -> None:
+    document = json.loads(encode_result(result_samples.frame(1)))
+    target = document["instances"][0] if "box_xyxy" in changes else document
+    target.update(changes)
+    assert not validator.is_valid(document)
