@@ -57,11 +57,13 @@ class VideoReader(Reader):
         self._resources.close()
 
     def _choose_stream(self, source: str) -> Any:
-        for stream in self._container.streams.video:
-            if not stream.disposition & av.stream.Disposition.attached_pic:
+        kinds = set()
+        for stream in self._container.streams:
+            is_cover = stream.type == "video" and stream.disposition & av.stream.Disposition.attached_pic
+            if stream.type == "video" and not is_cover:
                 return stream
-        kinds = sorted({stream.type for stream in self._container.streams})
-        found = f"only {' and '.join(kinds)}" if kinds else "no stream at all"
+            kinds.add("a cover picture" if is_cover else stream.type)
+        found = f"only {' and '.join(sorted(kinds, key=len))}" if kinds else "no stream at all"
         raise SourceError(f"{redact(source)} holds no video: found {found}; expected a file with pictures")
 
     def _read_header(self) -> None:
@@ -141,16 +143,22 @@ class CaptureClock:
     """When the camera took each picture, from its RTCP reports.
 
     FFmpeg hands the time over as side data of the packets from about the first report on (AVProducerReferenceTime:
-    int64 microseconds of UTC, int32 flags). From the first time known, pictures without one are placed by their pts_s.
+    int64 microseconds of UTC, int32 flags). The first of them is left out: FFmpeg puts the time of the following
+    picture on it, as a picture is complete only when the next begins. From the first time known, pictures without one
+    are placed by their pts_s.
     """
 
     def __init__(self) -> None:
         self._times_ns: OrderedDict[int, int] = OrderedDict()
+        self._saw_first = False
         self._last: tuple[float, int] | None = None
 
     def note(self, packet: Any) -> None:
         """Remembers the time that comes with a packet."""
         if packet.pts is None or not packet.has_sidedata("prft"):
+            return
+        if not self._saw_first:
+            self._saw_first = True
             return
         (wallclock_us,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
         self._times_ns[packet.pts] = wallclock_us * AV_NS_PER_US
