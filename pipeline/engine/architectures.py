@@ -67,9 +67,7 @@ def _street(num_outputs: int) -> MaskRCNN:
 
 def _resnet50_fpn(num_outputs: int) -> MaskRCNN:
     """torchvision's first Mask R-CNN. Its published weights want an epsilon of 0, which torchvision sets too."""
-    network = maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=num_outputs, trainable_backbone_layers=0
-    )
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_outputs)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.eps = 0.0

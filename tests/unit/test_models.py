@@ -1,0 +1,156 @@
+"""The registry of models: names, categories, sizes, where weights lie; all of it without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+
+from pipeline.errors import ModelError, UsageError
+from pipeline.models import (
+    MODELS,
+    bus_hw,
+    class_ids_of,
+    cuda_expected,
+    default_model,
+    get_model,
+    input_hw,
+    model_table,
+    weights_path,
+)
+
+STREET = MODELS["street"]
+RESNET = MODELS["maskrcnn_resnet50_fpn_v2"]
+SIDES = st.integers(2, 5000)
+
+
+def test_nothing_here_imports_torch() -> None:
+    code = "import sys, pipeline.models, ops.masks, ops.preprocess; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("maskrcnn_resnet50_fpn", MaskRCNN_ResNet50_FPN_Weights.COCO_V1),
+        ("maskrcnn_resnet50_fpn_v2", MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1),
+    ],
+)
+def test_torchvisions_models_are_as_torchvision_says(name: str, theirs) -> None:
+    spec = MODELS[name]
+    metrics = theirs.meta["_metrics"]["COCO-val2017"]
+    labels = [spec.labels.get(index, "N/A") for index in range(1, 91)]
+    assert labels == theirs.meta["categories"][1:]
+    assert spec.weights_url == theirs.url
+    assert (100 * spec.box_ap, 100 * spec.mask_ap) == pytest.approx((metrics["box_map"], metrics["mask_map"]))
+    assert spec.size_mb == pytest.approx(theirs.meta["_file_size"], abs=0.1)
+
+
+def test_bundled_weights_are_the_ones_that_were_measured() -> None:
+    path = weights_path(STREET)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == STREET.sha256
+    assert path.stat().st_size / 1e6 == pytest.approx(STREET.size_mb, abs=0.05)
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    assert metadata["architecture"] == STREET.architecture
+    assert [tuple(pair) for pair in json.loads(metadata["categories"])] == list(STREET.categories)
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        ModelError, match=r"^unknown model 'stret' \(did you mean 'street'\?\): expected one of street, "
+    ) as raised:
+        get_model("stret")
+    assert all(name in str(raised.value) for name in MODELS)
+
+
+def test_classes_become_ids() -> None:
+    assert class_ids_of(STREET, ["truck", " person", "truck"]) == [1, 8]
+    assert class_ids_of(RESNET, ["traffic light", "toothbrush"]) == [10, 90]
+
+
+def test_an_unknown_class_is_answered_with_the_known_ones() -> None:
+    expected = (
+        r"^class 'persn' is unknown to model street \(did you mean 'person'\?\): expected some of person, bicycle"
+    )
+    with pytest.raises(UsageError, match=expected):
+        class_ids_of(STREET, ["car", "persn"])
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [("cpu", "street"), ("cuda", RESNET.name), ("cuda:1", RESNET.name)], ids=str
+)
+def test_default_model(device: str, name: str) -> None:
+    assert default_model(device) == name
+
+
+def test_cuda_is_expected_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda_expected() == torch.cuda.is_available()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not cuda_expected()
+    assert default_model("auto") == "street"
+
+
+@pytest.mark.parametrize(
+    ("name", "picture_hw", "expected_hw"),
+    [
+        ("street", (432, 768), (320, 568)),
+        ("street", (768, 432), (568, 320)),
+        ("street", (1080, 1920), (320, 568)),
+        ("street", (400, 1600), (160, 640)),
+        ("street", (200, 320), (320, 512)),
+        ("maskrcnn_resnet50_fpn_v2", (480, 640), (800, 1066)),
+        ("maskrcnn_resnet50_fpn_v2", (1080, 1920), (748, 1332)),
+    ],
+)
+def test_input_size(name: str, picture_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
+    assert input_hw(MODELS[name], picture_hw) == expected_hw
+
+
+@given(SIDES, SIDES, st.sampled_from(list(MODELS.values())))
+def test_sizes_are_even_and_final(height: int, width: int, spec) -> None:
+    network, bus = input_hw(spec, (height, width)), bus_hw(spec, (height, width))
+    assert not any(side % 2 for side in network + bus)
+    assert min(network) <= spec.min_size
+    assert max(network) <= spec.max_size
+    assert input_hw(spec, network) == network
+    assert bus_hw(spec, bus) == bus
+    assert bus[0] <= height
+    assert bus[1] <= width
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TORCH_HOME": "/a/torch"}, {"XDG_CACHE_HOME": "/b"}, {"TORCH_HOME": "~/t", "XDG_CACHE_HOME": "/b"}, {}],
+    ids=["torch_home", "xdg", "both", "neither"],
+)
+def test_torchvisions_weights_lie_where_torch_puts_them(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert weights_path(RESNET) == Path(torch.hub.get_dir()) / "checkpoints" / RESNET.weights_file
+
+
+def test_weights_of_ones_own() -> None:
+    assert weights_path(RESNET, "~/mine.pth") == Path.home() / "mine.pth"
+
+
+def test_the_table_tells_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = weights_path(RESNET)
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    rows = {row.spec.name: (row.present, row.default_for) for row in model_table()}
+    assert rows == {"street": (True, "cpu"), RESNET.name: (True, "cuda"), "maskrcnn_resnet50_fpn": (False, "")}
