@@ -7,12 +7,14 @@ import sys
 
 import msgspec
 
+from pipeline.bus.allocator import keep_large_blocks
 from workers.base import Life, exit_code_of, set_up_logging
 from workers.tasks import Task, describe
 
 
 def run_task(task: Task) -> int:
     """Run one worker in this process; its exit code."""
+    keep_large_blocks()
     life = Life()
     life.install_signal_handlers()
     set_up_logging(describe(task))

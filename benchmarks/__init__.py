@@ -1,0 +1,1 @@
+"""python -m benchmarks.NAME: parity first, then figures against peers in the same run."""

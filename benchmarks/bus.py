@@ -1,0 +1,146 @@
+"""How fast frames cross the bus, and what the reply parser and the allocator have to do with it.
+
+    python -m benchmarks.bus [--frames N] [--json]
+
+One process offers I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
+private server on a Unix socket. Each row is one choice for both: redis-py's own parser or hiredis, glibc's malloc as it is
+or told to keep large blocks (`pipeline.bus.allocator`). The checksum of every frame is compared before a figure is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import zlib
+from importlib.metadata import version
+from typing import Any
+
+SIZES_WH = {"street": (568, 320), "resnet50": (1332, 750), "1080p": (1920, 1080)}
+"""of a 16:9 source on the bus"""
+CHOICES = [(parser, blocks) for parser in ("pure", "hiredis") for blocks in ("glibc", "large blocks")]
+MAX_IN_FLIGHT = 16
+PROBE_FRAMES = 4
+"""different pictures, so that a mixed-up frame is noticed"""
+
+
+def _picture(index: int, num_bytes: int) -> bytes:
+    return bytes([index % PROBE_FRAMES + 1]) * num_bytes
+
+
+def _write(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
+    from pipeline.bus import Bus, Offer
+    from pipeline.structures import ColourMatrix
+    from pipeline.wire import FrameHeader
+
+    bus = Bus(url)
+    stream = bus.streams()["bench"]
+    writer = bus.frame_writer(stream)
+    writer.lease.try_take()
+    writer.open()
+    width, height = size_wh
+    for index in range(num_frames):
+        header = FrameHeader(
+            stream_id="bench", session=writer.session, frame_seq=writer.next_seq, stream_epoch=1, pts_s=0.0,
+            captured_at_ns=None, clock="file", arrived_at_ns=0, decode_ms=0.0, max_staleness_s=None, min_score=0.5,
+            class_ids=None, width=width, height=height, source_width=width, source_height=height,
+            matrix=ColourMatrix.BT709, full_range=False,
+        )  # fmt: skip
+        pixels = memoryview(_picture(index, width * height * 3 // 2))
+        while writer.offer(header, pixels) is Offer.FULL:
+            time.sleep(0.0005)
+
+
+def _read(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
+    from pipeline.bus import Bus
+    from pipeline.structures import Detections
+    from pipeline.wire import FrameDetections
+
+    bus = Bus(url)
+    queue = bus.frame_queue("bench")
+    queue.set_streams(["bench"])
+    num_bytes = size_wh[0] * size_wh[1] * 3 // 2
+    expected = [zlib.crc32(_picture(index, num_bytes)) for index in range(PROBE_FRAMES)]
+    num_read, start_s = 0, 0.0
+    while num_read < num_frames:
+        frames = queue.read(4)
+        if not frames:
+            queue.wait(0.5)
+        for frame in frames:
+            start_s = start_s or time.perf_counter()
+            index = frame.header.frame_seq - 1
+            if index < PROBE_FRAMES and zlib.crc32(frame.pixels or b"") != expected[index]:
+                sys.exit(f"frame {index + 1} came back with other pixels")
+            found = Detections.empty(*size_wh)
+            queue.deliver(frame, FrameDetections.pack(frame.header, found, model="bench", queue_ms=0.0, infer_ms=0.0))
+            num_read += 1
+            # what the tracker does to the position, without its work
+            bus.client.hset("ms:{bench}:state", "seq", frame.header.frame_seq)
+    print((num_read - 1) / (time.perf_counter() - start_s))
+
+
+def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int) -> float:
+    """Frames a second."""
+    from pipeline.bus import Bus, EmbeddedRedis
+    from pipeline.config import StreamConfig
+
+    stream = StreamConfig(
+        stream_id="bench", source="bench", kind="file", policy="lossless", conf=0.5, class_ids=None, max_staleness_s=1.0,
+        stride=1, max_fps=None, max_frames=None, rtsp_transport="tcp", model="street", max_in_flight=MAX_IN_FLIGHT,
+        log_bytes=1 << 26,
+    )  # fmt: skip
+    with EmbeddedRedis(1 << 30) as server:
+        Bus(server.url).begin(stream, [])
+        arguments = [server.url, str(size_wh[0]), str(size_wh[1]), str(num_frames), parser, blocks]
+        command = [sys.executable, "-m", "benchmarks.bus"]
+        reader = subprocess.Popen([*command, "--role", "read", *arguments], stdout=subprocess.PIPE)
+        writer = subprocess.Popen([*command, "--role", "write", *arguments])
+        output = reader.communicate(timeout=300)[0]
+        if reader.returncode or writer.wait(30):
+            sys.exit("parity failed: no figures")
+        return float(output)
+
+
+def _play_role(role: str, url: str, width: str, height: str, num_frames: str, parser: str, blocks: str) -> None:
+    if parser == "pure":
+        sys.modules["hiredis"] = None  # type: ignore[assignment]
+    else:
+        import hiredis  # noqa: F401
+    from pipeline.bus.allocator import keep_large_blocks
+
+    if blocks != "glibc":
+        keep_large_blocks()
+    play = _write if role == "write" else _read
+    play(url, (int(width), int(height)), int(num_frames))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--role"]:
+        _play_role(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bus", description=__doc__.split("\n")[0])
+    parser.add_argument("--frames", type=int, default=400, help="frames per measurement (default 400)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    device = f"{platform.machine()}, {os.cpu_count()} cores"
+    versions = {"redis-py": version("redis"), "hiredis": version("hiredis"), "python": platform.python_version()}
+    if not arguments.json:
+        print(f"{device}, {versions}\n{'frame':>10} {'parser':>8} {'malloc':>13} {'frames/s':>9} {'ratio':>6}")
+    for name, size_wh in SIZES_WH.items():
+        peer = 0.0
+        for reply_parser, blocks in CHOICES:
+            runs = sorted(_measure(size_wh, reply_parser, blocks, arguments.frames) for _ in range(3))
+            ours = runs[1]
+            peer = peer or ours
+            row: dict[str, Any] = {"case": f"{name} {reply_parser} {blocks}", "ours": round(ours, 1), "peer": round(peer, 1)}
+            row |= {"ratio": round(ours / peer, 2), "device": device, "versions": versions}
+            line = f"{name:>10} {reply_parser:>8} {blocks:>13} {ours:9.1f} {ours / peer:6.2f}"
+            print(json.dumps(row) if arguments.json else line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
