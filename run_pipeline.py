@@ -69,7 +69,7 @@ def run(
     precision: cli.Precision = None,
     batch: cli.Batch = None,
     batch_timeout_ms: cli.BatchTimeout = None,
-    workers: Annotated[int | None, cli.option("--workers", "infer workers; default 1", "N", cli.MODEL_PANEL)] = None,
+    workers: Annotated[str | None, cli.option("--workers", "infer workers; default 1", "N", cli.MODEL_PANEL)] = None,
     redis_url: cli.RedisUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="errors only")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show what the workers say")] = False,
@@ -94,8 +94,9 @@ def run(
             raise BusError(str(error)) from None
         finally:
             if config.output is None:
-                with contextlib.suppress(OSError):  # goes when nothing was written to it
+                with contextlib.suppress(OSError):  # only empty folders go
                     job.output.rmdir()
+                    job.output.parent.rmdir()
         summaries = read_summaries(job.output / "summary.json") if job.save else {}
         display.finish(summaries, job.output, redact_url(job.redis_url) if job.redis_url else None)
     return code
@@ -296,7 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as exit_:
         return exit_.exit_code
     except _WrongArguments as error:
-        return _fail(error.format_message(), EXIT_USAGE)
+        command_path = error.ctx.command_path if error.ctx else program
+        return _fail(f"{error.format_message().rstrip('.')}; see {command_path} --help", EXIT_USAGE)
     except (UsageError, BusError) as error:
         return _fail(str(error), EXIT_USAGE)
     except MaskStreamError as error:

@@ -1,4 +1,7 @@
-"""The flags of the command line: their names and what --help says of them."""
+"""The flags of the command line: their names and what --help says of them.
+
+All are text here; `pipeline.config_file.with_flags` reads and checks them like the fields of the file.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,12 @@ ModelName = Annotated[str | None, option("--model", "see `models`; default by de
 Weights = Annotated[str | None, option("--weights", "weights for the model's architecture", "FILE", MODEL_PANEL)]
 Device = Annotated[str | None, option("--device", "default auto", "auto|cpu|cuda|cuda:N", MODEL_PANEL)]
 Precision = Annotated[str | None, option("--precision", "default auto", "auto|fp32|bf16|fp16", MODEL_PANEL)]
-Batch = Annotated[int | None, option("--batch", "most frames in one forward pass; default 4", "N", MODEL_PANEL)]
+Batch = Annotated[str | None, option("--batch", "most frames in one forward pass; default 4", "N", MODEL_PANEL)]
 BatchTimeout = Annotated[
-    float | None, option("--batch-timeout-ms", "wait so long for a batch to fill; default 20", "T", MODEL_PANEL)
+    str | None, option("--batch-timeout-ms", "wait so long for a batch to fill; default 20", "T", MODEL_PANEL)
 ]
 Conf = Annotated[
-    float | None, option("--conf", "lowest score of a new track, 0 to 1; default 0.5", "SCORE", STREAM_PANEL)
+    str | None, option("--conf", "lowest score of a new track, 0 to 1; default 0.5", "SCORE", STREAM_PANEL)
 ]
 Classes = Annotated[str | None, option("--classes", "keep these only: person,car", "LABELS", STREAM_PANEL)]
 DropPolicy = Annotated[
@@ -55,12 +58,12 @@ DropPolicy = Annotated[
     option("--drop-policy", "auto: lossless for files, latest for cameras", "auto|lossless|latest", STREAM_PANEL),
 ]
 MaxStaleness = Annotated[
-    float | None,
+    str | None,
     option("--max-staleness-s", "policy latest: older frames are left out; default 0.5", "S", STREAM_PANEL),
 ]
-MaxFrames = Annotated[int | None, option("--max-frames", "stop each stream after N frames", "N", STREAM_PANEL)]
-Stride = Annotated[int | None, option("--stride", "take every n-th frame; default 1", "N", STREAM_PANEL)]
-MaxFps = Annotated[float | None, option("--max-fps", "leave frames out above this rate", "F", STREAM_PANEL)]
+MaxFrames = Annotated[str | None, option("--max-frames", "stop each stream after N frames", "N", STREAM_PANEL)]
+Stride = Annotated[str | None, option("--stride", "take every n-th frame; default 1", "N", STREAM_PANEL)]
+MaxFps = Annotated[str | None, option("--max-fps", "leave frames out above this rate", "F", STREAM_PANEL)]
 RtspTransport = Annotated[str | None, option("--rtsp-transport", "default tcp", "tcp|udp", STREAM_PANEL)]
 StreamIds = Annotated[
     list[str] | None, option("--stream-id", "name of the first SOURCE; again for the next", "ID", STREAM_PANEL)

@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,13 +88,14 @@ def parse_config(text: str, name: str, environment: Mapping[str, str]) -> JobCon
 def with_flags(config: JobConfig, flags: Mapping[str, Any]) -> JobConfig:
     """`config` with what the command line says, which wins over all of the file, its fields of single streams included.
 
-    `flags` are fields of JobConfig; None stands for a flag that was not given. Raises ConfigError that names the flag.
+    `flags` are fields of JobConfig, as text or as what they stand for; None is a flag that was not given. Raises
+    ConfigError that names the flag.
     """
-    given = {field: value for field, value in flags.items() if value is not None}
-    convert_fields(given, JobConfig, _flag_of)
+    given = {field: _number_or_text(value, field) for field, value in flags.items() if value is not None}
+    converted = convert_fields(given, JobConfig, _flag_of)
     overruled = dict.fromkeys(given.keys() & set(StreamEntry.__struct_fields__))
     streams = {stream_id: msgspec.structs.replace(entry, **overruled) for stream_id, entry in config.streams.items()}
-    return msgspec.structs.replace(config, **given, streams=streams)
+    return msgspec.structs.replace(config, **{field: getattr(converted, field) for field in given}, streams=streams)
 
 
 def convert_fields(values: Any, kind: type[_Fields], where_is: Callable[[Place], str], base: Place = ()) -> _Fields:
@@ -128,6 +130,16 @@ def config_json_schema() -> dict[str, Any]:
                 meaning | ({"anyOf": choices} if len(choices) > 1 else choices[0]) | default
             )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "MaskStream configuration"} | schema
+
+
+def _number_or_text(value: Any, field: str) -> Any:
+    """What the text of a flag stands for."""
+    if not isinstance(value, str) or _takes_text(_kind_at(kinds.type_info(JobConfig), (field,))):
+        return value
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    return value
 
 
 def _dotted(place: Place) -> str:
