@@ -91,13 +91,13 @@ class EmbeddedRedis:
         if len(str(self._folder)) > MAX_SOCKET_PATH_BYTES - len("/redis.sock"):
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="maskstream-", dir="/tmp"))
-        self._log = self._folder / "redis.log"
         self.url = f"unix://{self._folder}/redis.sock"
         command = [sys.executable, "-I", str(_GUARD), str(self._folder), *self._server_command(maxmemory_bytes)]
-        with self._log.open("wb") as log:
-            self._guard = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        # not in the folder: the guard removes that, and what the server said is still wanted then
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._guard = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             self._wait_until_ready()
         except BaseException:
@@ -137,8 +137,9 @@ class EmbeddedRedis:
                     return
 
     def _last_log_line(self) -> str:
-        lines = self._log.read_text(errors="replace").split("\n") if self._log.is_file() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"{self._binary.path} said nothing")
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), f"{self._binary.path} said nothing")
 
     @property
     def alive(self) -> bool:
@@ -159,6 +160,7 @@ class EmbeddedRedis:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
+        self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> EmbeddedRedis:
