@@ -74,7 +74,10 @@ def subscribe_async(
 def read_log(
     client: Any, cursor: LogCursor, check: Callable[[], None] = lambda: None
 ) -> Generator[AnyResult, None, None]:
-    """Drive a cursor over a connection, which is closed in the end. `check` is called at least once a second; what it raises is raised."""
+    """Drive a cursor over a connection, which is closed in the end.
+
+    `check` is called before every command, so at least about once a second; it raises to end the reading.
+    """
     try:
         while (command := cursor.next_command(time.monotonic())) is not None:
             check()

@@ -23,12 +23,12 @@ MASK_OPACITY = 0.42
 REFERENCE_HEIGHT_PX = 720
 """of the shorter side at which sizes below hold; they grow and shrink with it"""
 FONT_PX = 19
-MIN_FONT_PX = 11
+MIN_FONT_PX = 12
 LINE_PX = 2
-LIGHTNESS = (75.0, 55.0, 85.0)
-CHROMA = 68.0
-FIRST_HUE = 5.6
-"""CIELAB; of those tried these keep the first 20 tracks farthest apart, successive ones by 79"""
+LIGHTNESS = (84.0, 70.0, 58.0)
+CHROMA = 75.0
+FIRST_HUE = 4.8
+"""CIELAB; of those tried these keep the first 20 tracks farthest apart without a muddy tone among the first ten"""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 """a turn by it lands farthest from all hues used before, however many follow"""
 TEXT_DARK: Bgr = (22, 18, 16)
