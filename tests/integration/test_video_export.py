@@ -99,9 +99,9 @@ def config(source: Path, **changes: Any) -> StreamConfig:
     return StreamConfig(**(fields | changes))
 
 
-def result(seq: int, width: int = WIDTH, height: int = HEIGHT) -> FrameResult:
+def result(seq: int) -> FrameResult:
     marked = result_samples.instance(box_xyxy=MARK, mask=None)
-    return result_samples.frame(seq, width=width, height=height, instances=[marked])
+    return result_samples.frame(seq, width=WIDTH, height=HEIGHT, instances=[marked])
 
 
 def annotate(source: Path, output: Path, num: int, **options: Any) -> None:
@@ -269,7 +269,7 @@ def test_odd_sides_are_filled_up_with_their_last_pixels(tmp_path: Path, size: tu
     source, output = make_clip(tmp_path / "clip.mp4", 10, size=size), tmp_path / "cam1.mp4"
     with VideoWriter(output, config(source)) as writer:
         for seq in range(1, 11):
-            writer.write(result(seq, *size))
+            writer.write(result_samples.gap(seq, seq))
     found = pictures(output)
     assert [number_on(picture) for _, picture in found] == list(range(1, 11))
     assert found[0][1].shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
