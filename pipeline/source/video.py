@@ -42,6 +42,7 @@ class VideoReader(Reader):
         self._timeout_s = timeout_s
         self._live = live
         self._capture_clock = CaptureClock() if live else None
+        self._orientations: dict[int, Orientation] = {}
         with ExitStack() as resources:
             self._container = open_container(source, resources, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
             self._stream = self._choose_stream(source)
@@ -100,8 +101,17 @@ class VideoReader(Reader):
             unit = frame.time_base or time_base
             pts_s = float(frame.pts * unit) if frame.pts is not None and unit else pts_s + step_s
             captured_at_ns = self._capture_clock.of(frame.pts, pts_s) if self._capture_clock else None
-            orientation = Orientation.of(frame)
+            orientation = self._orientation(frame)
             yield Decoded(frame, pts_s, orientation, captured_at_ns, clock if captured_at_ns is None else "rtcp")
+
+    def _orientation(self, frame: Any) -> Orientation:
+        """Reads the display matrix once per angle.
+
+        Reading it ties the frame into a reference cycle: frames that wait for the garbage collector fill the memory.
+        """
+        if frame.rotation not in self._orientations:
+            self._orientations[frame.rotation] = Orientation.of(frame)
+        return self._orientations[frame.rotation]
 
     def _frames(self) -> Iterator[Any]:
         """Everything the decoder gives out, damaged or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_damaged_pictures_are_counted_and_left_out(tmp_path: Path) -> None:
         assert reader.num_corrupt > 0
     assert 0 < num_sound < 60
     assert num_sound + reader.num_corrupt <= 60 + 9
+
+
+def test_no_picture_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START, turn={"degrees": 90})
+    converter, num_alive = Converter(), []
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(str(path), "file") as reader:
+            for picture in reader:
+                converter.to_bgr(picture)
+                converter.to_i420(picture, (32, 24))
+                num_alive.append(sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert max(num_alive) <= num_alive[2] + 1
 
 
 def test_pixels_that_are_not_square_are_told_as_seen(tmp_path: Path) -> None:
