@@ -5,6 +5,7 @@ Progress, notes and errors go to standard error, the report at the end to standa
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -47,8 +48,11 @@ def make_console(file: TextIO) -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # the job goes on: its results go elsewhere
+        # The job goes on: its results go elsewhere. What is left in the buffer would fail again at exit.
         self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 class Display:
@@ -71,7 +75,7 @@ class Display:
         self._quiet = quiet
         self._verbose = verbose
         self._clock = clock
-        self._workers_text = ""
+        self._workers_said: set[str] = set()
         self._errors: list[str] = []
         self._plain_said: dict[str, tuple[float, str, str]] = {}
         """stream id -> when its last plain line was written (monotonic seconds), with which phase and text"""
@@ -105,7 +109,6 @@ class Display:
             self._rows[status.stream_id].take(status, now_s)
         workers_text = _describe_workers(workers)
         if self._live:
-            self._workers_text = workers_text
             self._live.update(render_table(list(self._rows.values()), workers_text, self._console.size), refresh=True)
         elif not self._quiet:
             self._write_plain(workers_text, now_s)
@@ -141,10 +144,9 @@ class Display:
             print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
 
     def _write_plain(self, workers_text: str, now_s: float) -> None:
-        if workers_text != self._workers_text:
-            self._workers_text = workers_text
-            if workers_text:
-                self.message("info", workers_text)
+        if workers_text and workers_text not in self._workers_said:
+            self._workers_said.add(workers_text)
+            self.message("info", workers_text)
         for row in self._rows.values():
             said_s, phase, text = self._plain_said.get(row.stream_id, (float("-inf"), "", ""))
             if row.phase == "waiting" or (
@@ -157,7 +159,7 @@ class Display:
 
 def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
     """What the workers that are not at work are doing; empty when all are."""
-    starting = [worker.detail or f"{worker.role} {worker.name}" for worker in workers if worker.state == "starting"]
+    starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
     if starting:
         return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
     draining = [worker.name for worker in workers if worker.state == "draining"]

@@ -15,7 +15,7 @@ from pipeline.bus.status import StreamStatus
 
 RATE_WINDOW_S = 5.0
 MIN_RATE_SPAN_S = 0.5
-NUM_FREE_LINES = 6
+NUM_FREE_LINES = 7
 """of the terminal's height that rows leave to the heading, the worker line, errors and the prompt"""
 MOST_ERROR_LINES = 3
 BAR_WIDTHS = (10, 30)
@@ -32,7 +32,7 @@ _COLUMN_WIDTHS = {
     "left": 7,
 }
 """heading -> least number of characters"""
-_DISPENSABLE = ("instances", "progress", "dropped", "left", "tracks")
+_DISPENSABLE = ("instances", "progress", "dropped", "left", "tracks", "fps", "state")
 """what a narrow terminal goes without, first to last"""
 _COLUMN_GAP = 2
 _PHASE_WORDS = {"ended": "done"}
