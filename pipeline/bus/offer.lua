@@ -6,19 +6,23 @@
 --      8 consumer group, 9 epoch, 10 kind (frame|end), 11 header or message, 12 pixel key
 -- -> {'ok'} | {'full'} | {'unset'} (the pixels are not there) | {'fenced', owner} | {'moved', last}
 local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'said_end')
-if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return {'fenced', state[1] or ''} end
 local last, seq = tonumber(state[2]), tonumber(state[3])
 local before, skipped = tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_frame = ARGV[10] == 'frame'
 local number = before + skipped + (is_frame and 1 or 0)
-if is_frame and last == number then -- said again because the reply was lost
-  if #redis.call('XRANGE', KEYS[2], number .. '-0', number .. '-0') == 0 then
-    redis.call('DEL', ARGV[12]) -- it has been answered already: nobody will fetch the pixels that were sent again
+
+-- The pixels were set just before this script: away with them, unless the frame they belong to stands in the queue.
+local function answer_without_frame(...)
+  if is_frame then
+    local entry = redis.call('XRANGE', KEYS[2], number .. '-0', number .. '-0')[1]
+    if not entry or field(entry, 'px') ~= ARGV[12] then redis.call('DEL', ARGV[12]) end
   end
-  return {'ok'}
+  return {...}
 end
-if not is_frame and last == number and state[7] then return {'ok'} end
-if last ~= before then return {'moved', last} end
+
+if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return answer_without_frame('fenced', state[1] or '') end
+if last == number and (is_frame or state[7]) then return answer_without_frame('ok') end -- said again: the reply was lost
+if last ~= before then return answer_without_frame('moved', last) end
 if is_frame and redis.call('EXISTS', ARGV[12]) == 0 then return {'unset'} end
 
 redis.call('HDEL', KEYS[1], 'held') -- frees memory first: a script that began so may go on at maxmemory
