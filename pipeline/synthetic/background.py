@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.synthetic import camera as plan
 from pipeline.synthetic.camera import EYE_M, Camera, Points
+from pipeline.synthetic.draw import tint
 from pipeline.synthetic.facades import facade, shift_light
 from pipeline.synthetic.noise import cloud_noise, grain
 
@@ -92,9 +93,10 @@ class _Painter:
         while x < 60:
             width, top = float(self._rng.uniform(5, 12)), float(self._rng.uniform(8, 17))
             shade = float(self._rng.uniform(0.86, 1.02))
-            colour = tuple(c * shade for c in haze)
             z = 110.0
-            self._fill(self._points([(x, 0, z), (x, top, z), (x + width, top, z), (x + width, 0, z)]), colour)  # type: ignore[arg-type]
+            self._fill(
+                self._points([(x, 0, z), (x, top, z), (x + width, top, z), (x + width, 0, z)]), tint(haze, shade)
+            )
             x += width
         z, x = plan.SIDE_END_Z + 14, -26.0
         while x < 20:

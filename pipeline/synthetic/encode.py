@@ -37,8 +37,9 @@ def write_video(
         _encode(scene, partial, codec, {"crf": str(crf), "preset": preset}, progress)
         partial.replace(target)
     except (OSError, av.FFmpegError) as error:
+        reason = error.strerror or str(error)
         raise OutputError(
-            f"cannot write the video {target}: {error}; is the folder there, writable, and not full?"
+            f"cannot write the video {target}: {reason}; is the folder there, writable and not full?"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.synthetic.draw import Colour, mix, tint
 from pipeline.synthetic.noise import cloud_noise
 
 Image = NDArray[np.uint8]
-_Colour = tuple[float, float, float]
 
-_PLASTERS: tuple[_Colour, ...] = (
+_PLASTERS: tuple[Colour, ...] = (
     (206, 194, 168), (186, 150, 122), (168, 172, 170), (214, 206, 190), (150, 98, 80), (196, 178, 134), (160, 166, 150),
 )  # fmt: skip
-_AWNINGS: tuple[_Colour, ...] = ((112, 44, 42), (48, 74, 64), (58, 66, 92), (150, 140, 120))
+_AWNINGS: tuple[Colour, ...] = ((112, 44, 42), (48, 74, 64), (58, 66, 92), (150, 140, 120))
 _GROUND_FLOOR_M, _FLOOR_M = 3.6, 3.0
 
 
@@ -39,7 +39,7 @@ class _House:
         self._wall = _PLASTERS[int(rng.integers(len(_PLASTERS)))]
         self._sheet[:] = self._wall
 
-    def _rect(self, x: float, y: float, width: float, height: float, colour: _Colour) -> None:
+    def _rect(self, x: float, y: float, width: float, height: float, colour: Colour) -> None:
         """Left and lower edge in metres from the lower left corner."""
         scale, top = self._detail * 16, self._height
         corners = [(x, top - y), (x + width, top - y), (x + width, top - y - height), (x, top - y - height)]
@@ -62,52 +62,44 @@ class _House:
         columns = max(2, round(self._width / 2.3))
         pitch = self._width / columns
         wide, high = min(float(rng.uniform(1.0, 1.3)), pitch * 0.6), float(rng.uniform(1.45, 1.75))
-        trim = tuple(min(c * 1.18 + 8, 240) for c in wall)
-        dark = tuple(c * 0.62 for c in wall)
+        trim = mix(tint(wall, 1.15), (240, 240, 236), 0.15)
+        dark = tint(wall, 0.62)
         y = _GROUND_FLOOR_M
-        self._rect(0, y - 0.12, self._width, 0.26, trim)  # type: ignore[arg-type]
-        self._rect(0, y - 0.2, self._width, 0.08, dark)  # type: ignore[arg-type]
+        self._rect(0, y - 0.12, self._width, 0.26, trim)
+        self._rect(0, y - 0.2, self._width, 0.08, dark)
         while y + 0.6 < self._height:
             for column in range(columns):
                 x = pitch * (column + 0.5) - wide / 2
-                self._rect(x - 0.14, y + 0.76, wide + 0.28, high + 0.28, trim)  # type: ignore[arg-type]
-                self._rect(x - 0.03, y + 0.87, wide + 0.06, high + 0.06, dark)  # type: ignore[arg-type]
+                self._rect(x - 0.14, y + 0.76, wide + 0.28, high + 0.28, trim)
+                self._rect(x - 0.03, y + 0.87, wide + 0.06, high + 0.06, dark)
                 for half in range(2):
                     self._glass(x + 0.05 + half * wide / 2, y + 0.92, wide / 2 - 0.08, high - 0.1)
-                self._rect(x - 0.18, y + 0.7, wide + 0.36, 0.1, trim)  # type: ignore[arg-type]
-                self._rect(x - 0.16, y + 0.6, wide + 0.32, 0.1, dark)  # type: ignore[arg-type]
+                self._rect(x - 0.18, y + 0.7, wide + 0.36, 0.1, trim)
+                self._rect(x - 0.16, y + 0.6, wide + 0.32, 0.1, dark)
             y += _FLOOR_M
 
     def ground_floor(self) -> None:
         """Shop windows with an awning, or more windows; a door; the plinth."""
         rng, width = self._rng, self._width
-        dark = tuple(c * 0.55 for c in self._wall)
-        stone = tuple(c * 0.78 for c in self._wall)
+        dark = tint(self._wall, 0.55)
+        stone = tint(self._wall, 0.78)
         door_x = float(rng.uniform(0.1, 0.75)) * (width - 1.6)
         shop = rng.random() < 0.6
-        self._rect(0, 0, width, 0.5, stone)  # type: ignore[arg-type]
-        x = 0.45
-        while x + 1.4 < width:
-            pane = min(float(rng.uniform(1.5, 2.3)) if shop else 1.2, width - 0.4 - x)
-            if x < door_x + 1.4 and door_x - 0.2 < x + pane:
-                x = max(x + 0.3, door_x + 1.5) if x > door_x - 0.5 else x + 0.3
-                if x < door_x:
-                    pane = door_x - 0.25 - x
-                    if pane < 0.7:
-                        x = door_x + 1.5
-                        continue
-                else:
-                    continue
-            low, high = (0.55, 2.2) if shop else (1.0, 1.7)
-            self._rect(x - 0.08, low - 0.08, pane + 0.16, high + 0.16, dark)  # type: ignore[arg-type]
-            self._glass(x, low, pane, high)
-            x += pane + (0.3 if shop else 0.9)
+        self._rect(0, 0, width, 0.5, stone)
+        low, high, gap = (0.55, 2.2, 0.3) if shop else (1.0, 1.7, 0.9)
+        for start, end in ((0.45, door_x - 0.3), (door_x + 1.45, width - 0.45)):
+            panes = int((end - start + gap) / (1.9 + gap if shop else 1.2 + gap))
+            for k in range(panes):
+                pane = (end - start + gap) / panes - gap if shop else 1.2
+                x = start + k * (pane + gap)
+                self._rect(x - 0.08, low - 0.08, pane + 0.16, high + 0.16, dark)
+                self._glass(x, low, pane, high)
         colour = _AWNINGS[int(rng.integers(len(_AWNINGS)))]
         if shop:
             self._rect(0.25, 2.85, width - 0.5, 0.5, colour)
-            self._rect(0.25, 2.75, width - 0.5, 0.1, (colour[0] * 0.5, colour[1] * 0.5, colour[2] * 0.5))
-        self._rect(door_x, 0, 1.15, 2.45, dark)  # type: ignore[arg-type]
-        self._rect(door_x + 0.1, 0.05, 0.95, 2.3, (colour[0] * 0.8, colour[1] * 0.8, colour[2] * 0.8))
+            self._rect(0.25, 2.75, width - 0.5, 0.1, tint(colour, 0.5))
+        self._rect(door_x, 0, 1.15, 2.45, dark)
+        self._rect(door_x + 0.1, 0.05, 0.95, 2.3, tint(colour, 0.8))
         self._rect(door_x + 0.25, 1.2, 0.65, 0.95, (60, 68, 74))
 
     def finish(self) -> Image:

@@ -46,7 +46,7 @@ class SceneConfig:
     num_people: int = 6
     num_cars: int = 3
     num_bicycles: int = 1
-    seed: int = 7
+    seed: int = 92
     noise: float = 2.0
 
     def __post_init__(self) -> None:

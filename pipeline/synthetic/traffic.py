@@ -23,6 +23,7 @@ MAX_OBJECT_ID = 65535
 
 _TRIES = 24
 _STEP_S = 0.25
+_CLEARANCE_M = 0.15
 
 
 class Path:
@@ -179,6 +180,31 @@ class _Ground:
         self._active = [entry for entry in self._active if entry[0] + len(entry[1]) >= step]
 
 
+@dataclass(frozen=True)
+class _Option:
+    """A way through the street that might be taken, with the room it leaves to everybody else."""
+
+    path: Path
+    speed_m_s: float
+    start_s: float
+    first_step: int
+    centres_m: Points
+    gap_m: float
+
+
+def _draw_option(kind: _Kind, free_s: float, camera: Camera, ground: _Ground, rng: np.random.Generator) -> _Option:
+    """A random way for a place that is free from `free_s` on; when the scene starts, everybody is under way already."""
+    path = kind.route(rng, camera)
+    speed_m_s = float(rng.uniform(*kind.speed_m_s))
+    if free_s == 0.0:
+        start_s = -float(rng.uniform(0.0, kind.first_progress)) * path.length_m / speed_m_s
+    else:
+        start_s = free_s + float(rng.uniform(0.1, 1.5))
+    first_step, centres_m = ground.trace(path, speed_m_s, start_s, kind)
+    gap_m = ground.clearance(first_step, centres_m, kind.disc_radius_m)
+    return _Option(path, speed_m_s, start_s, first_step, centres_m, gap_m)
+
+
 def plan_visits(
     camera: Camera, duration_s: float, counts: tuple[int, int, int], rng: np.random.Generator
 ) -> list[Visit]:
@@ -186,13 +212,8 @@ def plan_visits(
 
     Raises ValueError if more than MAX_OBJECT_ID objects were needed.
     """
-    places = [
-        (0.0, index, kind)
-        for index, kind in enumerate(k for k, n in zip(_KINDS, counts, strict=True) for _ in range(n))
-    ]
-    queue = [(free_s, index) for free_s, index, _ in places]
-    kinds = [kind for _, _, kind in places]
-    heapq.heapify(queue)
+    kinds = [kind for kind, count in zip(_KINDS, counts, strict=True) for _ in range(count)]
+    queue = [(0.0, index) for index in range(len(kinds))]
     ground, visits, next_id = _Ground(), [], 1
     while queue:
         free_s, index = heapq.heappop(queue)
@@ -200,29 +221,19 @@ def plan_visits(
             continue
         kind = kinds[index]
         ground.forget_before(free_s)
-        best = None
+        options = []
         for _ in range(_TRIES):
-            path = kind.route(rng, camera)
-            speed = float(rng.uniform(*kind.speed_m_s))
-            progress = float(rng.uniform(0.0, kind.first_progress)) if free_s == 0.0 else 0.0
-            start_s = (
-                free_s - progress * path.length_m / speed + (0.0 if free_s == 0.0 else float(rng.uniform(0.1, 1.5)))
-            )
-            first, centres = ground.trace(path, speed, start_s, kind)
-            gap = ground.clearance(first, centres, kind.disc_radius_m)
-            if best is None or gap > best[0]:
-                best = (gap, path, speed, start_s, first, centres)
-            if gap > 0.15:
+            options.append(_draw_option(kind, free_s, camera, ground, rng))
+            if options[-1].gap_m > _CLEARANCE_M:
                 break
-        assert best is not None
-        _, path, speed, start_s, first, centres = best
+        choice = max(options, key=lambda option: option.gap_m)
         figure = kind.make(rng)
         ids = tuple(range(next_id, next_id + len(figure.class_ids)))
         next_id = ids[-1] + 1
         if ids[-1] > MAX_OBJECT_ID:
             raise ValueError(f"a scene holds at most {MAX_OBJECT_ID} objects; shorten it or ask for fewer at a time")
-        visit = Visit(figure, path, speed, start_s, ids)
+        visit = Visit(figure, choice.path, choice.speed_m_s, choice.start_s, ids)
         visits.append(visit)
-        ground.add(first, centres, kind.disc_radius_m)
+        ground.add(choice.first_step, choice.centres_m, kind.disc_radius_m)
         heapq.heappush(queue, (max(visit.end_s, 1e-9), index))
     return visits
