@@ -176,6 +176,7 @@ def worker_decode(
     stride: cli.Stride = None,
     max_fps: cli.MaxFps = None,
     rtsp_transport: cli.RtspTransport = None,
+    result_ttl_s: Annotated[str | None, cli.option("--result-ttl-s", "keep the log so long; default 3600", "S")] = None,
     redis_url: cli.RequiredRedisUrl = "",
 ) -> int:
     """Decode one source. Started again with the same arguments it goes on where it was; with others it begins anew."""
@@ -185,7 +186,8 @@ def worker_decode(
     from workers.__main__ import run_task
     from workers.tasks import DecodeTask
 
-    streams = build_streams(_config_of(context), get_model(model), [source], [stream_id] if stream_id else [])
+    config = _config_of(context)
+    streams = build_streams(config, get_model(model), [source], [stream_id] if stream_id else [])
     if len(streams) != 1:
         raise UsageError(f"source {source!r}: expected one stream, got {len(streams)}: start a worker for each")
     bus = Bus(_needed(redis_url))
@@ -193,7 +195,7 @@ def worker_decode(
     name = streams[0].stream_id
     if bus.stream(name) != streams[0] or bus.stream_status(name, None).phase in {"ended", "failed"}:
         bus.begin(streams[0], sinks=[])
-    return run_task(DecodeTask(redis_url=redis_url, stream_id=name))
+    return run_task(DecodeTask(redis_url=redis_url, stream_id=name, result_ttl_s=config.result_ttl_s))
 
 
 @worker_app.command("infer", context_settings=_CONTEXT)
@@ -305,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), EXIT_FAILED)
     except BrokenPipeError:
         # whoever read has seen enough; at exit Python would try to write what is left once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return EXIT_DONE
     except OSError as error:
         if error.errno not in DISK_FULL:

@@ -7,6 +7,7 @@ an edited helper would leave its callers running the old code: the cache folder 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numba
 
@@ -19,5 +20,6 @@ def _cache_folder() -> Path:
     return user_cache / "maskstream" / f"numba-{digest.hexdigest()[:12]}"
 
 
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(_cache_folder())
+_config: Any = numba.config
+if not _config.CACHE_DIR:
+    _config.CACHE_DIR = str(_cache_folder())

@@ -16,9 +16,6 @@ from pipeline.errors import ConfigError
 
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-CONTINUE_SCORE = 0.1
-"""lowest score that may continue a track; ones that begin a track need `conf`"""
-
 DropPolicy = Literal["auto", "lossless", "latest"]
 Output = Literal["jsonl", "video"]
 OUTPUT_SUFFIXES: dict[Output, str] = {"jsonl": ".jsonl", "video": ".mp4"}
@@ -118,8 +115,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def score_floor(self) -> float:
-        """Detections below are of no use to anybody: too weak even to continue a track."""
-        return min(CONTINUE_SCORE, self.conf)
+        """Lowest score that may continue a track: half of what begins one. Weaker detections are not sent."""
+        return self.conf / 2
 
     @property
     def live(self) -> bool:

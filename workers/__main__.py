@@ -1,4 +1,4 @@
-"""`python -m workers TASK`: one worker process; TASK is the JSON of one of `workers.tasks`. What the supervisor starts."""
+"""`python -m workers TASK`: one worker process, as the supervisor starts it; TASK is the JSON of one of `workers.tasks`."""
 
 from __future__ import annotations
 

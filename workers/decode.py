@@ -1,4 +1,4 @@
-"""decode: one source becomes numbered frames on the bus. One process per stream, so a crash in a decoder is that stream's own."""
+"""decode: one source becomes numbered frames on the bus. One process per stream: a crash in a decoder is its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,23 @@ def run(task: DecodeTask, life: Life) -> None:
     stream = bus.stream(task.stream_id)
     if stream is None:
         raise BusError(f"no stream {task.stream_id!r} on this Redis: start it with a source")
-    Decoder(bus, stream, life, task.num_threads).run()
+    try:
+        Decoder(bus, stream, life, task.num_threads).run()
+    finally:
+        if task.result_ttl_s is not None:
+            _finish(bus, task.stream_id, task.result_ttl_s, Reconnecting(bus, life))
+
+
+def _finish(bus: Bus, stream_id: str, result_ttl_s: int, reconnecting: Reconnecting) -> None:
+    """Wait until the last result is committed and every required reader has it, then remove the stream."""
+    log.info("waiting for the last results of %s; a second Ctrl-C leaves them", stream_id)
+    while True:
+        status = reconnecting(lambda: bus.stream_status(stream_id, None))
+        over = status.phase in ("ended", "failed")
+        if over and all(seq >= status.seq for seq in status.sinks.values()):
+            break
+        time.sleep(LEASE_POLL_S)
+    reconnecting(lambda: bus.finish(stream_id, result_ttl_s))
 
 
 class Decoder:

@@ -100,7 +100,7 @@ class InferWorker:
             entry = frames[0][0]
             log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id)
             self._counters["errors"] += 1
-            detail = f"{type(error).__name__}: {error}"
+            detail = f"{type(failure).__name__}: {failure}"
             self._reconnecting(lambda: self._queue.give_up(entry, "error", detail))
             return
         infer_s = time.monotonic() - start_s

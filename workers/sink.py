@@ -37,6 +37,7 @@ class FileSink:
 
     def __init__(self, task: SinkTask, stream: StreamConfig, log_id: str, stack: ExitStack) -> None:
         self._stream_id = task.stream_id
+        self._log_id = log_id
         self._cursor = LogCursor(task.stream_id, start="start", reader=SINK_NAME)
         self._summary = Summary()
         self._jsonl: JsonlWriter | None = None
@@ -50,16 +51,16 @@ class FileSink:
         if "jsonl" in task.save:
             path = Path(task.output) / f"{task.stream_id}{OUTPUT_SUFFIXES['jsonl']}"
             self._jsonl = stack.enter_context(JsonlWriter(path))
-            self._catch_up(self._jsonl, log_id)
+            self._catch_up(self._jsonl)
 
-    def _catch_up(self, jsonl: JsonlWriter, log_id: str) -> None:
+    def _catch_up(self, jsonl: JsonlWriter) -> None:
         """Go on where the file ends when it is of this log, and draw the video again from it; else begin it anew."""
         if jsonl.found is None:
             return
-        if jsonl.found.log_id != log_id:
+        if jsonl.found.log_id != self._log_id:
             jsonl.restart()
             return
-        self._cursor.resume(self._stream_id, log_id, jsonl.found.last_id)
+        self._cursor.resume(self._stream_id, self._log_id, jsonl.found.last_id)
         self._first_seq_expected = jsonl.found.last_id[0] + 1
         for message in read_jsonl(jsonl.path):
             self._draw(message)
@@ -91,12 +92,16 @@ class FileSink:
         log.info("%s", "done" if ended else "stopped before the end")
 
     def _take(self, entry: LogEntry) -> None:
+        if entry.message.log_id != self._log_id:
+            raise BusError(
+                f"the log of {self._stream_id} was replaced by that of a new job: start the sink again for it"
+            )
         seq, companion = entry.entry_id
         first_seq = getattr(entry.message, "from_seq", seq)
         if companion == 0 and first_seq > self._first_seq_expected:
             raise OutputError(
-                f"results {self._first_seq_expected} to {first_seq - 1} of {self._stream_id} left the log before they were "
-                "written: save jsonl along with the video, or give the log more room (redis_memory_mb)"
+                f"results {self._first_seq_expected} to {first_seq - 1} of {self._stream_id} left the log before "
+                "they were written: save jsonl along with the video, or give the log more room (redis_memory_mb)"
             )
         self._first_seq_expected = seq + 1
         if self._jsonl is not None:

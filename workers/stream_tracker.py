@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,7 @@ from pipeline.messages import (
     AnyResult,
     EndResult,
     EpochResult,
+    EventResult,
     FrameResult,
     GapCause,
     GapResult,
@@ -21,7 +23,8 @@ from pipeline.messages import (
     Timing,
 )
 from pipeline.models import get_model
-from pipeline.tracker import Tracker, TrackerConfig
+from pipeline.structures import Detections
+from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
 from pipeline.wire import BusMessage, FrameDetections, FrameGap, SourceEnd
 from workers.base import log
 
@@ -44,7 +47,6 @@ class _Progress(msgspec.Struct, kw_only=True):
     arrived_at_ns: int = 0
     dropped_before: int = 0
     num_frames: int = 0
-    num_corrupt: int = 0
     num_instances: int = 0
     gaps: dict[str, int] = {}
 
@@ -80,7 +82,7 @@ class StreamTracker:
         return self._owned and not self._ended
 
     def step(self) -> None:
-        """Take the role if it is free, read what came, commit what is next. Raises FencedError, or a lost connection's error."""
+        """Take the role if it is free, read what came, commit what is next. Raises FencedError, or what a lost server raises."""
         if not self._owned:
             if not self.log.lease.try_take():
                 return
@@ -102,7 +104,7 @@ class StreamTracker:
         self._tell_status()
 
     def forget(self) -> None:
-        """Trust the server, not memory: the next step loads position and checkpoint and reads the detections from the start."""
+        """Trust the server, not memory: the next step loads position and checkpoint, and reads from the start."""
         self._loaded = False
 
     def _load(self) -> None:
@@ -167,11 +169,13 @@ class StreamTracker:
             progress.time_offset_s = progress.time_s + max(0.0, passed_s) - header.pts_s
         progress.time_s = header.pts_s + progress.time_offset_s
         progress.arrived_at_ns = header.arrived_at_ns
+        detections = message.unpack()
         try:
-            instances = self._instances(message, progress.time_s)
+            tracked = self._tracker.update(detections, seq, progress.time_s)
         except ValueError as error:
             self._commit_gap(seq, "error", f"tracker: {error}", [entry_id], header.session)
             return
+        instances = self._instances(detections, tracked)
         result = FrameResult(
             stream_id=self.stream.stream_id,
             log_id=self._log_id,
@@ -198,11 +202,35 @@ class StreamTracker:
         progress.num_instances = len(instances)
         progress.dropped_before = 0
         progress.companions = 0
-        self._commit(seq, [*results, (f"{seq}-0", result)], [entry_id], header.session)
+        results.append((f"{seq}-0", result))
+        results += self._events(seq, "track_end", tracked.ended) + self._events(seq, "track_start", tracked.started)
+        self._commit(seq, results, [entry_id], header.session)
 
-    def _instances(self, message: FrameDetections, time_s: float) -> list[Instance]:
-        detections = message.unpack()
-        tracked = self._tracker.update(detections, message.header.frame_seq, time_s)
+    def _events(
+        self, seq: int, event: Literal["track_start", "track_end"], spans: list[TrackSpan]
+    ) -> list[tuple[str, AnyResult]]:
+        """What happened to tracks at `seq`, as companions of that number."""
+        results: list[tuple[str, AnyResult]] = []
+        for track in spans:
+            self._progress.companions += 1
+            message = EventResult(
+                stream_id=self.stream.stream_id,
+                log_id=self._log_id,
+                stream_epoch=self._progress.stream_epoch,
+                frame_seq=seq,
+                published_at_ns=self._bus.clock.now_ns(),
+                event=event,
+                track_id=track.track_id,
+                track_uid=f"{self.stream.stream_id}:{track.track_id}",
+                class_id=track.class_id,
+                label=self._labels[track.class_id],
+                first_seq=track.first_seq,
+                last_seq=track.last_seq,
+            )
+            results.append((f"{seq}-{self._progress.companions}", message))
+        return results
+
+    def _instances(self, detections: Detections, tracked: TrackedDetections) -> list[Instance]:
         instances = []
         for index, track_id, age, state in zip(
             tracked.detection_idx.tolist(),
@@ -269,7 +297,7 @@ class StreamTracker:
 
     def _commit_end(self, entry_id: bytes, message: SourceEnd) -> None:
         progress = self._progress
-        progress.num_corrupt = message.num_corrupt
+        results = self._events(self._seq, "track_end", self._tracker.finish())
         progress.companions += 1
         end = EndResult(
             stream_id=self.stream.stream_id,
@@ -284,7 +312,7 @@ class StreamTracker:
             num_corrupt=message.num_corrupt,
             num_tracks=self._tracker.num_confirmed,
         )
-        results: list[tuple[str, AnyResult]] = [(f"{self._seq}-{progress.companions}", end)]
+        results.append((f"{self._seq}-{progress.companions}", end))
         self._commit(self._seq, results, [entry_id], message.session, ended=message.reason)
         self._ended = True
         self._tell_status()

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import deque
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -28,6 +29,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import BusError, FencedError, MaskStreamError, UsageError
 from pipeline.exports import StreamSummary, write_summary
 from pipeline.job import MIB, Job
+from pipeline.synthetic import demo_video
 from pipeline.wire import SourceEnd
 from workers.base import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from workers.child import Child
@@ -65,7 +67,20 @@ def run_job(job: Job, display: Display) -> int:
         bus = Bus(server.url if server else str(job.redis_url))
         stack.callback(bus.close)
         bus.check()
-        return Supervisor(job, bus, server, display).run()
+        return Supervisor(_with_demo_rendered(job, display), bus, server, display).run()
+
+
+def _with_demo_rendered(job: Job, display: Display) -> Job:
+    """The job with `demo` replaced by a file in the output folder: a film of the synthetic street."""
+    streams = []
+    for stream in job.streams:
+        if stream.source == "demo":
+            path = job.output / f"{stream.stream_id}-source.mp4"
+            display.message("info", f"rendering the demo scene to {path}")
+            demo_video(path)
+            stream = msgspec.structs.replace(stream, source=str(path))
+        streams.append(stream)
+    return replace(job, streams=streams)
 
 
 class Supervisor:

@@ -14,6 +14,8 @@ class DecodeTask(msgspec.Struct, frozen=True, kw_only=True, tag="decode", tag_fi
     redis_url: str
     stream_id: str
     num_threads: int = 2
+    result_ttl_s: int | None = None
+    """a decoder that works alone removes the stream's keys in the end, but the result log, which stays for so long"""
 
 
 class InferTask(msgspec.Struct, frozen=True, kw_only=True, tag="infer", tag_field="role"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -108,7 +109,7 @@ class Summary:
         return self._streams
 
 
-def write_summary(path: Path, summary: Summary) -> None:
+def write_summary(path: Path, streams: Mapping[str, StreamSummary]) -> None:
     """Write summary.json as a whole. Raises OutputError."""
-    document = msgspec.json.encode({"schema": 1, "streams": summary.streams})
+    document = msgspec.json.encode({"schema": 1, "streams": streams})
     write_atomically(path, msgspec.json.format(document, indent=2) + b"\n")
