@@ -1,4 +1,4 @@
-"""`python -m workers TASK`: one worker process, as the supervisor starts it; TASK is the JSON of one of `workers.tasks`."""
+"""`python -m workers TASK`: one worker, as the supervisor starts it; TASK is the JSON of one of `workers.tasks`."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def set_up_logging(who: str) -> None:
 
 
 def exit_code_of(work: Callable[[], None]) -> int:
-    """Run a worker; its exit code. An error raised on purpose is one line; anything else is a defect, and keeps its trace."""
+    """Run a worker; its exit code. An error raised on purpose is one line; anything else is a defect with a trace."""
     try:
         work()
     except FencedError as error:
@@ -107,7 +107,7 @@ class Reconnecting:
         self._life = life
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """The call's result; every call on the bus may be repeated. Raises the connection's error when asked to stop."""
+        """The call's result; every call on the bus may be repeated. Raises LOST_CONNECTION when asked to stop."""
         try:
             return call()
         except LOST_CONNECTION:

@@ -92,7 +92,7 @@ class InferWorker:
                 min_scores=[entry.header.min_score for entry, _ in frames],
                 class_ids=[entry.header.class_ids for entry, _ in frames],
             )
-        except Exception:
+        except Exception as failure:
             if len(frames) > 1:  # find the one it was: each alone
                 for entry, _ in frames:
                     self._infer([entry])

@@ -82,7 +82,7 @@ class StreamTracker:
         return self._owned and not self._ended
 
     def step(self) -> None:
-        """Take the role if it is free, read what came, commit what is next. Raises FencedError, or what a lost server raises."""
+        """Take the role if it is free, read what came, commit what is next. Raises FencedError and LOST_CONNECTION."""
         if not self._owned:
             if not self.log.lease.try_take():
                 return

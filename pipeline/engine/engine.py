@@ -58,6 +58,8 @@ class Engine:
         self.precision, self._dtype = choose_dtype(precision, device)
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._device = device
+        # Trunk of `street` on two Zen 4 cores, fp32: 72 ms as it comes, 52 folded, 40 folded and channels last;
+        # bf16: 44, 38, 24.
         fold_batch_norm(network)
         self._network = network.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
         self._network.rpn.anchor_generator.set_cell_anchors(torch.float32, device)
