@@ -61,7 +61,7 @@ def parse_config(text: str, name: str, environment: Mapping[str, str]) -> JobCon
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        if root is None:
+        if root is None or root.tag == _YAML_TAG + "null":
             return JobConfig()
         _prepare(root, (), environment, {})
         values = loader.construct_document(root)
@@ -123,7 +123,8 @@ def config_json_schema() -> dict[str, Any]:
             default = {"default": field.pop("default")} if "default" in field else {}
             field.pop("description", None)
             choices = field.get("anyOf", [field])
-            if all(choice.get("type") in {"number", "integer", "null"} or "enum" in choice for choice in choices):
+            scalar = all(choice.get("type") not in {"array", "object"} for choice in choices)
+            if scalar and {"type": "string"} not in choices:
                 choices = [*choices, reference]
             meaning = {"description": documentation[name]}
             definition["properties"][name] = (
