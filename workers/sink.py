@@ -93,9 +93,7 @@ class FileSink:
 
     def _take(self, entry: LogEntry) -> None:
         if entry.message.log_id != self._log_id:
-            raise BusError(
-                f"the log of {self._stream_id} was replaced by that of a new job: start the sink again for it"
-            )
+            raise BusError(f"a new job replaced the log of {self._stream_id}: start its sink again")
         seq, companion = entry.entry_id
         first_seq = getattr(entry.message, "from_seq", seq)
         if companion == 0 and first_seq > self._first_seq_expected:
