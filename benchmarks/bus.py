@@ -3,8 +3,8 @@
     python -m benchmarks.bus [--frames N] [--json]
 
 One process offers I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
-private server on a Unix socket. Each row is one choice for both: redis-py's own parser or hiredis, glibc's malloc as it is
-or told to keep large blocks (`pipeline.bus.allocator`). The checksum of every frame is compared before a figure is given.
+private server on a Unix socket. Each row is one choice for both: redis-py's own parser or hiredis, glibc's malloc as it
+is or told to keep large blocks (`pipeline.bus.allocator`). Checksums are compared before a figure is given.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int
     from pipeline.config import StreamConfig
 
     stream = StreamConfig(
-        stream_id="bench", source="bench", kind="file", policy="lossless", conf=0.5, class_ids=None, max_staleness_s=1.0,
-        stride=1, max_fps=None, max_frames=None, rtsp_transport="tcp", model="street", max_in_flight=MAX_IN_FLIGHT,
+        stream_id="bench", source="bench", kind="file", policy="lossless", conf=0.5, class_ids=None,
+        max_staleness_s=1.0, stride=1, max_fps=None, max_frames=None, rtsp_transport="tcp", model="street", max_in_flight=MAX_IN_FLIGHT,
         log_bytes=1 << 26,
     )  # fmt: skip
     with EmbeddedRedis(1 << 30) as server:
@@ -136,8 +136,8 @@ def main() -> None:
             runs = sorted(_measure(size_wh, reply_parser, blocks, arguments.frames) for _ in range(3))
             ours = runs[1]
             peer = peer or ours
-            row: dict[str, Any] = {"case": f"{name} {reply_parser} {blocks}", "ours": round(ours, 1), "peer": round(peer, 1)}
-            row |= {"ratio": round(ours / peer, 2), "device": device, "versions": versions}
+            row: dict[str, Any] = {"case": f"{name} {reply_parser} {blocks}", "ours": round(ours, 1)}
+            row |= {"peer": round(peer, 1), "ratio": round(ours / peer, 2), "device": device, "versions": versions}
             line = f"{name:>10} {reply_parser:>8} {blocks:>13} {ours:9.1f} {ours / peer:6.2f}"
             print(json.dumps(row) if arguments.json else line, flush=True)
 

@@ -41,7 +41,7 @@ _STOP_TIMEOUT_S = 10.0
 
 
 def run(*sources: str | os.PathLike[str], **options: Any) -> Iterator[FrameResult]:
-    """The frames of some sources as they are committed, by the pipeline of the command line: its workers, its private Redis.
+    """The frames of some sources as they are committed, by the pipeline of the command line.
 
     sources   as on the command line: files, folders, globs, rtsp://…, webcam:0, "demo"
     options   fields of `pipeline.config.JobConfig` by name, such as model="street", conf=0.4, classes=["person"];

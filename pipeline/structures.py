@@ -26,7 +26,8 @@ class I420Frame:
 
     data          (height * width * 3 // 2,) uint8, C-contiguous: the Y plane, then U, then V, rows without padding
     width, height of the Y plane in pixels, both even; the chroma planes are half of each
-    source_width, source_height   of the picture as a person sees it (rotation applied), in pixels; boxes and masks refer to it
+    source_width, source_height   of the picture as a person sees it (rotation applied), in pixels; boxes and masks
+                                  refer to it
     matrix, full_range            how the numbers stand for colours; full_range False means 16-235 / 16-240
     """
 
@@ -86,7 +87,7 @@ class Detections:
         )
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, height, width) bool masks of the source frame, decoded now. Raises ValueError for a model without masks."""
+        """(N, height, width) bool masks of the source frame, decoded now. Raises ValueError if there are none."""
         from ops.masks import decode_rle
 
         if self.rle_counts is None:

@@ -6,7 +6,7 @@
         for picture in reader:                                    # sound pictures only, in presentation order
             frame_seq = selection.number(picture.pts_s)           # None: left out; the n-th selected picture is n
             if frame_seq is not None:
-                frame = converter.to_i420(picture, model_size((picture.width, picture.height), 800, 1333))
+                frame = converter.to_i420(picture, (width, height))
                 bgr = converter.to_bgr(picture)                   # (height, width, 3) uint8, as a person sees it
             if selection.done:
                 break
@@ -24,7 +24,7 @@ credentials redacted.
 
 from __future__ import annotations
 
-from pipeline.source.colour import Converter, model_size
+from pipeline.source.colour import Converter
 from pipeline.source.names import ResolvedSource, resolve_sources
 from pipeline.source.opening import open_source
 from pipeline.source.picture import Picture
@@ -38,7 +38,6 @@ __all__ = [
     "Reader",
     "ResolvedSource",
     "Selection",
-    "model_size",
     "open_source",
     "redact",
     "resolve_sources",

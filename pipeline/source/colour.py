@@ -80,20 +80,6 @@ class Coding:
         return ColorRange.JPEG if self.full_range else ColorRange.MPEG
 
 
-def model_size(source_wh: tuple[int, int], min_size_px: int, max_size_px: int) -> tuple[int, int]:
-    """(width, height) at which a picture goes to the model: the nearest even size, never larger than it.
-
-    Scaled by min(min_size / short side, max_size / long side), as torchvision's GeneralizedRCNNTransform, but by 1 at
-    most: the model enlarges by itself, and the bus need not carry pixels that were made up.
-    """
-    short, long = min(source_wh), max(source_wh)
-    if short < 2:
-        raise SourceError(f"a picture of {source_wh[0]}x{source_wh[1]} pixels is too small: expected at least 2x2")
-    scale = min(min_size_px / short, max_size_px / long, 1.0)
-    width, height = (min(max(round(side * scale / 2), 1), side // 2) * 2 for side in source_wh)
-    return width, height
-
-
 class Converter:
     """Converts pictures; keeps the scaler's tables from one to the next. Not for use by several threads at once."""
 

@@ -11,7 +11,8 @@ import pytest
 from video_files import rgb_of_i420
 
 from pipeline.errors import SourceError
-from pipeline.source import Converter, Reader, model_size, open_source
+from pipeline.models import bus_hw, get_model
+from pipeline.source import Converter, Reader, open_source
 
 LIMIT_S = 20.0
 NUM_FILES = 43
@@ -76,7 +77,8 @@ def read_and_convert(reader: Reader, converter: Converter) -> int:
         assert picture.pts_s > last_s
         last_s = picture.pts_s
         if count == 1:
-            i420 = converter.to_i420(picture, model_size((picture.width, picture.height), 240, 400))
+            height, width = bus_hw(get_model("street"), (picture.height, picture.width))
+            i420 = converter.to_i420(picture, (width, height))
             small = rgb_of_i420(i420).mean((0, 1))
             large = converter.to_bgr(picture)[..., ::-1].astype(np.float64).mean((0, 1))
             assert np.abs(small - large).max() < 3, (reader.source, small, large)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import STREAM_ID
-from pipeline.errors import SourceError, UsageError
-from pipeline.source import Selection, model_size, redact, resolve_sources
+from pipeline.errors import UsageError
+from pipeline.source import Selection, redact, resolve_sources
 from pipeline.source.redaction import redact_secrets_of
 
 
@@ -154,28 +154,6 @@ def test_selection(options: dict[str, int], pts_s: list[float], expected: list[i
     selection = Selection(**options)
     assert [selection.number(pts) for pts in pts_s] == expected
     assert selection.done == ("max_frames" in options)
-
-
-@pytest.mark.parametrize(
-    ("source_wh", "expected"),
-    [
-        ((1920, 1080), (1332, 750)),
-        ((1080, 1920), (750, 1332)),
-        ((640, 480), (640, 480)),
-        ((641, 481), (640, 480)),
-        ((2160, 2160), (800, 800)),
-        ((4000, 100), (1332, 34)),
-        ((3, 2), (2, 2)),
-        ((100_000, 2), (1332, 2)),
-    ],
-)
-def test_model_size(source_wh: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert model_size(source_wh, 800, 1333) == expected
-
-
-def test_model_size_refuses_what_has_no_chroma_sample() -> None:
-    with pytest.raises(SourceError, match="1x5 pixels is too small"):
-        model_size((1, 5), 800, 1333)
 
 
 def test_reading_needs_no_torch() -> None:

@@ -21,7 +21,7 @@ from video_files import (
 )
 
 from pipeline.errors import SourceError
-from pipeline.source import Converter, Picture, model_size, open_source
+from pipeline.source import Converter, Picture, open_source
 from pipeline.source.colour import Coding
 from pipeline.source.picture import UPRIGHT, Orientation
 from pipeline.structures import ColourMatrix
@@ -136,7 +136,7 @@ def test_without_tags_the_height_decides_and_the_range_is_limited(height: int, e
 def test_odd_sizes_are_filled_to_the_last_row_and_column(pixel_format: str, size: tuple[int, int]) -> None:
     colour = np.array([200, 90, 40], np.uint8)
     frame = coded_frame(np.broadcast_to(colour, (size[1], size[0], 3)).copy(), pixel_format, "bt709", full_range=False)
-    i420 = Converter().to_i420(picture_of(frame), model_size(size, 800, 1333))
+    i420 = Converter().to_i420(picture_of(frame), (size[0] // 2 * 2, size[1] // 2 * 2))
     assert (i420.width, i420.height) == (size[0] // 2 * 2, size[1] // 2 * 2)
     assert i420.data.shape == (i420.width * i420.height * 3 // 2,)
     assert np.abs(rgb_of_i420(i420) - colour).max() < TOLERANCE
