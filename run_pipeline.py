@@ -31,7 +31,9 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 run_app = typer.Typer(**_PLAIN)
 verbs_app = typer.Typer(**_PLAIN)
 worker_app = typer.Typer(**_PLAIN)
-verbs_app.add_typer(worker_app, name="worker", help="Start one worker alone, to spread a job over hosts.")
+verbs_app.add_typer(
+    worker_app, name="worker", help="Start one worker alone, to spread a job over hosts.", context_settings=_CONTEXT
+)
 
 
 def _show_version(wanted: bool) -> None:
