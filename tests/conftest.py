@@ -7,17 +7,20 @@ MASKSTREAM_REQUIRE      comma-separated names (`redis`, `rtsp`, `data`): what mu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 import pytest
 from redis_server import RedisServer, choose_server
+from requires import missing
+from rtsp_server import RtspServer, running_rtsp_server
 
 from pipeline.bus.connection import connect
 from pipeline.bus.embedded import ServerBinary
@@ -47,13 +50,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "nightly" in item.keywords:
             item.add_marker(skip)
-
-
-def missing(name: str, reason: str) -> NoReturn:
-    """Skip the test, or fail it where MASKSTREAM_REQUIRE names what is missing."""
-    if name in os.environ.get("MASKSTREAM_REQUIRE", "").split(","):
-        pytest.fail(f"{reason} (required by MASKSTREAM_REQUIRE={name})")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -162,3 +158,12 @@ def own_redis(redis_binary: ServerBinary, tmp_path: Path) -> Iterator[Callable[.
     for server in servers:
         server.kill()
         shutil.rmtree(Path(server.url.removeprefix("unix://")).parent, ignore_errors=True)
+
+
+@pytest.fixture
+def rtsp_server() -> Iterator[Callable[..., RtspServer]]:
+    """`rtsp_server(cam1=Path("street.mp4"), cam2=None)`: a real RTSP server with these streams, by default one called
+    `cam`; a video file loops, None is a test picture. It may be killed, paused and started again on its port.
+    """
+    with contextlib.ExitStack() as stack:
+        yield lambda **streams: stack.enter_context(running_rtsp_server(**streams))
