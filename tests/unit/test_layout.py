@@ -1,0 +1,121 @@
+"""Who may import whom, what starts without torch, how long a file may be: the rules of CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
+"""each may import itself and those before it"""
+TORCH = {"torch", "torchvision", "triton"}
+TORCH_FOLDERS = ("pipeline/engine/",)
+"""the only ones whose modules may import torch when they are loaded"""
+WITHOUT_TORCH = [
+    "run_pipeline",
+    "workers.decode",
+    "workers.track",
+    "workers.sink",
+    "workers.supervisor",
+    "pipeline.client",
+    "pipeline.config",
+    "pipeline.models",
+    "pipeline.source",
+]
+MAX_LINES = 400
+
+
+def source_files() -> list[Path]:
+    """Every Python file of the packages that are installed."""
+    packages = (path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))
+    return sorted([*packages, ROOT / "run_pipeline.py"])
+
+
+def imports(text: str, package: str = "") -> Iterator[tuple[str, bool]]:
+    """Names of the imported modules, and whether each is imported when the file is loaded."""
+    return _imports(ast.parse(text), package, loading=True)
+
+
+def _imports(node: ast.AST, package: str, *, loading: bool) -> Iterator[tuple[str, bool]]:
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, loading) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parents = package.split(".")
+        base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+        yield ".".join(part for part in (base, node.module) if part), loading
+    elif isinstance(node, ast.If):
+        loading = loading and not ast.unparse(node.test).endswith("TYPE_CHECKING")
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        loading = False
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, package, loading=loading)
+
+
+def upward(path: str, text: str) -> list[str]:
+    """Modules of a higher layer, or of the tests, that the file imports anywhere."""
+    layer = LAYERS.index(path.split("/")[0].removesuffix(".py"))
+    forbidden = {*LAYERS[layer + 1 :], "tests", "benchmarks"}
+    package = ".".join(path.split("/")[:-1])
+    return [name for name, _ in imports(text, package) if name.split(".")[0] in forbidden]
+
+
+def torch_at_load(path: str, text: str) -> list[str]:
+    """Modules of torch that the file imports when it is loaded, where it may not."""
+    if path.startswith(TORCH_FOLDERS):
+        return []
+    return [name for name, loading in imports(text) if loading and name.split(".")[0] in TORCH]
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_file(path: Path) -> None:
+    name, text = path.relative_to(ROOT).as_posix(), path.read_text()
+    assert upward(name, text) == []
+    assert torch_at_load(name, text) == []
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_a_module_starts_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({TORCH!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+# -- the rules can fail -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("ops/a.py", "import pipeline.config", ["pipeline.config"]),
+        ("ops/a.py", "def f():\n    from pipeline import config", ["pipeline"]),
+        ("pipeline/bus/a.py", "from workers.base import Life", ["workers.base"]),
+        ("pipeline/bus/a.py", "from ...workers import base", ["workers"]),
+        ("workers/a.py", "import numpy, run_pipeline", ["run_pipeline"]),
+        ("pipeline/a.py", "import tests.conftest", ["tests.conftest"]),
+        ("pipeline/bus/a.py", "from . import b\nfrom ..config import c\nimport ops.masks\nimport workersoup", []),
+        ("run_pipeline.py", "import ops, pipeline, workers", []),
+    ],
+)
+def test_imports_upwards_are_found(path: str, text: str, found: list[str]) -> None:
+    assert upward(path, text) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("pipeline/a.py", "import torch", ["torch"]),
+        ("ops/a.py", "try:\n    from torch.nn import functional\nexcept ImportError:\n    pass", ["torch.nn"]),
+        ("workers/a.py", "class A:\n    import torchvision.ops", ["torchvision.ops"]),
+        ("workers/a.py", "def f():\n    import torch", []),
+        ("workers/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", []),
+        ("pipeline/engine/a.py", "import torch", []),
+    ],
+)
+def test_torch_at_load_is_found(path: str, text: str, found: list[str]) -> None:
+    assert torch_at_load(path, text) == found
