@@ -40,7 +40,7 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """the same for a low-score detection"""
     duplicate_iou: Fraction = 0.7
     """a detection without a track is dropped when it overlaps one that has a track, of the same class, by more"""
-    confirm_s: Seconds = 0.1
+    confirm_s: Seconds = 0.25
     """seconds from the first to the current detection, two of them at least, after which a track is given its id"""
     lost_s: Seconds = 1.5
     """seconds without a detection after which a confirmed track ends; it must exceed the interval between frames"""

@@ -73,7 +73,7 @@ def assert_equal(first: TrackedDetections, second: TrackedDetections) -> None:
 
 
 def test_an_id_is_given_after_the_time_of_confirmation() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = Tracker(TrackerConfig(confirm_s=0.1))
     box = [100, 100, 160, 220]
     results = [tracker.update(detections([box]), seq, seq / 30) for seq in range(1, 6)]
     assert [result.track_ids.tolist() for result in results] == [[0], [0], [0], [1], [1]]
@@ -125,7 +125,7 @@ def test_finish_ends_every_confirmed_track() -> None:
         tracker.update(detections(boxes, class_ids=[1, 3, 1][: len(boxes)]), seq, seq / 10)
     assert tracker.finish() == [TrackSpan(1, 1, 1, 9), TrackSpan(2, 3, 1, 9)]
     assert tracker.finish() == []
-    results = [tracker.update(detections([[0, 0, 50, 50]]), seq, seq / 10) for seq in range(10, 13)]
+    results = [tracker.update(detections([[0, 0, 50, 50]]), seq, seq / 10) for seq in range(10, 14)]
     assert results[-1].track_ids.tolist() == [3]
 
 
