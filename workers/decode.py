@@ -187,7 +187,9 @@ class Decoder:
             full_range=frame.full_range,
         )
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
-            if stream.policy == "latest" or self._life.stopping:
+            if self._life.stopping:
+                return
+            if stream.policy == "latest":
                 self._reconnecting(self._writer.skip)
                 return
             self._tell_status()

@@ -99,7 +99,7 @@ def check_server(client: Client, url: str) -> tuple[int, int]:
     except redis.RedisError as error:
         raise BusError(
             f"no Redis at {redact_url(url)}: {error}; start one there, give another --redis-url, "
-            "or leave it out for a private server"
+            "or let `maskstream SOURCE` start one of its own by leaving the URL out"
         ) from None
     match = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
     version = (int(match[1]), int(match[2])) if match else (0, 0)
