@@ -43,6 +43,7 @@ class Child:
         """the last line it wrote as an error"""
         self.final_code: int | None = None
         """its exit code once it is over for good"""
+        self._leaving = False
         self._listener = listener
         self._start_at_s = 0.0
         self._started_at_s = 0.0
@@ -63,6 +64,7 @@ class Child:
 
     def terminate(self) -> None:
         """Ask it to finish what it holds and leave; it is not started again."""
+        self._leaving = True
         if self._process is None:
             self.final_code = self.final_code if self.final_code is not None else EXIT_DONE
         else:
@@ -106,7 +108,7 @@ class Child:
         process, self._process = self._process, None
         if process is not None:
             self._close(process)
-        if code in FINAL_CODES or code == -signal.SIGTERM:
+        if code in FINAL_CODES or self._leaving:
             self.final_code = code
             return
         lived_s = time.monotonic() - self._started_at_s

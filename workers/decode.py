@@ -19,7 +19,8 @@ FULL_PAUSE_S = 0.005
 STATUS_INTERVAL_S = 0.5
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 15.0
-SOURCE_TIMEOUT_S = 10.0
+SOURCE_TIMEOUT_S = 5.0
+"""longest silence of a source on the network; a request to stop waits so long, too"""
 
 
 def run(task: DecodeTask, life: Life) -> None:
@@ -96,11 +97,12 @@ class Decoder:
 
     def _run_live(self) -> None:
         """Connect again for ever, with growing pauses that a good connection resets."""
-        pause_s = REOPEN_FIRST_S
+        opened, pause_s = False, REOPEN_FIRST_S
         while not self._life.stopping:
             try:
                 with self._open_source() as reader:
                     self._reconnecting(self._writer.open)
+                    opened = True
                     over = self._feed(reader, None)
                 if self._life.stopping or over:
                     break
@@ -118,6 +120,8 @@ class Decoder:
             self._set_status(phase="stalled", error=problem, num_reconnects=self._num_reconnects)
             self._rest(pause_s)
             pause_s = min(pause_s * 2, REOPEN_MOST_S)
+        if not opened:  # stopped before the source was ever there
+            self._reconnecting(self._writer.open)
         self._end("stopped" if self._life.stopping else "finished", "")
 
     def _open_source(self) -> Reader:
