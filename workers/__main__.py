@@ -1,4 +1,8 @@
-"""`python -m workers TASK`: one worker, as the supervisor starts it; TASK is the JSON of one of `workers.tasks`."""
+"""`python -m workers WHAT`: one worker, as the supervisor starts it.
+
+Its task, the JSON of one of `workers.tasks`, is the first line of standard input: a Redis URL holds a password, and the
+arguments of a process can be read by everybody. WHAT is for the eyes of whoever lists processes.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +31,4 @@ def run_task(task: Task) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_task(msgspec.json.decode(sys.argv[1], type=Task)))
+    sys.exit(run_task(msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,13 +95,17 @@ class Child:
             environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         self._started_at_s = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workers", msgspec.json.encode(self.task).decode()],
+            [sys.executable, "-m", "workers", *self.name.split()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
             start_new_session=True,
         )
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(msgspec.json.encode(self.task) + b"\n")
+                self._process.stdin.flush()
         self._reader = threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True)
         self._reader.start()
 
