@@ -52,13 +52,15 @@ def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bu
     assert job.answer(queue, held) == [True]
     (entry_id, message), *_ = log.read()
     job.commit(log, 1, session=message.header.session, consumed=[entry_id])
-    assert job.result_ids() == ["1-0"]
+    fill_memory(own_bus)
+    job.commit(log, 2)  # consumes nothing, so frees nothing
+    assert job.result_ids() == ["1-0", "2-0"]
     clock.now_s += BEAT_INTERVAL_S
     writer.lease.beat()
     log.lease.beat()
     log.lease.release()
     assert own_bus.result_log(job.stream).lease.try_take()
-    assert writer.open().seq == 1
+    assert writer.open().seq == 2
     job.end(writer)
     own_bus.set_status("cam1", phase="live", error="x" * 500)
     own_bus.set_read("cam1", "jsonl", 1)
