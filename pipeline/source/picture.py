@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.messages import ClockOrigin
+
+# For pictures that say neither when they are shown nor how many come per second.
+DEFAULT_FPS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,40 @@ class Orientation:
 
 
 UPRIGHT = Orientation()
+
+
+class Orientations:
+    """Reads the display matrix of the frames of a source once per angle.
+
+    Reading it ties the frame into a reference cycle: frames that wait for the garbage collector fill the memory.
+    """
+
+    def __init__(self) -> None:
+        self._by_angle: dict[int, Orientation] = {}
+
+    def of(self, frame: av.VideoFrame) -> Orientation:
+        """How the frame is turned to be seen."""
+        if frame.rotation not in self._by_angle:
+            self._by_angle[frame.rotation] = Orientation.of(frame)
+        return self._by_angle[frame.rotation]
+
+
+class MediaClock:
+    """The pts_s of the pictures of a source; one without a time is shown a step after the one before.
+
+    The same sound pictures from the beginning give the same times.
+    """
+
+    def __init__(self, fps: float | None, time_base: Fraction | None) -> None:
+        self._step_s = 1.0 / (fps or DEFAULT_FPS)
+        self._time_base = time_base
+        self._pts_s = -self._step_s
+
+    def of(self, frame: av.VideoFrame) -> float:
+        """When the next picture is shown, in seconds as the container says."""
+        unit = frame.time_base or self._time_base
+        self._pts_s = float(frame.pts * unit) if frame.pts is not None and unit else self._pts_s + self._step_s
+        return self._pts_s
 
 
 @dataclass(frozen=True, slots=True)

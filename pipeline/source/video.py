@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 
 from pipeline.errors import SourceError
 from pipeline.messages import ClockOrigin
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
-from pipeline.source.picture import Orientation
+from pipeline.source.picture import MediaClock, Orientations
 from pipeline.source.reader import Decoded, Reader
 from pipeline.source.redaction import redact
 
-# For pictures that say neither when they are shown nor how many come per second.
-DEFAULT_FPS = 25.0
 # Far more than a decoder holds back, and above it the container's rate is a clock, not a picture rate.
 MAX_FPS = 1000.0
 MAX_CAPTURE_TIMES = 256
 # A decoder that reports damage while it is emptied is asked again, but not for ever.
 MAX_FLUSH_ATTEMPTS = 64
 AV_NS_PER_US = 1000
+
+
+PacketTap: TypeAlias = Callable[[Any], None]
+"""is shown every av packet with data, in the order of the stream, before it is decoded; must not raise"""
+
+
+def picture_rate(stream: Any) -> float | None:
+    """Pictures per second on average, as the container says; None if it does not."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate and 0 < rate <= MAX_FPS else None
 
 
 class VideoReader(Reader):
@@ -37,12 +45,20 @@ class VideoReader(Reader):
     """
 
     def __init__(
-        self, source: str, *, live: bool, rtsp_transport: RtspTransport, timeout_s: float, num_threads: int
+        self,
+        source: str,
+        *,
+        live: bool,
+        rtsp_transport: RtspTransport,
+        timeout_s: float,
+        num_threads: int,
+        on_packet: PacketTap | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._live = live
+        self._on_packet = on_packet
         self._capture_clock = CaptureClock() if live else None
-        self._orientations: dict[int, Orientation] = {}
+        self._orientations = Orientations()
         with ExitStack() as resources:
             self._container = open_container(source, resources, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
             self._stream = self._choose_stream(source)
@@ -72,8 +88,7 @@ class VideoReader(Reader):
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
-        rate = stream.average_rate or stream.guessed_rate
-        self.fps = float(rate) if rate and 0 < rate <= MAX_FPS else None
+        self.fps = picture_rate(stream)
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
         self.has_audio = bool(container.streams.audio)
         duration_s = container.duration / av.time_base if container.duration else None
@@ -90,28 +105,16 @@ class VideoReader(Reader):
         return f": none of its {codec} data could be decoded; expected a whole video file"
 
     def _decode(self) -> Iterator[Decoded]:
-        time_base = self._stream.time_base
-        step_s = 1.0 / (self.fps or DEFAULT_FPS)
-        pts_s = -step_s
+        media_clock = MediaClock(self.fps, self._stream.time_base)
         clock: ClockOrigin = "host" if self._live else "file"
         for frame in self._frames():
             if frame.is_corrupt:
                 self.num_corrupt += 1
                 continue
-            unit = frame.time_base or time_base
-            pts_s = float(frame.pts * unit) if frame.pts is not None and unit else pts_s + step_s
+            pts_s = media_clock.of(frame)
             captured_at_ns = self._capture_clock.of(frame.pts, pts_s) if self._capture_clock else None
-            orientation = self._orientation(frame)
+            orientation = self._orientations.of(frame)
             yield Decoded(frame, pts_s, orientation, captured_at_ns, clock if captured_at_ns is None else "rtcp")
-
-    def _orientation(self, frame: Any) -> Orientation:
-        """Reads the display matrix once per angle.
-
-        Reading it ties the frame into a reference cycle: frames that wait for the garbage collector fill the memory.
-        """
-        if frame.rotation not in self._orientations:
-            self._orientations[frame.rotation] = Orientation.of(frame)
-        return self._orientations[frame.rotation]
 
     def _frames(self) -> Iterator[Any]:
         """Everything the decoder gives out, damaged or not."""
@@ -138,6 +141,8 @@ class VideoReader(Reader):
                     continue
                 if self._capture_clock:
                     self._capture_clock.note(packet)
+                if self._on_packet:
+                    self._on_packet(packet)
                 yield packet
         except av.error.InvalidDataError as error:
             if is_remote(self.source):
