@@ -1,25 +1,17 @@
-"""The annotated video: the source read once more, joined with its results by number."""
+"""The annotated video of a file: the source read once more, joined with its results by number."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import av
 
 from pipeline.config import StreamConfig
-from pipeline.errors import MaskStreamError, SourceError
-from pipeline.exports.files import output_error
-from pipeline.exports.mp4 import TIME_BASE, Mp4File
+from pipeline.errors import SourceError
+from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
 from pipeline.exports.sound import RESTART_STEP_S, Sound, open_sound
 from pipeline.messages import AnyResult, FrameResult, GapResult
-from pipeline.render import draw_result
-from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
-
-ENCODER_THREADS = 2
+from pipeline.source import Picture, Reader, Selection, open_source, redact
 
 
 class VideoWriter:
@@ -33,20 +25,15 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, stream: StreamConfig, *, num_threads: int = ENCODER_THREADS) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
         self._stream = stream
-        self._num_threads = num_threads
         self._selection = Selection(stream.stride, stream.max_fps, stream.max_frames)
-        self._converter = Converter()
+        self._mp4 = AnnotatedMp4(path, num_threads)
         self._reader: Reader | None = None
         self._numbered: Iterator[tuple[int, Picture]] = iter(())
         self._seq = 0
-        self._file: Mp4File | None = None
         self._sound: Sound | None = None
         self._offset_s = 0.0
         self._last_media_s = 0.0
-        self._last_pts = -1
 
     def write(self, message: AnyResult) -> None:
         """Take the next message of the log. What was written already is passed over.
@@ -54,23 +41,19 @@ class VideoWriter:
         Raises OutputError when the file cannot be written, SourceError when the source does not give the picture again.
         """
         if isinstance(message, FrameResult | GapResult):
-            with self._output_errors():
+            with self._mp4.errors(self._discard):
                 while self._seq < message.frame_seq:
                     self._write_next(message)
 
     def finish(self) -> None:
         """Complete the file with what was written so far. Raises OutputError."""
-        if self._file is None:
-            self._discard()
-            return
-        with self._output_errors():
-            end_s = self._last_pts * TIME_BASE + self._file.step_s
-            self._mux(self._file.flush())
-            if self._sound is not None:
-                self._sound.copy_until(float("inf") if self._source_is_over() else float(end_s))
-            self._file.container.close()
-            self._file = None
-            self._part.replace(self._path)
+        if self._mp4.begun:
+            with self._mp4.errors(self._discard):
+                end_s = self._mp4.next_s
+                self._mp4.flush()
+                if self._sound is not None:
+                    self._sound.copy_until(float("inf") if self._source_is_over() else end_s)
+                self._mp4.complete()
         self._discard()
 
     def __enter__(self) -> VideoWriter:
@@ -86,13 +69,10 @@ class VideoWriter:
 
     def _write_next(self, message: FrameResult | GapResult) -> None:
         picture = self._next_picture(message.frame_seq)
-        bgr = self._converter.to_bgr(picture)
-        if isinstance(message, FrameResult) and message.frame_seq == self._seq:
-            draw_result(bgr, message)
-        if self._file is None:
-            self._open(picture)
-        if self._file is not None:
-            self._mux(self._file.encode(bgr, self._pts_of(picture.pts_s)))
+        if not self._mp4.begun:
+            self._begin(picture)
+        result = message if isinstance(message, FrameResult) and message.frame_seq == self._seq else None
+        self._mp4.add(picture, result, self._time_of(picture.pts_s))
 
     def _next_picture(self, wanted_seq: int) -> Picture:
         if self._reader is None:
@@ -113,40 +93,25 @@ class VideoWriter:
             if seq is not None:
                 yield seq, picture
 
-    def _open(self, first: Picture) -> None:
+    def _begin(self, first: Picture) -> None:
         if self._reader is None:
             return
-        self._file = Mp4File(
-            self._part,
-            first.frame,
-            (first.width, first.height),
-            self._reader.fps,
-            self._reader.sample_aspect_ratio,
-            self._num_threads,
-        )
+        container = self._mp4.begin(first, self._reader.fps, self._reader.sample_aspect_ratio)
         self._offset_s = self._last_media_s = first.pts_s
         if self._stream.kind == "file" and self._reader.has_audio:
-            self._sound = open_sound(self._stream.source, self._file.container)
+            self._sound = open_sound(self._stream.source, container)
         if self._sound is not None:
             self._sound.begin_segment(self._offset_s)
+            self._mp4.call_before_packets(self._sound.copy_until)
 
-    def _pts_of(self, media_s: float) -> int:
-        """Output time in TIME_BASE of a picture that the source shows at `media_s`; always after the picture before."""
-        if media_s < self._last_media_s - RESTART_STEP_S and self._file is not None:
-            self._offset_s = media_s - (float(self._last_pts * TIME_BASE) + self._file.step_s)
+    def _time_of(self, media_s: float) -> float:
+        """Seconds from the beginning at which a picture is shown that the source shows at `media_s`."""
+        if media_s < self._last_media_s - RESTART_STEP_S:
+            self._offset_s = media_s - self._mp4.next_s
             if self._sound is not None:
                 self._sound.begin_segment(self._offset_s)
         self._last_media_s = media_s
-        self._last_pts = max(round((media_s - self._offset_s) / TIME_BASE), self._last_pts + 1)
-        return self._last_pts
-
-    def _mux(self, packets: Iterator[Any]) -> None:
-        if self._file is None:
-            return
-        for packet in packets:
-            if self._sound is not None and packet.dts is not None:
-                self._sound.copy_until(float(packet.dts * packet.time_base))
-            self._file.container.mux(packet)
+        return media_s - self._offset_s
 
     def _source_is_over(self) -> bool:
         """Whether the file shows the source to its end, so that its sound goes to the end, too."""
@@ -165,19 +130,4 @@ class VideoWriter:
             self._sound.close()
         if self._reader is not None:
             self._reader.close()
-        if self._file is not None:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                self._file.container.close()
-            self._file = None
-            self._part.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _output_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except MaskStreamError:
-            self._discard()
-            raise
-        except (av.FFmpegError, OSError) as error:
-            self._discard()
-            raise output_error(self._path, error) from None
+        self._mp4.discard()

@@ -1,0 +1,102 @@
+"""An annotated video on the way: pictures with their results drawn in, in a file that appears when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from pipeline.errors import MaskStreamError
+from pipeline.exports.files import output_error
+from pipeline.exports.mp4 import TIME_BASE, Mp4File
+from pipeline.messages import FrameResult
+from pipeline.render import draw_result
+from pipeline.source import Converter, Picture
+
+ENCODER_THREADS = 2
+
+
+class AnnotatedMp4:
+    """Grows as `NAME.part` from its first picture on, gets its name with `complete`; `discard` removes it."""
+
+    def __init__(self, path: Path, num_threads: int = ENCODER_THREADS) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        self._num_threads = num_threads
+        self._converter = Converter()
+        self._file: Mp4File | None = None
+        self._last_pts = -1
+        self._before_packet: Callable[[float], None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a file that is not complete."""
+        return self._file is not None
+
+    @property
+    def next_s(self) -> float:
+        """Seconds from the beginning at which the last picture ends, as far as is known."""
+        return 0.0 if self._file is None else float(self._last_pts * TIME_BASE) + self._file.step_s
+
+    def begin(self, like: Picture, fps: float | None, pixel_aspect: Fraction) -> Any:
+        """Make the file for pictures like this one; the av OutputContainer, for whoever adds a stream to it."""
+        self._file = Mp4File(self._part, like.frame, (like.width, like.height), fps, pixel_aspect, self._num_threads)
+        return self._file.container
+
+    def call_before_packets(self, callback: Callable[[float], None]) -> None:
+        """Have the time of each packet told in seconds before it is written: what belongs in front of it goes first."""
+        self._before_packet = callback
+
+    def add(self, picture: Picture, result: FrameResult | None, time_s: float) -> None:
+        """Encode a picture with what is on it, shown `time_s` seconds from the beginning and behind the one before."""
+        if self._file is None:
+            return
+        bgr = self._converter.to_bgr(picture)
+        if result is not None:
+            draw_result(bgr, result)
+        self._last_pts = max(round(time_s / TIME_BASE), self._last_pts + 1)
+        self._mux(self._file.encode(bgr, self._last_pts))
+
+    def flush(self) -> None:
+        """Write what the encoder holds back."""
+        if self._file is not None:
+            self._mux(self._file.flush())
+
+    def complete(self) -> None:
+        """Close the file, after `flush`, and give it its name."""
+        if self._file is not None:
+            self._file.container.close()
+            self._file = None
+            self._part.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove a file that is not complete; may be called at any time."""
+        if self._file is not None:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                self._file.container.close()
+            self._file = None
+            self._part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def errors(self, clean_up: Callable[[], None]) -> Iterator[None]:
+        """Call `clean_up` after an error; what the system or FFmpeg refuses becomes an OutputError."""
+        try:
+            yield
+        except MaskStreamError:
+            clean_up()
+            raise
+        except (av.FFmpegError, OSError) as error:
+            clean_up()
+            raise output_error(self._path, error) from None
+
+    def _mux(self, packets: Iterator[Any]) -> None:
+        if self._file is None:
+            return
+        for packet in packets:
+            if self._before_packet is not None and packet.dts is not None:
+                self._before_packet(float(packet.dts * packet.time_base))
+            self._file.container.mux(packet)

@@ -1,0 +1,146 @@
+"""The annotated video of a camera: the pictures that decode kept, joined with their results by epoch and time."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
+from pipeline.messages import AnyResult, FrameResult
+from pipeline.segments import SegmentReader, StoredPicture
+from pipeline.source.selection import RESTART_STEP_S
+
+MAX_WAITING = 1024
+"""results that wait for their pictures: these come when their segment is complete, after ten seconds at most"""
+
+_log = logging.getLogger(__name__)
+_Place = tuple[int, int, float]
+
+
+class LiveVideoWriter:
+    """Writes the MP4 of a live stream: the pictures that have a result, in real time, without sound.
+
+    Time runs on media time within a connection, and between connections as it did on the clock. Results whose pictures
+    are gone (the store is bounded, and a writer that was killed took along what it had read) are left out and counted.
+    The file grows as `NAME.part` and gets its name when it is complete. A stream without a picture gets none.
+
+    A context manager that finishes the file, or removes it when leaving with an error.
+    """
+
+    def __init__(self, path: Path, reader: SegmentReader, *, num_threads: int = ENCODER_THREADS) -> None:
+        self._path = path
+        self._reader = reader
+        self._mp4 = AnnotatedMp4(path, num_threads)
+        self._waiting: deque[tuple[_Place, FrameResult]] = deque()
+        self._picture: tuple[_Place, StoredPicture] | None = None
+        self._result_order, self._picture_order = _Order(), _Order()
+        self._timeline = _Timeline()
+        self._num_without_picture = 0
+
+    def write(self, message: AnyResult) -> None:
+        """Take the next message of the log. Raises OutputError when the file cannot be written."""
+        if isinstance(message, FrameResult):
+            if len(self._waiting) == MAX_WAITING:
+                self._leave_out()
+            self._waiting.append((self._result_order.place(message.stream_epoch, message.pts_s), message))
+            with self._mp4.errors(self._discard):
+                self._join(at_end=False)
+
+    def finish(self) -> None:
+        """Write what is left and complete the file; the decoder keeps no more pictures. Raises OutputError."""
+        with self._mp4.errors(self._discard):
+            self._join(at_end=True)
+            self._num_without_picture += len(self._waiting)
+            self._waiting.clear()
+            self._mp4.flush()
+            self._mp4.complete()
+        if self._num_without_picture:
+            _log.warning(
+                "%s lacks %d frames that have results: their pictures were gone", self._path, self._num_without_picture
+            )
+            self._num_without_picture = 0
+        self._discard()
+
+    def __enter__(self) -> LiveVideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self._discard()
+
+    def _join(self, *, at_end: bool) -> None:
+        """Both come in the same order, and either may lack some: the one that is behind lacks its counterpart."""
+        while self._waiting:
+            if self._picture is None:
+                stored = self._reader.read(at_end=at_end)
+                if stored is None:
+                    return
+                self._picture = (self._picture_order.place(stored.epoch, stored.picture.pts_s), stored)
+            picture_place, stored = self._picture
+            result_place, result = self._waiting[0]
+            if picture_place > result_place:
+                self._leave_out()
+                continue
+            self._picture = None
+            if picture_place == result_place:
+                self._write(stored, result, result_place)
+
+    def _write(self, stored: StoredPicture, result: FrameResult, place: _Place) -> None:
+        if (stored.picture.width, stored.picture.height) != (result.width, result.height):
+            self._leave_out()
+            return
+        self._waiting.popleft()
+        if not self._mp4.begun:
+            self._mp4.begin(stored.picture, stored.fps, stored.pixel_aspect)
+        self._mp4.add(stored.picture, result, self._timeline.time_of(place, result))
+
+    def _leave_out(self) -> None:
+        self._waiting.popleft()
+        self._num_without_picture += 1
+
+    def _discard(self) -> None:
+        self._reader.close()
+        self._mp4.discard()
+
+
+class _Order:
+    """Numbers the stretches of an epoch in which time goes forward: (epoch, stretch, pts_s) only ever grows."""
+
+    def __init__(self) -> None:
+        self._last: _Place = (0, 0, 0.0)
+
+    def place(self, epoch: int, pts_s: float) -> _Place:
+        last_epoch, stretch, last_pts_s = self._last
+        if epoch != last_epoch:
+            stretch = 0
+        elif pts_s < last_pts_s - RESTART_STEP_S:
+            stretch += 1
+        self._last = (epoch, stretch, pts_s)
+        return self._last
+
+
+class _Timeline:
+    """Seconds from the first frame: by media time within a stretch, by time of arrival from one to the next."""
+
+    def __init__(self) -> None:
+        self._stretch: tuple[int, int] | None = None
+        self._offset_s = 0.0
+        self._last_s = 0.0
+        self._last_arrived_at_ns = 0
+
+    def time_of(self, place: _Place, result: FrameResult) -> float:
+        epoch, stretch, pts_s = place
+        if self._stretch != (epoch, stretch):
+            passed_s = 0.0
+            if self._stretch is not None:
+                passed_s = max(0.0, (result.arrived_at_ns - self._last_arrived_at_ns) / 1e9)
+            self._offset_s = pts_s - (self._last_s + passed_s)
+            self._stretch = (epoch, stretch)
+        self._last_s, self._last_arrived_at_ns = pts_s - self._offset_s, result.arrived_at_ns
+        return self._last_s
