@@ -112,6 +112,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int
     log_bytes: int
     """bytes of result JSON the log keeps"""
+    segment_folder: str | None = None
+    """on this job's host: where decode keeps a camera's packets for the annotated video; None: it is not written"""
 
     @property
     def score_floor(self) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.bus import Bus, Offer, PositionMovedError
 from pipeline.config import StreamConfig
 from pipeline.errors import BusError, SourceError
 from pipeline.messages import EndReason
 from pipeline.models import bus_hw, get_model
+from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
 from pipeline.wire import FrameHeader, SourceEnd
 from workers.base import Life, Reconnecting, log
@@ -29,6 +33,8 @@ def run(task: DecodeTask, life: Life) -> None:
     stream = bus.stream(task.stream_id)
     if stream is None:
         raise BusError(f"no stream {task.stream_id!r} on this Redis: start it with a source")
+    if stream.live and task.result_ttl_s is not None:
+        log.info("no pictures are kept for a video: that is written where decoder and sink are of one job on one host")
     try:
         Decoder(bus, stream, life, task.num_threads).run()
     finally:
@@ -59,6 +65,7 @@ class Decoder:
         self._writer = bus.frame_writer(stream)
         self._reconnecting = Reconnecting(bus, life)
         self._converter = Converter(num_threads)
+        self._segments = SegmentWriter(Path(stream.segment_folder)) if stream.segment_folder else None
         self._num_corrupt = 0
         self._num_offered = 0
         self._num_reconnects = 0
@@ -100,9 +107,11 @@ class Decoder:
         opened, pause_s = False, REOPEN_FIRST_S
         while not self._life.stopping:
             try:
-                with self._open_source() as reader:
-                    self._reconnecting(self._writer.open)
+                with self._keeping_packets(), self._open_source() as reader:
+                    epoch = self._reconnecting(self._writer.open).epoch
                     opened = True
+                    if self._segments is not None:
+                        self._segments.begin(epoch)
                     over = self._feed(reader, None)
                 if self._life.stopping or over:
                     break
@@ -131,7 +140,17 @@ class Decoder:
             rtsp_transport=self._stream.rtsp_transport,
             timeout_s=SOURCE_TIMEOUT_S,
             num_threads=self._num_threads,
+            on_packet=self._segments.take if self._segments is not None else None,
         )
+
+    @contextlib.contextmanager
+    def _keeping_packets(self) -> Iterator[None]:
+        """Around one connection: what was kept of it is complete behind it."""
+        try:
+            yield
+        finally:
+            if self._segments is not None:
+                self._segments.end()
 
     def _feed(self, reader: Reader, committed_seq: int | None) -> bool:
         """Offer the pictures; those up to `committed_seq` are only counted. Whether the source came to its end."""

@@ -12,9 +12,10 @@ import redis
 from pipeline.bus import Bus, redact_url
 from pipeline.config import OUTPUT_SUFFIXES, StreamConfig
 from pipeline.errors import BusError, OutputError
-from pipeline.exports import JsonlWriter, Summary, VideoWriter, read_jsonl
+from pipeline.exports import JsonlWriter, LiveVideoWriter, Summary, VideoWriter, read_jsonl
 from pipeline.log_cursor import LogCursor, LogEntry
 from pipeline.messages import AnyResult, EndResult
+from pipeline.segments import SegmentReader
 from workers.base import Life, log
 from workers.tasks import SINK_NAME, SinkTask
 
@@ -41,13 +42,14 @@ class FileSink:
         self._cursor = LogCursor(task.stream_id, start="start", reader=SINK_NAME)
         self._summary = Summary()
         self._jsonl: JsonlWriter | None = None
-        self._video: VideoWriter | None = None
+        self._video: VideoWriter | LiveVideoWriter | None = None
         self._unflushed: list[LogEntry] = []
         self._flush_at_s = time.monotonic()
-        self._first_seq_expected = 1
-        if "video" in task.save and not stream.live:
+        # the video of a camera shows what there is: its writer may begin anywhere in the log
+        self._first_seq_expected = 0 if stream.live and "jsonl" not in task.save else 1
+        if "video" in task.save:
             path = Path(task.output) / f"{task.stream_id}{OUTPUT_SUFFIXES['video']}"
-            self._video = stack.enter_context(VideoWriter(path, stream))
+            self._video = _video_writer(path, stream, stack)
         if "jsonl" in task.save:
             path = Path(task.output) / f"{task.stream_id}{OUTPUT_SUFFIXES['jsonl']}"
             self._jsonl = stack.enter_context(JsonlWriter(path))
@@ -96,7 +98,7 @@ class FileSink:
             raise BusError(f"a new job replaced the log of {self._stream_id}: start its sink again")
         seq, companion = entry.entry_id
         first_seq = getattr(entry.message, "from_seq", seq)
-        if companion == 0 and first_seq > self._first_seq_expected:
+        if companion == 0 and 0 < self._first_seq_expected < first_seq:
             raise OutputError(
                 f"results {self._first_seq_expected} to {first_seq - 1} of {self._stream_id} left the log before "
                 "they were written: save jsonl along with the video, or give the log more room (redis_memory_mb)"
@@ -120,3 +122,21 @@ class FileSink:
             self._cursor.done(entry)
         self._unflushed.clear()
         self._flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
+
+
+def _video_writer(path: Path, stream: StreamConfig, stack: ExitStack) -> VideoWriter | LiveVideoWriter | None:
+    """The writer for the kind of source; None, with a warning, where the pictures of a camera are out of reach."""
+    if not stream.live:
+        return stack.enter_context(VideoWriter(path, stream))
+    reason = "its decoder keeps no pictures"
+    if stream.segment_folder is not None:
+        try:
+            reader = SegmentReader(Path(stream.segment_folder))
+        except OutputError as error:
+            reason = str(error)
+        else:
+            return stack.enter_context(LiveVideoWriter(path, reader))
+    log.warning(
+        "no video of %s: %s; it is written where decoder and sink are of one job on one host", stream.stream_id, reason
+    )
+    return None

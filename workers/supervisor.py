@@ -29,6 +29,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import BusError, FencedError, MaskStreamError, UsageError
 from pipeline.exports import StreamSummary, write_summary
 from pipeline.job import MIB, Job
+from pipeline.segments import segment_folders
 from pipeline.synthetic import demo_video
 from pipeline.wire import SourceEnd
 from workers.base import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -67,7 +68,8 @@ def run_job(job: Job, display: Display) -> int:
         bus = Bus(server.url if server else str(job.redis_url))
         stack.callback(bus.close)
         bus.check()
-        return Supervisor(_with_demo_rendered(job, display), bus, server, display).run()
+        job = _with_segment_folders(_with_demo_rendered(job, display), stack)
+        return Supervisor(job, bus, server, display).run()
 
 
 def _with_demo_rendered(job: Job, display: Display) -> Job:
@@ -80,6 +82,19 @@ def _with_demo_rendered(job: Job, display: Display) -> Job:
             demo_video(path)
             stream = msgspec.structs.replace(stream, source=str(path))
         streams.append(stream)
+    return replace(job, streams=streams)
+
+
+def _with_segment_folders(job: Job, stack: ExitStack) -> Job:
+    """The job with a place for the pictures of each camera whose video it saves; `stack` removes them."""
+    cameras = [stream.stream_id for stream in job.streams if stream.live and "video" in job.save]
+    folders = stack.enter_context(segment_folders(job.output, cameras))
+    streams = [
+        msgspec.structs.replace(stream, segment_folder=str(folders[stream.stream_id]))
+        if stream.stream_id in folders
+        else stream
+        for stream in job.streams
+    ]
     return replace(job, streams=streams)
 
 
