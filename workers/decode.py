@@ -61,7 +61,6 @@ class Decoder:
         self._bus = bus
         self._stream = stream
         self._life = life
-        self._num_threads = num_threads
         self._writer = bus.frame_writer(stream)
         self._reconnecting = Reconnecting(bus, life)
         self._converter = Converter(num_threads)
@@ -139,7 +138,6 @@ class Decoder:
             self._stream.kind,
             rtsp_transport=self._stream.rtsp_transport,
             timeout_s=SOURCE_TIMEOUT_S,
-            num_threads=self._num_threads,
             on_packet=self._segments.take if self._segments is not None else None,
         )
 

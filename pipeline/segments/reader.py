@@ -18,8 +18,6 @@ from pipeline.segments.folder import READER_LOCK, try_lock
 from pipeline.segments.format import SegmentHeader, finished_segments, read_segment
 from pipeline.source.picture import MediaClock, Orientations, Picture
 
-DECODER_THREADS = 2
-
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
@@ -110,8 +108,7 @@ class SegmentReader:
         context.width, context.height = header.width, header.height
         if header.pixel_format:
             context.pix_fmt = header.pixel_format
-        # as decode does it: the same pictures in the same order, none held back for the sake of threads
-        context.thread_type, context.thread_count = "SLICE", DECODER_THREADS
+        context.thread_count = 1  # as decode does it: the same pictures in the same order, the same of them damaged
         self._header, self._context = header, context
         self._clock = MediaClock(header.fps, Fraction(*header.time_base))
 

@@ -9,7 +9,6 @@ from pipeline.source.reader import Reader
 from pipeline.source.video import PacketTap, VideoReader
 
 TIMEOUT_S = 10.0
-DECODER_THREADS = 2
 
 
 def open_source(
@@ -18,13 +17,11 @@ def open_source(
     *,
     rtsp_transport: RtspTransport = "tcp",
     timeout_s: float = TIMEOUT_S,
-    num_threads: int = DECODER_THREADS,
     on_packet: PacketTap | None = None,
 ) -> Reader:
     """Opens what `resolve_sources` named and decodes its first picture. Raises SourceError in one line.
 
     timeout_s     longest silence of a source on the network, in seconds, while opening and at every later read
-    num_threads   decoder threads; for cameras they share one picture at a time, so that none is delayed
     on_packet     is shown every compressed packet of the video before it is decoded; not called for pictures
     """
     if kind == "pictures":
@@ -34,6 +31,5 @@ def open_source(
         live=kind == "live",
         rtsp_transport=rtsp_transport,
         timeout_s=timeout_s,
-        num_threads=num_threads,
         on_packet=on_packet,
     )

@@ -39,6 +39,7 @@ def count_sound_frames(path: Path) -> int:
     count = 0
     try:
         with av.open(str(path)) as container:
+            container.streams.video[0].thread_count = 1  # with more FFmpeg does not find all damage
             for frame in container.decode(video=0):
                 count += not frame.is_corrupt
     except (av.error.InvalidDataError, IndexError):

@@ -26,11 +26,10 @@ def lumas(reader: Reader, converter: Converter) -> list[int]:
     return [round((int(converter.to_i420(picture, (32, 24)).data[0]) - 20) / 4) for picture in reader]
 
 
-@pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("kind", ["file", "live"])
-def test_every_picture_once_and_in_order_with_reordered_packets(tmp_path: Path, kind: str, num_threads: int) -> None:
+def test_every_picture_once_and_in_order_with_reordered_packets(tmp_path: Path, kind: str) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START)
-    with open_source(str(path), kind, num_threads=num_threads) as reader:
+    with open_source(str(path), kind) as reader:
         assert (reader.width, reader.height, reader.fps, reader.num_frames_expected) == (64, 48, 25.0, 30)
         assert (reader.has_audio, reader.is_finite, reader.sample_aspect_ratio) == (False, True, 1)
         assert lumas(reader, Converter()) == list(range(30))
