@@ -6,10 +6,12 @@ B   images in a batch                 N, M   boxes, detections; rows and columns
 C   channels, or capacity of a table  K      instances that are kept
 H   height in pixels                  P      pairs
 W   width in pixels                   T      tracks
+L   levels of a pyramid               PH, PW rows and columns of pooled bins
 """
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import numpy as np
@@ -166,3 +168,78 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
             done = rest == (-1 if group & 16 else 0)
             text.append(48 + group + (0 if done else 32))
     return bytes(text)
+
+
+def fpn_level(box_xyxy: NDArray[np.float64], num_levels: int, finest_stride: float) -> int:
+    """The level of a box by equation 1 of the FPN paper, counted from the finest, kept within those there are."""
+    x1, y1, x2, y2 = box_xyxy
+    side_px = math.sqrt((x2 - x1) * (y2 - y1))
+    level = math.floor(4 + math.log2(side_px / 224) + 1e-6) if side_px > 0 else 0
+    return int(min(max(level - round(math.log2(finest_stride)), 0), num_levels - 1))
+
+
+def roi_align(
+    feature_map: NDArray[np.float64],
+    box_xyxy: NDArray[np.float64],
+    output_hw: tuple[int, int],
+    scale: float,
+    sampling_ratio: int,
+    *,
+    aligned: bool,
+) -> NDArray[np.float64]:
+    """(PH, PW, C) of (H, W, C): each bin the mean of sampling_ratio^2 samples, each sample between the four cells round
+    it. Cell i has its centre at i; samples up to one cell outside take the border's value, those further out are 0.
+    """
+    x1, y1, x2, y2 = np.asarray(box_xyxy, np.float64) * scale - (0.5 if aligned else 0.0)
+    roi_h, roi_w = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
+    out = np.zeros((*output_hw, feature_map.shape[2]))
+    for i in range(output_hw[0]):
+        for j in range(output_hw[1]):
+            for sample_i in range(sampling_ratio):
+                for sample_j in range(sampling_ratio):
+                    y = y1 + (i + (sample_i + 0.5) / sampling_ratio) * roi_h / output_hw[0]
+                    x = x1 + (j + (sample_j + 0.5) / sampling_ratio) * roi_w / output_hw[1]
+                    out[i, j] += _sample(feature_map, y, x) / sampling_ratio**2
+    return out
+
+
+def _sample(feature_map: NDArray[np.float64], y: float, x: float) -> NDArray[np.float64]:
+    height, width, channels = feature_map.shape
+    total = np.zeros(channels)
+    if -1 <= y <= height and -1 <= x <= width:
+        y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+        for row in {int(y), min(int(y) + 1, height - 1)}:
+            for column in {int(x), min(int(x) + 1, width - 1)}:
+                total += max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column)) * feature_map[row, column]
+    return total
+
+
+def roi_pool(
+    feature_map: NDArray[np.float64],
+    box_xyxy: NDArray[np.float64],
+    output_hw: tuple[int, int],
+    scale: float,
+    *,
+    truncated: bool = False,
+) -> NDArray[np.float64]:
+    """RoIPool (Girshick 2015), (PH, PW, C) of (H, W, C): the maximum of the cells of each bin, after box and bins were
+    brought to whole cells; 0 for a bin without cells. Corners are rounded and the last cell counts, as in Fast R-CNN
+    and torchvision; truncated, the textbooks' form: corners lose their fractions and the last cell does not count.
+    """
+    height, width, channels = feature_map.shape
+    corners = [value * scale for value in box_xyxy]
+    if truncated:
+        left, top, right, bottom = (math.floor(value) for value in corners)
+    else:
+        left, top, right, bottom = (int(value + math.copysign(0.5, value)) for value in corners)
+        right, bottom = right + 1, bottom + 1
+    roi_h, roi_w = max(bottom - top, 1), max(right - left, 1)
+    out = np.zeros((*output_hw, channels))
+    for i in range(output_hw[0]):
+        for j in range(output_hw[1]):
+            rows = range(top + i * roi_h // output_hw[0], top - -(i + 1) * roi_h // output_hw[0])
+            columns = range(left + j * roi_w // output_hw[1], left - -(j + 1) * roi_w // output_hw[1])
+            cells = [feature_map[y, x] for y in rows for x in columns if 0 <= y < height and 0 <= x < width]
+            if cells:
+                out[i, j] = np.max(cells, axis=0)
+    return out

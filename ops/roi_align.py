@@ -1,0 +1,408 @@
+"""RoIAlign (He et al. 2017) over a feature pyramid: one call for all levels and all images of a batch, on the CPU.
+
+Geometry: boxes are x1, y1, x2, y2 in pixels of the batch with continuous edges; the kernel applies the scale. Cell i of
+a map has its centre at i, so aligned=True shifts the scaled box by -0.5 cells; aligned=False, what torchvision's models
+are trained with, neither shifts it nor lets it be smaller than one cell. A sample up to one cell outside the map takes
+the value at the border, one further out counts as 0. `ops.reference.roi_align` is the slow form;
+tests/unit/test_roi_align.py proves the geometry by hand and holds the result equal to torchvision's.
+
+Bilinear weights are separable and linear: the samples of a bin become one weight per row and one per column of the map.
+Each row of bins first blends the rows of the map, in columns next to each other and so along contiguous memory, then
+the columns, once for all bins that share them: 8 loads per value instead of 16, and none of them scattered.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, prange, types
+from numba.extending import overload
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32] | NDArray[np.uint16]
+"""float32, or bfloat16 as its bit patterns, for which numpy has no type"""
+
+_ZERO = np.float32(0.0)
+_HALF = np.float32(0.5)
+_ONE = np.float32(1.0)
+_UNIT_WEIGHT = np.ones(1, np.float32)
+
+# FPN paper (Lin et al. 2017), equation 1: a box of 224 x 224 pixels belongs to the level of stride 2^4. torchvision
+# adds the last, for boxes that only rounding keeps below a level.
+_CANONICAL_LEVEL = np.float32(4.0)
+_CANONICAL_SIDE_PX = np.float32(224.0)
+_LEVEL_EPS = np.float32(1e-6)
+
+# Boxes are worked on by level, then by squares of this many cells, so that neighbours find their cells in the cache:
+# 1000 boxes on 256 channels take 11 ms instead of 14.
+_TILE_CELLS = np.float32(16.0)
+
+# Numba's fallback pool (workqueue, where there is no OpenMP) ends the process when two threads launch at once.
+_LAUNCH = threading.Lock()
+
+
+class _Taps(NamedTuple):
+    """What each bin of a box takes along one axis."""
+
+    cells: NDArray[np.int64]
+    """(bins, capacity)"""
+    weights: NDArray[np.float32]
+    """(bins, capacity)"""
+    nums: NDArray[np.int64]
+    """(bins,), how many are used"""
+
+
+def infer_scales(level_hws: Sequence[tuple[int, int]], image_hw: tuple[int, int]) -> tuple[float, ...]:
+    """The power of two nearest to map height / image height, of each level: torchvision's rule.
+
+    image_hw is that of the padded batch.
+    """
+    return tuple(2.0 ** round(math.log2(height / image_hw[0])) for height, _ in level_hws)
+
+
+def roi_align(
+    levels: Sequence[Features],
+    scales: Sequence[float],
+    boxes_xyxy: NDArray[np.float32],
+    image_idx: NDArray[np.int64],
+    output_hw: tuple[int, int],
+    *,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    num_valid: NDArray[np.int64] | None = None,
+    out: Features | None = None,
+) -> Features:
+    """(N, *output_hw, C) pooled features, contiguous, in the format of the levels; sums are made in float32.
+
+    levels          (B, H, W, C) each, finest first, all float32 or all uint16 bit patterns of bfloat16, contiguous
+    scales          map pixels per image pixel, by level; of several levels each is half of the one before
+    boxes_xyxy      (N, 4) float32, image pixels; may be empty, lie outside or hold NaN
+    image_idx       (N,) int64, the image of each box
+    sampling_ratio  samples per bin along each axis, at least 1
+    num_valid       (G,) int64: boxes come in G equal groups (one, or one for each image), and after so many of a group
+                    the rest of it is padding, which may hold anything and gives zeros. None: all are valid
+    out             where to write the result, or None
+
+    The level of a box is floor(4 + log2(sqrt(area) / 224)), kept within those there are. A box whose area is negative
+    or NaN belongs to none and gives zeros, unless there is a single level and no NaN.
+    torch takes the result as channels-last NCHW without a copy: `from_numpy(result).permute(0, 3, 1, 2)`.
+    Raises ValueError for wrong shapes, types or strides, and for an image that is not there.
+    """
+    _check_levels(levels, scales)
+    num = len(boxes_xyxy)
+    if boxes_xyxy.shape != (num, 4) or boxes_xyxy.dtype != np.float32:
+        raise ValueError(f"boxes_xyxy must be (N, 4) float32, got {boxes_xyxy.shape} {boxes_xyxy.dtype}")
+    if image_idx.shape != (num,) or image_idx.dtype != np.int64:
+        raise ValueError(f"image_idx must be ({num},) int64, got {image_idx.shape} {image_idx.dtype}")
+    if min(output_hw) < 1 or sampling_ratio < 1:
+        raise ValueError(f"output_hw and sampling_ratio must be at least 1, got {output_hw} and {sampling_ratio}")
+    num_images, _, _, num_channels = levels[0].shape
+    shape, dtype = (num, *output_hw, num_channels), levels[0].dtype
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ValueError(f"out must be {shape} {dtype} and contiguous, got {_described(out)}")
+    is_valid = _validity(num_valid, num)
+    if ((image_idx < 0) | (image_idx >= num_images))[is_valid].any():
+        raise ValueError(f"image_idx of a valid box must be in 0 … {num_images - 1}")
+    boxes_xyxy, image_idx = np.ascontiguousarray(boxes_xyxy), np.ascontiguousarray(image_idx)
+    hws = np.array([level.shape[1:3] for level in levels], np.int64)
+    scale_of_level = np.array(scales, np.float32)
+    level_of_box, place = _assign_levels(hws, scale_of_level, boxes_xyxy, image_idx, is_valid)
+    maps = tuple(level.reshape(-1) for level in levels)
+    order = np.argsort(place)
+    with _LAUNCH:
+        _align_all(maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, out)
+    return out
+
+
+def _check_levels(levels: Sequence[Features], scales: Sequence[float]) -> None:
+    if not levels or len(levels) != len(scales):
+        raise ValueError(f"expected one scale for each of at least one level, got {len(levels)} and {len(scales)}")
+    first = levels[0]
+    for level in levels:
+        if level.ndim != 4 or level.dtype not in (np.float32, np.uint16) or 0 in level.shape:
+            raise ValueError(f"a level must be (B, H, W, C) float32 or uint16 and not empty, got {_described(level)}")
+        if level.dtype != first.dtype or level.shape[0] != first.shape[0] or level.shape[3] != first.shape[3]:
+            raise ValueError(f"levels must agree in B, C and type, got {_described(first)} and {_described(level)}")
+        if not level.flags.c_contiguous:
+            raise ValueError(f"a level must be contiguous as (B, H, W, C), got strides {level.strides}")
+    if any(scale * 2**index != scales[0] or scale <= 0 for index, scale in enumerate(scales)):
+        raise ValueError(f"scales must be positive, each half of the one before, got {list(scales)}")
+
+
+def _described(level: Features) -> str:
+    return f"{level.shape} {level.dtype}"
+
+
+def _validity(num_valid: NDArray[np.int64] | None, num: int) -> NDArray[np.bool_]:
+    """(N,) bool."""
+    if num_valid is None:
+        return np.ones(num, np.bool_)
+    num_groups = len(num_valid)
+    if num_valid.ndim != 1 or num_groups == 0 or num % num_groups:
+        raise ValueError(f"num_valid must be (G,) with {num} boxes in G equal groups, got {num_valid.shape}")
+    size = num // num_groups
+    if num_valid.min() < 0 or num_valid.max() > size:
+        raise ValueError(f"num_valid must be in 0 … {size}, got {num_valid.min()} … {num_valid.max()}")
+    is_valid: NDArray[np.bool_] = (np.arange(size) < num_valid[:, None]).reshape(-1)
+    return is_valid
+
+
+def _read(value: Any) -> Any:
+    """float32 of a float32 or of the bits of a bfloat16."""
+    return value if isinstance(value, np.float32) else (np.uint32(value) << np.uint32(16)).view(np.float32)
+
+
+@overload(_read, inline="always", strict=False)
+def _read_compiled(value: Any) -> Any:
+    if value == types.float32:
+        return lambda value: value
+    return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+
+def _write(out: Any, at: Any, value: Any) -> None:
+    """Stores a float32 as it is or as the bits of the nearest bfloat16, ties to even."""
+    out[at] = value if out.dtype == np.float32 else _bf16_bits(value)
+
+
+@overload(_write, inline="always", strict=False)
+def _write_compiled(out: Any, at: Any, value: Any) -> Any:
+    def plain(out: Any, at: Any, value: Any) -> None:
+        out[at] = value
+
+    def rounded(out: Any, at: Any, value: Any) -> None:
+        out[at] = _bf16_bits(value)
+
+    return plain if out.dtype == types.float32 else rounded
+
+
+@njit(cache=True, nogil=True)
+def _bf16_bits(value: np.float32) -> np.uint16:
+    bits = np.float32(value).view(np.uint32)
+    # the carry of the rounding would turn a NaN into an infinity or a zero
+    rounded = np.uint64(bits) + np.uint64(0x7FFF) + np.uint64((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(rounded >> np.uint64(16)) if value == value else np.uint16(0x7FC0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _assign_levels(
+    hws: NDArray[np.int64],
+    scales: NDArray[np.float32],
+    boxes_xyxy: NDArray[np.float32],
+    image_idx: NDArray[np.int64],
+    is_valid: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The level of each box, -1 for none, and a number that grows with level, image, row and column of tiles."""
+    num_levels = len(scales)
+    finest = np.float32(int(-np.log2(scales[0])))
+    level_of_box = np.full(len(boxes_xyxy), -1, np.int64)
+    place = np.zeros(len(boxes_xyxy), np.int64)
+    for n in range(len(boxes_xyxy)):
+        x1, y1, x2, y2 = boxes_xyxy[n]
+        area = (x2 - x1) * (y2 - y1)
+        if not is_valid[n] or not (area >= _ZERO or (num_levels == 1 and area < _ZERO)):
+            continue
+        level = 0
+        if num_levels > 1 and area > _ZERO:
+            target = np.floor(_CANONICAL_LEVEL + np.log2(np.sqrt(area) / _CANONICAL_SIDE_PX) + _LEVEL_EPS)
+            level = int(min(max(target - finest, _ZERO), np.float32(num_levels - 1)))
+        level_of_box[n] = level
+        place[n] = (level << 56) + (image_idx[n] << 40)
+        height, width = hws[level]
+        tiles = scales[level] / _TILE_CELLS
+        place[n] += np.int64(min(max(y1 * tiles, _ZERO), np.float32(height))) << 20
+        place[n] += np.int64(min(max(x1 * tiles, _ZERO), np.float32(width)))
+    return level_of_box, place
+
+
+@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+def _align_all(
+    maps: tuple[NDArray[Any], ...],
+    hws: NDArray[np.int64],
+    scales: NDArray[np.float32],
+    boxes_xyxy: NDArray[np.float32],
+    image_idx: NDArray[np.int64],
+    level_of_box: NDArray[np.int64],
+    order: NDArray[np.int64],
+    sampling_ratio: int,
+    aligned: bool,
+    out: NDArray[Any],
+) -> None:
+    """maps are the levels, flat; out is (N, PH, PW, C)."""
+    _, num_rows, num_columns, num_channels = out.shape
+    size = num_rows * num_columns * num_channels
+    flat_out = out.reshape(-1)
+    for i in prange(len(order)):
+        n = order[i]
+        level = level_of_box[n]
+        if level < 0:
+            _fill_zero(flat_out, n * size, size)
+            continue
+        height, width = hws[level]
+        scale = scales[level]
+        rows = _taps(boxes_xyxy[n, 1], boxes_xyxy[n, 3], scale, aligned, num_rows, sampling_ratio, height)
+        columns = _taps(boxes_xyxy[n, 0], boxes_xyxy[n, 2], scale, aligned, num_columns, sampling_ratio, width)
+        image = image_idx[n] * height * width * num_channels
+        _align_one(maps[level], image, width, num_channels, rows, columns, flat_out, n * size)
+
+
+@njit(cache=True, nogil=True)
+def _fill_zero(out: NDArray[Any], begin: int, length: int) -> None:
+    for i in range(np.uint64(begin), np.uint64(begin + length)):
+        _write(out, i, _ZERO)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _taps(
+    low_px: np.float32,
+    high_px: np.float32,
+    scale: np.float32,
+    aligned: bool,
+    num_bins: int,
+    num_samples: int,
+    size: int,
+) -> _Taps:
+    """The cells along one axis of `size` cells that each bin takes, with the sum of the weights of its samples.
+
+    Positions are computed in float32 with torchvision's operations in their order, so that a sample on the edge of the
+    map falls to the same side.
+    """
+    shift = _HALF if aligned else _ZERO
+    begin = low_px * scale - shift
+    length = high_px * scale - shift - begin
+    if not aligned:
+        length = max(length, _ONE)
+    bin_size = length / np.float32(num_bins)
+    share = _ONE / np.float32(num_samples)
+    cells = np.empty((num_bins, 2 * num_samples), np.int64)
+    weights = np.empty((num_bins, 2 * num_samples), np.float32)
+    nums = np.zeros(num_bins, np.int64)
+    for which in range(num_bins):
+        num = 0
+        for sample in range(num_samples):
+            position = begin + np.float32(which) * bin_size
+            position += (np.float32(sample) + _HALF) * bin_size / np.float32(num_samples)
+            if not (position >= -_ONE and position <= np.float32(size)):
+                continue
+            position = max(position, _ZERO)
+            lower = min(int(position), size - 1)
+            upper = min(lower + 1, size - 1)
+            fraction = position - np.float32(lower) if lower < upper else _ZERO
+            for cell, weight in ((lower, (_ONE - fraction) * share), (upper, fraction * share)):
+                if num > 0 and cells[which, num - 1] == cell:
+                    weights[which, num - 1] += weight
+                elif num > 1 and cells[which, num - 2] == cell:
+                    weights[which, num - 2] += weight
+                else:
+                    cells[which, num] = cell
+                    weights[which, num] = weight
+                    num += 1
+        nums[which] = num
+    return _Taps(cells, weights, nums)
+
+
+@njit(cache=True, nogil=True)
+def _align_one(
+    level: NDArray[Any], image: int, width: int, num_channels: int, rows: _Taps, columns: _Taps, out: NDArray[Any],
+    out_begin: int,
+) -> None:  # fmt: skip
+    """One box; `image` and `out_begin` say where its image and its result begin."""
+    slots, column_of_slot, num_slots = _number_columns(columns, width)
+    num_bins = len(columns.nums)
+    spare = len(column_of_slot)
+    blended = np.empty((spare + 1) * num_channels, np.float32)
+    begins = np.empty(max(rows.cells.shape[1], columns.cells.shape[1]), np.int64)
+    at = out_begin
+    for i in range(len(rows.nums)):
+        num_rows = rows.nums[i]
+        done = 0
+        for j in range(num_bins):
+            num_columns = columns.nums[j]
+            if num_rows == 0 or num_columns == 0:
+                _fill_zero(out, at, num_channels)
+                at += num_channels
+                continue
+            while done < num_slots[j]:
+                end = done + 1
+                while end < num_slots[j] and column_of_slot[end] == column_of_slot[end - 1] + 1:
+                    end += 1
+                for k in range(num_rows):
+                    begins[k] = image + (rows.cells[i, k] * width + column_of_slot[done]) * num_channels
+                length = (end - done) * num_channels
+                _weighted_sum(level, begins, rows.weights[i], num_rows, length, blended, done * num_channels)
+                done = end
+            for k in range(num_columns):
+                begins[k] = slots[j, k] * num_channels
+            if num_columns <= 4:
+                _weighted_sum(blended, begins, columns.weights[j], num_columns, num_channels, out, at)
+            else:  # partial sums of more than that are kept in float32
+                begin = spare * num_channels
+                _weighted_sum(blended, begins, columns.weights[j], num_columns, num_channels, blended, begin)
+                begins[0] = begin
+                _weighted_sum(blended, begins, _UNIT_WEIGHT, 1, num_channels, out, at)
+            at += num_channels
+
+
+@njit(cache=True, nogil=True)
+def _number_columns(columns: _Taps, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers the different columns as they come: the slot of every tap, the column of each slot, and for each bin
+    how many slots it and those before it fill.
+    """
+    num_bins, capacity = columns.cells.shape
+    slots = np.empty((num_bins, capacity), np.int64)
+    slot_of_column = np.full(width, -1, np.int64)
+    column_of_slot = np.empty(num_bins * capacity, np.int64)
+    num_slots = np.empty(num_bins, np.int64)
+    num = 0
+    for j in range(num_bins):
+        for k in range(columns.nums[j]):
+            column = columns.cells[j, k]
+            if slot_of_column[column] < 0:
+                slot_of_column[column] = num
+                column_of_slot[num] = column
+                num += 1
+            slots[j, k] = slot_of_column[column]
+        num_slots[j] = num
+    return slots, column_of_slot[:num], num_slots
+
+
+@njit(cache=True, nogil=True)
+def _weighted_sum(
+    source: NDArray[Any], begins: NDArray[np.int64], weights: NDArray[np.float32], num: int, length: int,
+    out: NDArray[Any], out_begin: int,
+) -> None:  # fmt: skip
+    """out[out_begin + i] = sum over k < num of weights[k] * source[begins[k] + i], for i < length.
+
+    One pass for up to four, which is all that two samples per bin can take; beyond that `out` must be float32.
+    Unsigned indices, because numba bends negative ones round, which keeps LLVM from using vectors.
+    """
+    to = np.uint64(out_begin)
+    a, wa = np.uint64(begins[0]), weights[0]
+    if num == 1:
+        for i in range(np.uint64(length)):
+            _write(out, to + i, wa * _read(source[a + i]))
+        return
+    b, wb = np.uint64(begins[1]), weights[1]
+    if num == 2:
+        for i in range(np.uint64(length)):
+            _write(out, to + i, wa * _read(source[a + i]) + wb * _read(source[b + i]))
+        return
+    c, wc = np.uint64(begins[2]), weights[2]
+    if num == 3:
+        for i in range(np.uint64(length)):
+            value = wa * _read(source[a + i]) + wb * _read(source[b + i]) + wc * _read(source[c + i])
+            _write(out, to + i, value)
+        return
+    d, wd = np.uint64(begins[3]), weights[3]
+    for i in range(np.uint64(length)):
+        value = wa * _read(source[a + i]) + wb * _read(source[b + i])
+        _write(out, to + i, value + (wc * _read(source[c + i]) + wd * _read(source[d + i])))
+    for k in range(4, num):
+        a, wa = np.uint64(begins[k]), weights[k]
+        for i in range(np.uint64(length)):
+            _write(out, to + i, _read(out[to + i]) + wa * _read(source[a + i]))
