@@ -68,7 +68,7 @@ def run_job(job: Job, display: Display) -> int:
         bus = Bus(server.url if server else str(job.redis_url))
         stack.callback(bus.close)
         bus.check()
-        job = _with_segment_folders(_with_demo_rendered(job, display), stack)
+        job = with_segment_folders(_with_demo_rendered(job, display), stack)
         return Supervisor(job, bus, server, display).run()
 
 
@@ -85,7 +85,7 @@ def _with_demo_rendered(job: Job, display: Display) -> Job:
     return replace(job, streams=streams)
 
 
-def _with_segment_folders(job: Job, stack: ExitStack) -> Job:
+def with_segment_folders(job: Job, stack: ExitStack) -> Job:
     """The job with a place for the pictures of each camera whose video it saves; `stack` removes them."""
     cameras = [stream.stream_id for stream in job.streams if stream.live and "video" in job.save]
     folders = stack.enter_context(segment_folders(job.output, cameras))

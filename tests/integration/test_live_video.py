@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from rtsp_server import RtspServer
 from video_files import write_video
 
 from pipeline.bus import Bus
+from pipeline.config import JobConfig, Output
+from pipeline.job import build_job
 from pipeline.messages import FrameResult
 from pipeline.segments import SegmentReader, SegmentWriter
 from pipeline.source import open_source
+from workers.supervisor import with_segment_folders
 
 FPS, NUM_PICTURES = 25, 200
 WIDTH, HEIGHT, BLOCK, BITS = 192, 96, 16, 8
@@ -60,8 +64,8 @@ def first_number(frame: FrameResult, number: int) -> int:
     return (number - round(frame.pts_s * FPS)) % NUM_PICTURES
 
 
-def job_of(camera: RtspServer, folder: Path) -> Iterator[Running]:
-    return running(camera.url, "--stream-id", "cam", "--save", "jsonl,video", "--output", "out", folder=folder)  # type: ignore[return-value]
+def job_of(camera: RtspServer, folder: Path) -> AbstractContextManager[Running]:
+    return running(camera.url, "--stream-id", "cam", "--save", "jsonl,video", "--output", "out", folder=folder)
 
 
 def num_frames(folder: Path, epoch: int = 1) -> int:
@@ -176,13 +180,15 @@ def test_a_job_that_was_killed_leaves_its_pictures_to_the_next(
     assert len(pictures) == len(frames)
 
 
-def test_nothing_is_kept_unless_the_video_is_saved(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
-    camera = rtsp_server(cam=clip)
-    with running(camera.url, "--stream-id", "cam", "--save", "jsonl", "--output", "out", folder=tmp_path) as job:
-        job.until(lambda: num_frames(tmp_path) > 0)
-        assert list((tmp_path / "out").glob(".*")) == []
-        job.interrupt()
-        assert job.wait(STOP_TIMEOUT_S) == 130
+@pytest.mark.parametrize("save", [["jsonl"], ["jsonl", "video"]], ids=",".join)
+def test_pictures_are_kept_of_cameras_whose_video_is_saved(save: list[Output], clip: Path, tmp_path: Path) -> None:
+    job = build_job(JobConfig(save=save, output=str(tmp_path)), ["rtsp://127.0.0.1/cam", str(clip)])
+    with ExitStack() as stack:
+        camera, file = with_segment_folders(job, stack).streams
+        made = [str(path) for path in tmp_path.iterdir()]
+        assert made == ([camera.segment_folder] if "video" in save else [])
+        assert (camera.segment_folder is None, file.segment_folder) == ("video" not in save, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("segment_folder", [None, "/nonexistent/folder"], ids=["decoder alone", "sink elsewhere"])
