@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from workers.base import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, SUPERVISED
-from workers.tasks import InferTask, Task, describe
+from workers.tasks import InferTask, Task, TrackTask, describe
 
 RESTART_FIRST_S = 0.25
 RESTART_MOST_S = 15.0
@@ -42,6 +42,8 @@ class Child:
         """since the last steady time"""
         self.last_error = ""
         """the last line it wrote as an error"""
+        self._last_words = ""
+        """the same while nothing follows it: it may be what the parent ends with, and be told there"""
         self.final_code: int | None = None
         """its exit code once it is over for good"""
         self._leaving = False
@@ -70,6 +72,11 @@ class Child:
             self.final_code = self.final_code if self.final_code is not None else EXIT_DONE
         else:
             self._process.terminate()
+
+    def revive(self) -> None:
+        """What it did was lost after it had ended: start it again, as after a crash."""
+        self.final_code = None
+        self._count_crash("its work was lost")
 
     def kill(self) -> None:
         """End it now."""
@@ -113,15 +120,21 @@ class Child:
         process, self._process = self._process, None
         if process is not None:
             self._close(process)
-        if code in FINAL_CODES or self._leaving:
+        over = code in FINAL_CODES or self._leaving
+        words, self._last_words = self._last_words, ""
+        if words and not (over and isinstance(self.task, InferTask | TrackTask)):  # a job ends with those of these
+            self._listener("error", words)
+        if over:
             self.final_code = code
-            return
+        else:
+            self._count_crash(f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}")
+
+    def _count_crash(self, end: str) -> None:
         lived_s = time.monotonic() - self._started_at_s
         self.num_crashes = 1 if lived_s >= STEADY_S else self.num_crashes + 1
         pause_s = min(RESTART_FIRST_S * 2 ** (self.num_crashes - 1), RESTART_MOST_S)
         self._start_at_s = time.monotonic() + pause_s
-        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        self._listener("warning", f"{self.name} ended with {end}; starting it again in {pause_s:.2g} s")
+        self._listener("warning", f"{self.name} ended: {end}; starting it again in {pause_s:.2g} s")
 
     def _close(self, process: subprocess.Popen[bytes]) -> None:
         if process.stdin is not None:
@@ -132,7 +145,10 @@ class Child:
             process.stderr.close()
 
     def _pass_on(self, lines: BinaryIO) -> None:
-        """Lines with a level go to the listener; the rest (a trace, a library's words) belongs to the line before."""
+        """Lines with a level go to the listener; the rest (a trace, a library's words) belongs to the line before.
+
+        An error that nothing follows is kept as the last words.
+        """
         level = "debug"
         for raw in lines:
             line = raw.decode(errors="replace").rstrip()
@@ -140,9 +156,15 @@ class Child:
             if head in ("INFO", "WARNING", "ERROR", "CRITICAL"):
                 level = {"INFO": "debug", "WARNING": "warning"}.get(head, "error")
                 line = rest
-            if level == "error" and head in ("ERROR", "CRITICAL"):
+            if not line:
+                continue
+            if self._last_words:
+                self._listener("error", self._last_words)
+                self._last_words = ""
+            if head in ("ERROR", "CRITICAL"):
                 self.last_error = line.partition(": ")[2]
-            if line:
+                self._last_words = line
+            else:
                 self._listener(level, line)
 
 

@@ -26,9 +26,10 @@ from pipeline.bus import (
     WorkerStatus,
 )
 from pipeline.config import StreamConfig
-from pipeline.errors import BusError, FencedError, MaskStreamError, UsageError
+from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
 from pipeline.exports import StreamSummary, write_summary
 from pipeline.job import MIB, Job
+from pipeline.messages import EndReason
 from pipeline.segments import segment_folders
 from pipeline.synthetic import demo_video
 from pipeline.wire import SourceEnd
@@ -134,20 +135,18 @@ class Supervisor:
             self._show()
             return self._exit_code()
         finally:
-            self._stop_workers()
-            self._tell()
-            with contextlib.suppress(*LOST_CONNECTION):
-                self._write_summary()
-                self._clean_up()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            try:
+                self._leave()
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
     # -- the phases ---------------------------------------------------------------------------------------------------
 
     def _wait_until_ready(self) -> bool:
-        """Start everything but the decoders and wait until it can work. False when the user interrupts."""
+        """Start everything but the decoders and wait until it can work. False when there is no use in it."""
         names = {child.name for child in [*self._infer, self._track]}
-        while self._num_signals == 0:
+        while self._num_signals == 0 and not self._output_failed:
             self._tend([*self._infer, self._track, *self._sinks.values()])
             running = {worker.name for worker in self._bus.worker_statuses() if worker.state == "running"}
             if names <= running:
@@ -192,6 +191,15 @@ class Supervisor:
         )
         return ended and all(child.final_code is not None for child in self._sinks.values())
 
+    def _leave(self) -> None:
+        self._stop_workers()
+        self._tell()
+        with contextlib.suppress(*LOST_CONNECTION):
+            try:
+                self._write_summary()
+            finally:
+                self._clean_up()
+
     def _stop_workers(self) -> None:
         """Everybody leaves: asked first, then made to."""
         workers = [*self._decode.values(), *self._infer, self._track, *self._sinks.values()]
@@ -233,19 +241,27 @@ class Supervisor:
                 self._output_failed = True
 
     def _bury_streams(self) -> None:
-        """A file whose decoder crashes again and again has failed: its end is written in the decoder's place."""
+        """Where a decoder left without having said the end, it goes on, or the end is written in its place."""
         for stream in self._job.streams:
-            child = self._decode[stream.stream_id]
-            if child.num_crashes < MAX_CRASHES or stream.live or child.final_code is not None:
+            stream_id, child = stream.stream_id, self._decode[stream.stream_id]
+            hopeless = child.num_crashes >= MAX_CRASHES and not stream.live
+            if hopeless and child.final_code is None:
+                child.kill()
+            if child.final_code is None or stream_id in self._given_up or self._bus.source_ended(stream_id):
                 continue
-            child.kill()
-            self._given_up[stream.stream_id] = self._bus.frame_writer(stream)
+            if hopeless or self._draining_until_s is not None:
+                self._given_up[stream_id] = self._bus.frame_writer(stream)
+            else:  # the server went back in time behind its end
+                child.revive()
         for stream_id, writer in list(self._given_up.items()):
             if writer.lease.try_take():
-                self._write_end(writer, f"the decoder crashed {MAX_CRASHES} times on this source")
+                if self._decode[stream_id].num_crashes >= MAX_CRASHES:
+                    self._write_end(writer, "failed", f"the decoder crashed {MAX_CRASHES} times on this source")
+                else:
+                    self._write_end(writer, "stopped", "")
                 del self._given_up[stream_id]
 
-    def _write_end(self, writer: FrameWriter, detail: str) -> None:
+    def _write_end(self, writer: FrameWriter, reason: EndReason, detail: str) -> None:
         with contextlib.suppress(PositionMovedError, FencedError):
             opened = writer.open()
             self._bus.set_status(writer.stream_id, error=detail)
@@ -254,7 +270,7 @@ class Supervisor:
                     session=writer.session,
                     stream_epoch=opened.epoch,
                     last_seq=opened.last,
-                    reason="failed",
+                    reason=reason,
                     detail=detail,
                     num_corrupt=0,
                 )
@@ -286,7 +302,11 @@ class Supervisor:
         summaries = {
             name: msgspec.json.decode(payload, type=StreamSummary) for name, payload in found.items() if payload
         }
-        write_summary(Path(self._job.output) / "summary.json", summaries)
+        try:
+            write_summary(Path(self._job.output) / "summary.json", summaries)
+        except OutputError:
+            if not self._output_failed:  # else it was told of another file there
+                raise
 
     def _listen(self, level: str, text: str) -> None:
         self._lines.append((level, text))

@@ -130,6 +130,11 @@ class Bus:
         """The tracker's end."""
         return ResultLog(self.client, stream)
 
+    def source_ended(self, stream_id: str) -> bool:
+        """Whether the decoder has said that no number follows; the results may still be on their way."""
+        said, ended = self.client.hmget(StreamKeys.of(stream_id).state, "said_end", "ended")
+        return bool(said or ended)
+
     # -- results, for sinks -------------------------------------------------------------------------------------------
 
     def log_id(self, stream_id: str) -> str | None:
