@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,11 +36,13 @@ T = TypeVar("T")
 class Running:
     """One command line that runs. `out` and `err` grow while it does."""
 
-    def __init__(self, arguments: tuple[str | Path, ...], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str | Path, ...], folder: Path, environment: dict[str, str], prefix: tuple[str, ...]
+    ) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="run-"))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MASKSTREAM_")}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments)],
+            [*prefix, sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments)],
             cwd=folder,
             env={**inherited, "TMPDIR": str(self.temporary), "COLUMNS": "200", **environment},
             stdin=subprocess.DEVNULL,
@@ -150,28 +152,33 @@ class Ended:
     err: list[str]
     folder: Path
     wall_s: float
-    output: Path = field(default=Path("out"))
-
-    @property
-    def errors(self) -> list[str]:
-        """The lines that tell what went wrong."""
-        return [line for line in self.err if "error" in line.lower() or "Traceback" in line]
 
 
 @contextlib.contextmanager
-def running(*arguments: str | Path, folder: Path, **environment: str) -> Iterator[Running]:
-    """A command line that runs in `folder`; it is ended, and nothing of it may be left, when the block is over."""
-    run = Running(arguments, folder, environment)
+def running(
+    *arguments: str | Path, folder: Path, prefix: tuple[str, ...] = (), **environment: str
+) -> Iterator[Running]:
+    """A command line that runs in `folder`; it is ended, and nothing of it may be left, when the block is over.
+
+    `prefix` is a command that runs what follows it.
+    """
+    run = Running(arguments, folder, environment, prefix)
     try:
         yield run
     finally:
         run.close()
 
 
-def run(*arguments: str | Path, folder: Path, timeout_s: float = TIMEOUT_S, **environment: str) -> Ended:
+def run(
+    *arguments: str | Path,
+    folder: Path,
+    timeout_s: float = TIMEOUT_S,
+    prefix: tuple[str, ...] = (),
+    **environment: str,
+) -> Ended:
     """Run a command line in `folder` to its end."""
     start_s = time.monotonic()
-    with running(*arguments, folder=folder, **environment) as process:
+    with running(*arguments, folder=folder, prefix=prefix, **environment) as process:
         code = process.wait(timeout_s)
         wall_s = time.monotonic() - start_s
     assert "Traceback" not in process.said
