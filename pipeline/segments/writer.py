@@ -15,7 +15,6 @@ MAX_BYTES = 256 << 20
 SEGMENT_S = 2.0
 LONGEST_SEGMENT_S = 10.0
 """a camera with fewer key frames is cut elsewhere: the reader's decoder runs on from one segment to the next"""
-BUFFER_BYTES = 1 << 18
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +92,7 @@ class SegmentWriter:
             head = packet_head(packet)
             self._file.write(head)
             self._file.write(packet)
+            self._file.flush()  # whatever was decoded can be read again, also when the decoder is killed now
             self._num_bytes += len(head) + packet.size
 
     def _is_full(self, packet: Any) -> bool:
@@ -106,7 +106,7 @@ class SegmentWriter:
         header = SegmentHeader.of(packet.stream).encode()
         self._number += 1
         self._path = self._folder / segment_name(self._epoch or 0, self._number)
-        self._file = open(_part_of(self._path), "wb", buffering=BUFFER_BYTES)  # noqa: SIM115 (stays open)
+        self._file = open(_part_of(self._path), "wb")  # noqa: SIM115 (stays open)
         self._file.write(header)
         self._num_bytes = len(header)
         self._begun_at_s = time.monotonic()
