@@ -19,7 +19,9 @@ from workers.base import Life, Reconnecting, log
 from workers.tasks import DecodeTask
 
 LEASE_POLL_S = 0.25
-FULL_PAUSE_S = 0.005
+FULL_FIRST_PAUSE_S = 0.005
+FULL_MOST_PAUSE_S = 0.1
+"""forty waiting decoders that asked two hundred times a second took more of two cores than the model did"""
 STATUS_INTERVAL_S = 0.5
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 15.0
@@ -207,6 +209,7 @@ class Decoder:
             matrix=frame.matrix,
             full_range=frame.full_range,
         )
+        pause_s = FULL_FIRST_PAUSE_S
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
             if self._life.stopping:
                 return
@@ -214,7 +217,8 @@ class Decoder:
                 self._reconnecting(self._writer.skip)
                 return
             self._tell_status()
-            self._life.sleep(FULL_PAUSE_S)
+            self._life.sleep(pause_s)
+            pause_s = min(pause_s * 2, FULL_MOST_PAUSE_S)
         self._num_offered += 1
 
     def _rest(self, seconds: float) -> None:

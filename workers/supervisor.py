@@ -185,11 +185,11 @@ class Supervisor:
                 child.terminate()
 
     def _over(self) -> bool:
-        ended = all(
-            stream.stream_id in self._statuses and self._statuses[stream.stream_id].phase in ("ended", "failed")
-            for stream in self._job.streams
-        )
+        ended = all(self._ended(stream.stream_id) for stream in self._job.streams)
         return ended and all(child.final_code is not None for child in self._sinks.values())
+
+    def _ended(self, stream_id: str) -> bool:
+        return stream_id in self._statuses and self._statuses[stream_id].phase in ("ended", "failed")
 
     def _leave(self) -> None:
         self._stop_workers()
@@ -247,7 +247,9 @@ class Supervisor:
             hopeless = child.num_crashes >= MAX_CRASHES and not stream.live
             if hopeless and child.final_code is None:
                 child.kill()
-            if child.final_code is None or stream_id in self._given_up or self._bus.source_ended(stream_id):
+            if child.final_code is None or stream_id in self._given_up or self._ended(stream_id):
+                continue
+            if self._bus.source_ended(stream_id):
                 continue
             if hopeless or self._draining_until_s is not None:
                 self._given_up[stream_id] = self._bus.frame_writer(stream)
