@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import njit, prange
 from numpy.typing import NDArray
+
+from ops.bf16 import read_float, write_float
 
 Features = NDArray[np.float32] | NDArray[np.uint16]
 """float32, or bfloat16 as its bit patterns, for which numpy has no type"""
@@ -153,42 +154,6 @@ def _validity(num_valid: NDArray[np.int64] | None, num: int) -> NDArray[np.bool_
     return is_valid
 
 
-def _read(value: Any) -> Any:
-    """float32 of a float32 or of the bits of a bfloat16."""
-    return value if isinstance(value, np.float32) else (np.uint32(value) << np.uint32(16)).view(np.float32)
-
-
-@overload(_read, inline="always", strict=False)
-def _read_compiled(value: Any) -> Any:
-    if value == types.float32:
-        return lambda value: value
-    return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-
-
-def _write(out: Any, at: Any, value: Any) -> None:
-    """Stores a float32 as it is or as the bits of the nearest bfloat16, ties to even."""
-    out[at] = value if out.dtype == np.float32 else _bf16_bits(value)
-
-
-@overload(_write, inline="always", strict=False)
-def _write_compiled(out: Any, at: Any, value: Any) -> Any:
-    def plain(out: Any, at: Any, value: Any) -> None:
-        out[at] = value
-
-    def rounded(out: Any, at: Any, value: Any) -> None:
-        out[at] = _bf16_bits(value)
-
-    return plain if out.dtype == types.float32 else rounded
-
-
-@njit(cache=True, nogil=True)
-def _bf16_bits(value: np.float32) -> np.uint16:
-    bits = np.float32(value).view(np.uint32)
-    # the carry of the rounding would turn a NaN into an infinity or a zero
-    rounded = np.uint64(bits) + np.uint64(0x7FFF) + np.uint64((bits >> np.uint32(16)) & np.uint32(1))
-    return np.uint16(rounded >> np.uint64(16)) if value == value else np.uint16(0x7FC0)
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
 def _assign_levels(
     hws: NDArray[np.int64],
@@ -254,7 +219,7 @@ def _align_all(
 @njit(cache=True, nogil=True)
 def _fill_zero(out: NDArray[Any], begin: int, length: int) -> None:
     for i in range(np.uint64(begin), np.uint64(begin + length)):
-        _write(out, i, _ZERO)
+        write_float(out, i, _ZERO)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -385,24 +350,24 @@ def _weighted_sum(
     a, wa = np.uint64(begins[0]), weights[0]
     if num == 1:
         for i in range(np.uint64(length)):
-            _write(out, to + i, wa * _read(source[a + i]))
+            write_float(out, to + i, wa * read_float(source[a + i]))
         return
     b, wb = np.uint64(begins[1]), weights[1]
     if num == 2:
         for i in range(np.uint64(length)):
-            _write(out, to + i, wa * _read(source[a + i]) + wb * _read(source[b + i]))
+            write_float(out, to + i, wa * read_float(source[a + i]) + wb * read_float(source[b + i]))
         return
     c, wc = np.uint64(begins[2]), weights[2]
     if num == 3:
         for i in range(np.uint64(length)):
-            value = wa * _read(source[a + i]) + wb * _read(source[b + i]) + wc * _read(source[c + i])
-            _write(out, to + i, value)
+            value = wa * read_float(source[a + i]) + wb * read_float(source[b + i]) + wc * read_float(source[c + i])
+            write_float(out, to + i, value)
         return
     d, wd = np.uint64(begins[3]), weights[3]
     for i in range(np.uint64(length)):
-        value = wa * _read(source[a + i]) + wb * _read(source[b + i])
-        _write(out, to + i, value + (wc * _read(source[c + i]) + wd * _read(source[d + i])))
+        value = wa * read_float(source[a + i]) + wb * read_float(source[b + i])
+        write_float(out, to + i, value + (wc * read_float(source[c + i]) + wd * read_float(source[d + i])))
     for k in range(4, num):
         a, wa = np.uint64(begins[k]), weights[k]
         for i in range(np.uint64(length)):
-            _write(out, to + i, _read(out[to + i]) + wa * _read(source[a + i]))
+            write_float(out, to + i, read_float(out[to + i]) + wa * read_float(source[a + i]))

@@ -1,0 +1,53 @@
+"""float32 and bfloat16 through one pair of helpers for compiled loops. numpy has no bfloat16: here it is uint16 bits.
+
+A bfloat16 is the upper half of a float32. The compiler picks the form by the type of the array, so a loop that reads
+and writes with these keeps its sums in float32 and costs nothing where the array is float32 already.
+tests/unit/test_roi_align.py compares the rounding with torch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+_QUIET_NAN = np.uint16(0x7FC0)
+
+
+def read_float(value: Any) -> Any:
+    """float32 of a float32 or of the bits of a bfloat16."""
+    return value if isinstance(value, np.float32) else (np.uint32(value) << np.uint32(16)).view(np.float32)
+
+
+@overload(read_float, inline="always", strict=False)
+def _compiled_read_float(value: Any) -> Any:
+    if value == types.float32:
+        return lambda value: value
+    return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+
+def write_float(out: Any, index: Any, value: Any) -> None:
+    """Stores a float32 as it is, or in uint16 as the bits of the nearest bfloat16, ties to even."""
+    out[index] = value if out.dtype == np.float32 else bf16_bits(value)
+
+
+@overload(write_float, inline="always", strict=False)
+def _compiled_write_float(out: Any, index: Any, value: Any) -> Any:
+    def plain(out: Any, index: Any, value: Any) -> None:
+        out[index] = value
+
+    def rounded(out: Any, index: Any, value: Any) -> None:
+        out[index] = bf16_bits(value)
+
+    return plain if out.dtype == types.float32 else rounded
+
+
+@njit(cache=True, nogil=True)
+def bf16_bits(value: np.float32) -> np.uint16:
+    """The bits of the bfloat16 nearest to a float32, ties to even."""
+    bits = np.float32(value).view(np.uint32)
+    # the carry of the rounding would turn a NaN into an infinity or a zero
+    rounded = np.uint64(bits) + np.uint64(0x7FFF) + np.uint64((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(rounded >> np.uint64(16)) if value == value else _QUIET_NAN
