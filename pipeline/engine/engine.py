@@ -22,6 +22,7 @@ from ops.masks import pack_bits, paste_rle
 from ops.preprocess import preprocess_batch
 from pipeline.engine.architectures import build, fold_batch_norm
 from pipeline.engine.device import choose_device, choose_dtype
+from pipeline.engine.pooling import RoiFeatures
 from pipeline.engine.weights import load_weights
 from pipeline.models import ModelSpec, get_model, input_hw
 from pipeline.structures import MASK_SIDE, ColourMatrix, Detections, I420Frame
@@ -38,8 +39,8 @@ class _Pyramid(NamedTuple):
 
     levels: list[Tensor]
     """finest first, in the network's format"""
-    for_rois: dict[str, Tensor]
-    """the same as torchvision's RoIAlign wants them, by name: float32 and NCHW"""
+    for_rois: RoiFeatures
+    """those of them that regions are cut from"""
     padded_hw: tuple[int, int]
     """of the batch"""
 
@@ -49,7 +50,7 @@ class Engine:
 
     spec          the model
     device_name   `cpu` or the name of the GPU
-    precision     fp32, bf16 or fp16: the format of the convolutions; box arithmetic and RoIAlign are always fp32
+    precision     fp32, bf16 or fp16: the format of the convolutions; boxes and the sums of RoIAlign are always fp32
     """
 
     def __init__(self, network: MaskRCNN, spec: ModelSpec, device: torch.device, precision: str) -> None:
@@ -138,8 +139,9 @@ class Engine:
     def _pyramid(self, batch: Tensor) -> _Pyramid:
         features: dict[str, Tensor] = self._network.backbone(batch)
         names = self._network.roi_heads.box_roi_pool.featmap_names
-        for_rois = {name: features[name].float().contiguous() for name in names}
-        return _Pyramid(list(features.values()), for_rois, (batch.shape[2], batch.shape[3]))
+        padded_hw = (batch.shape[2], batch.shape[3])
+        for_rois = RoiFeatures({name: features[name] for name in names}, padded_hw)
+        return _Pyramid(list(features.values()), for_rois, padded_hw)
 
     def _boxes(
         self, pyramid: _Pyramid, input_hws: list[tuple[int, int]]
@@ -152,7 +154,7 @@ class Engine:
         anchors = self._anchors_for(pyramid)
         proposals = rpn.box_coder.decode(flat_deltas.float(), [anchors] * len(input_hws)).view(len(input_hws), -1, 4)
         kept, _ = rpn.filter_proposals(proposals, flat_objectness.float(), input_hws, anchors_per_level)
-        pooled = heads.box_roi_pool(pyramid.for_rois, kept, [pyramid.padded_hw])
+        pooled = pyramid.for_rois.align(heads.box_roi_pool, kept)
         logits, regression = heads.box_predictor(heads.box_head(pooled.to(self._dtype)))
         found = heads.postprocess_detections(logits.float(), regression.float(), kept, input_hws)
         return [
@@ -196,7 +198,7 @@ class Engine:
             return np.zeros((0, MASK_SIDE, MASK_SIDE), np.float32)
         heads = self._network.roi_heads
         rois = [torch.from_numpy(boxes).to(self._device) for boxes in boxes_xyxy]
-        pooled = heads.mask_roi_pool(pyramid.for_rois, rois, [pyramid.padded_hw])
+        pooled = pyramid.for_rois.align(heads.mask_roi_pool, rois)
         predictor = heads.mask_predictor
         hidden = functional.relu(predictor.conv5_mask(heads.mask_head(pooled.to(self._dtype))))
         # Each instance's own row of the last, 1x1 convolution: all outputs would cost as many times more.
