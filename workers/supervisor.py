@@ -159,6 +159,11 @@ class Supervisor:
         """Until every stream is over and written, or the time to drain is."""
         while not self._over():
             try:
+                if lost := self._bus.lost_jobs():
+                    raise BusError(
+                        f"Redis forgot the job of {', '.join(lost)}: it was restarted without its memory, or another "
+                        "job took the stream id; start this one again"
+                    )
                 self._tend([*self._infer, self._track, *self._sinks.values(), *self._decode.values()])
                 self._bury_streams()
                 self._show()

@@ -130,6 +130,14 @@ class Bus:
         """The tracker's end."""
         return ResultLog(self.client, stream)
 
+    def lost_jobs(self) -> list[str]:
+        """Streams whose job was begun through this object and is no longer there: forgotten, or replaced by another."""
+        pipe = self.client.pipeline(transaction=False)
+        for stream_id in self._log_ids:
+            pipe.hget(StreamKeys.of(stream_id).state, "log_id")
+        found = zip(self._log_ids.items(), pipe.execute(), strict=True)
+        return [stream_id for (stream_id, log_id), present in found if present != log_id.encode()]
+
     def source_ended(self, stream_id: str) -> bool:
         """Whether the decoder has said that no number follows; the results may still be on their way."""
         said, ended = self.client.hmget(StreamKeys.of(stream_id).state, "said_end", "ended")
