@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.bus import Bus
 from pipeline.bus.allocator import keep_large_blocks
-from workers.base import Life, exit_code_of, set_up_logging
+from workers.base import Life, Reconnecting, exit_code_of, set_up_logging
 from workers.tasks import Task, describe
 
 
@@ -30,7 +31,13 @@ def run_task(task: Task) -> int:
     life.install_signal_handlers()
     set_up_logging(describe(task))
     role = importlib.import_module(f"workers.{task.__struct_config__.tag}")
-    return exit_code_of(lambda: role.run(task, life))
+
+    def work() -> None:
+        with contextlib.closing(Bus(task.redis_url)) as bus:
+            Reconnecting(bus, life).wait()
+        role.run(task, life)
+
+    return exit_code_of(work)
 
 
 def _keep_torch_out_of_tmp() -> None:

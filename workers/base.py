@@ -21,6 +21,8 @@ EXIT_USAGE = 2
 """starting again would not help"""
 EXIT_FENCED = 3
 """another process has the role"""
+EXIT_AWAY = 4
+"""Redis went away where the worker could not wait for it; starting again does"""
 
 SUPERVISED = "MASKSTREAM_SUPERVISED"
 """set by the supervisor: standard input is a pipe that it holds open, Ctrl-C is its business"""
@@ -94,8 +96,8 @@ def exit_code_of(work: Callable[[], None]) -> int:
         log.error("%s", error)
         return EXIT_FAILED
     except LOST_CONNECTION as error:
-        log.error("Redis went away: %s", error)
-        return EXIT_FAILED
+        log.warning("Redis went away: %s", error)
+        return EXIT_AWAY
     return EXIT_DONE
 
 
