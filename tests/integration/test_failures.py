@@ -26,6 +26,7 @@ from test_odd_videos import EMPTY, NUM_FILES, count_sound_frames
 
 from pipeline.messages import FrameResult
 from pipeline.models import MODELS, get_model, weights_path
+from pipeline.source import resolve_sources
 
 QUICK_S = 10.0
 """for what is refused before anything starts"""
@@ -229,8 +230,8 @@ def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], m
     """Frames as many as PyAV decodes sound ones; for a file without pictures an end that says so."""
     assert ended.code == 1
     errors = [line for line in ended.err if line.startswith("maskstream: error: ")]
-    for path in paths:
-        results = read_results(ended.folder / "out" / f"{path.stem}.jsonl")
+    for path, source in zip(paths, resolve_sources(list(map(str, paths))), strict=True):
+        results = read_results(ended.folder / "out" / f"{source.default_stream_id}.jsonl")
         numbers = covered(results)
         assert all(isinstance(message, FrameResult) for message in results if message.frame_seq in numbers[:1])
         if path.name in EMPTY:
