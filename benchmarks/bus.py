@@ -89,10 +89,21 @@ def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int
     from pipeline.config import StreamConfig
 
     stream = StreamConfig(
-        stream_id="bench", source="bench", kind="file", policy="lossless", conf=0.5, class_ids=None,
-        max_staleness_s=1.0, stride=1, max_fps=None, max_frames=None, rtsp_transport="tcp", model="street", max_in_flight=MAX_IN_FLIGHT,
+        stream_id="bench",
+        source="bench",
+        kind="file",
+        policy="lossless",
+        conf=0.5,
+        class_ids=None,
+        max_staleness_s=1.0,
+        stride=1,
+        max_fps=None,
+        max_frames=None,
+        rtsp_transport="tcp",
+        model="street",
+        max_in_flight=MAX_IN_FLIGHT,
         log_bytes=1 << 26,
-    )  # fmt: skip
+    )
     with EmbeddedRedis(1 << 30) as server:
         Bus(server.url).begin(stream, [])
         arguments = [server.url, str(size_wh[0]), str(size_wh[1]), str(num_frames), parser, blocks]
