@@ -81,7 +81,7 @@ def run(
 ) -> int:
     """Turn cameras or video files into tracked instance masks on Redis channels."""
     from pipeline.bus import LOST_CONNECTION, redact_url
-    from pipeline.job import build_job
+    from pipeline.job import build_job, drop_unused_folder
     from pipeline.progress import Display, read_summaries
     from workers.supervisor import run_job
 
@@ -96,9 +96,7 @@ def run(
             raise BusError(str(error)) from None
         finally:
             if config.output is None:
-                with contextlib.suppress(OSError):  # only empty folders go
-                    job.output.rmdir()
-                    job.output.parent.rmdir()
+                drop_unused_folder(job.output)
         summaries = read_summaries(job.output / "summary.json") if job.save else {}
         display.finish(summaries, job.output, redact_url(job.redis_url) if job.redis_url else None)
     return code

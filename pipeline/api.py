@@ -26,7 +26,7 @@ from pipeline.bus.connection import connect
 from pipeline.client import read_log
 from pipeline.config import JobConfig, StreamEntry
 from pipeline.errors import ConfigError, MaskStreamError, SourceError, UsageError
-from pipeline.job import MIB, build_job
+from pipeline.job import MIB, build_job, drop_unused_folder
 from pipeline.log_cursor import LogCursor
 from pipeline.messages import EndResult, FrameResult
 
@@ -59,6 +59,9 @@ def run(*sources: str | os.PathLike[str], **options: Any) -> Iterator[FrameResul
     for stream in job.streams:
         config.streams.setdefault(stream.stream_id, StreamEntry(source=stream.source))
     with ExitStack() as stack:
+        if config.output is None:
+            config.output = str(job.output)
+            stack.callback(drop_unused_folder, job.output)
         if config.redis_url is None:
             config.redis_url = stack.enter_context(EmbeddedRedis(config.redis_memory_mb * MIB)).url
         process = stack.enter_context(_Command(config))

@@ -5,6 +5,7 @@ Precedence, strongest first: flags, a stream's own fields in the file, the file'
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -238,6 +239,13 @@ def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"output: cannot write to {folder}: permission denied; give another --output")
     return folder
+
+
+def drop_unused_folder(folder: Path) -> None:
+    """Undo `make_output_folder` for a fresh folder that nothing was written to."""
+    with contextlib.suppress(OSError):  # of one that is not empty
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def _make_fresh_folder(name: str) -> Path:
