@@ -29,7 +29,7 @@ def choose_dtype(precision: str, device: torch.device) -> tuple[str, torch.dtype
     """The precision that `precision` (auto, fp32, bf16, fp16) comes to on the device, and its torch type.
 
     auto is bf16 where the device multiplies it by itself, else fp32. On two Zen 4 cores (AVX512_BF16) that makes a
-    568x320 frame of `street` 1.5 times faster (104 to 68 ms) without loss (mask AP 0.112 in fp32, 0.120 in bf16).
+    568x320 frame of `street` 1.5 times faster without loss (mask AP 0.112 in fp32, 0.120 in bf16).
     Raises UsageError for fp16 on the CPU, which has no arithmetic for it.
     """
     if precision == "auto":
