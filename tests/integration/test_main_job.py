@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 from jsonschema import Draft202012Validator
 from pipeline_runs import (
@@ -20,6 +23,7 @@ from pipeline_runs import (
     make_scene,
     read_results,
     run,
+    running,
     with_sound,
 )
 
@@ -183,3 +187,55 @@ def test_several_sources_at_once_each_with_the_options_of_all(scene: Scene, fold
         assert {instance.label for frame in frames_of(results) for instance in frame.instances} == {"person"}
     times = [frame.pts_s for frame in frames_of(read_results(folder / "several" / "short.jsonl"))]
     assert times == pytest.approx([index * 2 / 25 for index in range(5)], abs=1e-3)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+MEMORY_FRAMES = 60
+MIB = 1024 * 1024
+MEMORY_GROWTH_MIB = 60
+"""what a job of 1.6 GiB may take more for ten times the length; were the 540 frames kept, it would be 100"""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("saved", ["jsonl", "jsonl,video"])
+def test_memory_is_flat_in_the_length_of_the_file(tmp_path: Path, saved: str) -> None:
+    make_scene(tmp_path / "short.mp4", MEMORY_FRAMES)
+    repeat(tmp_path / "short.mp4", tmp_path / "long.mp4", 10)
+    peaks = {name: peak_rss_mib(tmp_path, f"{name}.mp4", saved) for name in ("short", "long")}
+    assert len(frames_of(read_results(tmp_path / "out" / "long.jsonl"))) == 10 * MEMORY_FRAMES
+    print(f"peak RSS of all processes, {saved}, MiB: {peaks}")
+    assert peaks["long"] <= peaks["short"] + MEMORY_GROWTH_MIB, peaks
+
+
+def repeat(source: Path, target: Path, count: int) -> None:
+    """The pictures of `source` so many times, one behind the other, not coded again."""
+    with av.open(str(target), "w") as container:
+        stream = None
+        for turn in range(count):
+            with av.open(str(source)) as given:
+                video = given.streams.video[0]
+                stream = stream or container.add_stream_from_template(video)
+                assert video.duration is not None
+                for packet in given.demux(video):
+                    if packet.dts is not None and packet.pts is not None:
+                        packet.pts += turn * video.duration
+                        packet.dts += turn * video.duration
+                        packet.stream = stream
+                        container.mux(packet)
+
+
+def peak_rss_mib(folder: Path, name: str, saved: str) -> float:
+    """The largest sum over all processes of the job; what they share counts for each."""
+    peak = 0
+    with running(name, "--save", saved, "--output", "out", folder=folder) as job:
+        while job.process.poll() is None:
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+            peak = max(peak, total)
+            time.sleep(0.2)
+        assert job.wait() == 0
+    return peak / MIB
