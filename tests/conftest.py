@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ LEFTOVER_TIMEOUT_S = 10.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session a temporary folder of its own, so that what it leaves behind can be told from what others do."""
+    # a session that was started in the background (`nohup`, `&`) ignores these, and so would the programs it tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix="mstest-", dir="/tmp"))  # short: socket paths have 104 bytes
     os.environ["TMPDIR"] = str(folder)
