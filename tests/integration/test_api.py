@@ -20,6 +20,8 @@ from pipeline.api import run
 from pipeline.errors import SourceError, UsageError
 from pipeline.messages import FrameResult
 
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
 NUM_FRAMES = 10
 GONE_S = 10.0
 

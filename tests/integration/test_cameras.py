@@ -28,6 +28,8 @@ from rtsp_server import RtspServer
 
 from pipeline.messages import AnyResult, EpochResult, EventResult, GapResult
 
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
 STOP_TIMEOUT_S = 20.0
 """far below the time a job may take to drain, far above what it needs"""
 MAX_STALENESS_S = 0.6

@@ -30,6 +30,8 @@ from pipeline_runs import (
 from pipeline.messages import FrameResult, Instance
 from pipeline.synthetic import Scene, SceneFrame, SceneObject
 
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
 NUM_FRAMES = 50
 LARGE_PX = 120
 LONG_FRAMES = 12

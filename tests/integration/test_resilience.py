@@ -28,6 +28,8 @@ from pipeline.bus import StreamKeys
 from pipeline.bus.connection import connect
 from pipeline.messages import AnyResult, GapResult
 
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
 NUM_FRAMES = 40
 KILL_AT = 10
 """results that are there when something is killed"""

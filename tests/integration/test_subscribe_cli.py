@@ -28,6 +28,8 @@ from redis_server import RedisServer
 from pipeline.bus.embedded import ServerBinary
 from pipeline.messages import AnyResult, FrameResult, decode_result
 
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
 NUM_FRAMES = 30
 KILL_AT = 8
 """number of the frame behind which the unlucky subscriber is killed"""
