@@ -210,7 +210,8 @@ class Supervisor:
         workers = [*self._decode.values(), *self._infer, self._track, *self._sinks.values()]
         for child in workers:
             child.terminate()
-        until_s = time.monotonic() + (STOP_S if self._num_signals < 2 else 0.0)
+        begun = any(status.phase != "waiting" for status in self._statuses.values())  # else nobody holds anything
+        until_s = time.monotonic() + (STOP_S if begun and self._num_signals < 2 else 0.0)
         for child in workers:
             if not child.wait(max(0.0, until_s - time.monotonic())):
                 child.kill()

@@ -150,3 +150,17 @@ def delete_pixels(client: Any) -> int:
     entry_id, fields = newest[0]
     client.delete(fields[b"px"])
     return int(entry_id.split(b"-")[0])
+
+
+def test_ctrl_c_while_the_model_is_loaded_ends_the_job_at_once(
+    clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = own_redis()
+    with running(clip, *BOTH, "--redis-url", server.url, folder=tmp_path) as job:
+        job.wait_for("starting: ")
+        job.interrupt()
+        assert job.wait(GONE_S) == 130
+    assert "Traceback" not in job.said
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"street.jsonl", "summary.json"}
+    with server.client() as client:
+        assert client.keys("*") == []
