@@ -19,6 +19,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 """starting again would not help"""
+EXIT_DEFECT = 70
+"""an error nobody foresaw (EX_SOFTWARE of sysexits.h): started again, like after a crash"""
 EXIT_FENCED = 3
 """another process has the role"""
 EXIT_AWAY = 4
@@ -98,6 +100,9 @@ def exit_code_of(work: Callable[[], None]) -> int:
     except LOST_CONNECTION as error:
         log.warning("Redis went away: %s", error)
         return EXIT_AWAY
+    except Exception:
+        log.exception("unexpected, please report it")
+        return EXIT_DEFECT
     return EXIT_DONE
 
 
