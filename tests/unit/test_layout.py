@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 TORCH = {"torch", "torchvision", "triton"}
-TORCH_FOLDERS = ("pipeline/engine/",)
-"""the only ones whose modules may import torch when they are loaded"""
+TORCH_MODULES = re.compile(r"pipeline/engine/|ops/\w+_triton\.py$")
+"""the only ones that may import torch when they are loaded"""
 WITHOUT_TORCH = [
     "run_pipeline",
     "workers.decode",
@@ -66,7 +67,7 @@ def upward(path: str, text: str) -> list[str]:
 
 def torch_at_load(path: str, text: str) -> list[str]:
     """Modules of torch that the file imports when it is loaded, where it may not."""
-    if path.startswith(TORCH_FOLDERS):
+    if TORCH_MODULES.match(path):
         return []
     return [name for name, loading in imports(text) if loading and name.split(".")[0] in TORCH]
 

@@ -1,0 +1,55 @@
+"""What runs on a CUDA machine: `REQUIRE_CUDA=1 pytest tests/gpu`.
+
+Kernel tests take the fixture `device`: it is CUDA's, or the CPU where TRITON_INTERPRET=1 runs Triton kernels in the
+interpreter (tests/unit/test_triton_interpreter.py does that, in a process of its own). Tests that need the real thing
+take `cuda`. Without CUDA they skip; with REQUIRE_CUDA=1 they fail.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    """The CUDA device."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    reason = f"torch {torch.__version__} finds no CUDA device"
+    if os.environ.get("REQUIRE_CUDA") == "1":
+        pytest.fail(f"REQUIRE_CUDA=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where Triton kernels run."""
+    if INTERPRETED:
+        return torch.device("cpu")
+    found: torch.device = request.getfixturevalue("cuda")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh tensors hold NaN or the largest number, so that an element which nobody wrote is seen."""
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, _poisoning(getattr(torch, name)))
+
+
+def _poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        fresh = allocate(*args, **options)
+        if fresh.dtype == torch.bool:
+            return fresh.fill_(True)
+        return fresh.fill_(math.nan if fresh.is_floating_point() else torch.iinfo(fresh.dtype).max)
+
+    return poisoned
