@@ -3,10 +3,11 @@
 Letters in shapes, here and in every docstring:
 
 B   images in a batch                 N, M   boxes, detections; rows and columns of a matrix
-C   channels, or capacity of a table  K      instances that are kept
-H   height in pixels                  P      pairs
-W   width in pixels                   T      tracks
-L   levels of a pyramid               PH, PW rows and columns of pooled bins
+C   channels, or capacity of a table  K      instances that are kept, boxes of a group
+G   groups of equal size              P      pairs
+H   height in pixels                  T      tracks
+W   width in pixels                   PH, PW rows and columns of pooled bins
+L   levels of a pyramid
 """
 
 from __future__ import annotations
@@ -30,6 +31,35 @@ def box_iou(boxes_a_xyxy: NDArray[np.float64], boxes_b_xyxy: NDArray[np.float64]
             if union > 0.0:
                 out[i, j] = shared / union
     return out
+
+
+def nms(
+    boxes_xyxy: NDArray[np.float32],
+    is_candidate: NDArray[np.bool_],
+    iou_threshold: float,
+    max_kept: int,
+    classes: NDArray[np.int64] | None = None,
+) -> list[int]:
+    """The places of the first max_kept survivors of one group, (N, 4) by falling score: each survivor removes the
+    candidates behind it, of its own class if there are classes, whose IoU in float32 is above the threshold.
+    """
+    zero = np.float32(0.0)
+    kept: list[int] = []
+    left = [n for n in range(len(boxes_xyxy)) if is_candidate[n]]
+    while left and len(kept) < max_kept:
+        survivor, rest = left[0], left[1:]
+        kept.append(survivor)
+        ax1, ay1, ax2, ay2 = boxes_xyxy[survivor]
+        left = []
+        for n in rest:
+            bx1, by1, bx2, by2 = boxes_xyxy[n]
+            shared = max(zero, min(ax2, bx2) - max(ax1, bx1)) * max(zero, min(ay2, by2) - max(ay1, by1))
+            with np.errstate(invalid="ignore"):  # 0 / 0, which suppresses nothing
+                iou = shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
+            if float(iou) > iou_threshold and (classes is None or classes[survivor] == classes[n]):
+                continue
+            left.append(n)
+    return kept
 
 
 def solve_assignment(cost: NDArray[np.float64]) -> float:
