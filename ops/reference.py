@@ -217,19 +217,22 @@ def roi_align(
     *,
     aligned: bool,
 ) -> NDArray[np.float64]:
-    """(PH, PW, C) of (H, W, C): each bin the mean of sampling_ratio^2 samples, each sample between the four cells round
-    it. Cell i has its centre at i; samples up to one cell outside take the border's value, those further out are 0.
+    """(PH, PW, C) of (H, W, C): each bin the mean of its samples, each sample between the four cells round it. Cell i has
+    its centre at i; samples up to one cell outside take the border's value, those further out are 0. A bin has
+    sampling_ratio^2 samples; for 0 as many along each axis as it has cells, rounded up (torchvision's rule).
     """
     x1, y1, x2, y2 = np.asarray(box_xyxy, np.float64) * scale - (0.5 if aligned else 0.0)
     roi_h, roi_w = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
+    num_y = sampling_ratio or math.ceil(roi_h / output_hw[0])
+    num_x = sampling_ratio or math.ceil(roi_w / output_hw[1])
     out = np.zeros((*output_hw, feature_map.shape[2]))
     for i in range(output_hw[0]):
         for j in range(output_hw[1]):
-            for sample_i in range(sampling_ratio):
-                for sample_j in range(sampling_ratio):
-                    y = y1 + (i + (sample_i + 0.5) / sampling_ratio) * roi_h / output_hw[0]
-                    x = x1 + (j + (sample_j + 0.5) / sampling_ratio) * roi_w / output_hw[1]
-                    out[i, j] += _sample(feature_map, y, x) / sampling_ratio**2
+            for sample_i in range(num_y):
+                for sample_j in range(num_x):
+                    y = y1 + (i + (sample_i + 0.5) / num_y) * roi_h / output_hw[0]
+                    x = x1 + (j + (sample_j + 0.5) / num_x) * roi_w / output_hw[1]
+                    out[i, j] += _sample(feature_map, y, x) / (num_y * num_x)
     return out
 
 
