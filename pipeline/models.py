@@ -15,8 +15,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ModelError, UsageError
+
+ModelOutput = Literal["boxes", "masks", "keypoints"]
 
 _PACKAGED_WEIGHTS = Path(__file__).parent / "engine" / "weights"
 
@@ -42,6 +45,7 @@ class ModelSpec:
     """One model.
 
     architecture      key of `pipeline.engine.architectures`
+    output            what an instance has: its box alone, or its box and either a mask or COCO's 17 keypoints
     categories        (class_id, label) pairs, COCO ids, rising
     head_class_ids    class_head output k + 1 stands for head_class_ids[k]; output 0 is the background
     min_size, max_size    of the network's input in pixels, before it is padded to a multiple of 32
@@ -50,11 +54,13 @@ class ModelSpec:
     weights_url       where torchvision downloads it from; None for weights that come with the package
     sha256            of the file, whole (packaged) or its first digits (torchvision writes them into the name)
     size_mb           of the file, 10^6 bytes
-    box_ap, mask_ap   COCO's AP at IoU 0.50:0.95; ap_source says on what and by whom
+    box_ap, mask_ap, keypoint_ap    COCO's AP at IoU (of keypoints: OKS) 0.50:0.95, None for what the model does not
+                      find; ap_source says on what and by whom
     """
 
     name: str
     architecture: str
+    output: ModelOutput
     categories: tuple[tuple[int, str], ...]
     head_class_ids: tuple[int, ...]
     min_size: int
@@ -67,7 +73,8 @@ class ModelSpec:
     licence: str
     size_mb: float
     box_ap: float
-    mask_ap: float
+    mask_ap: float | None
+    keypoint_ap: float | None
     ap_source: str
 
     @property
@@ -76,14 +83,29 @@ class ModelSpec:
         return dict(self.categories)
 
 
-def _torchvision_spec(name: str, file: str, size_mb: float, box_ap: float, mask_ap: float) -> ModelSpec:
+def _torchvision_spec(
+    name: str,
+    output: ModelOutput,
+    file: str,
+    size_mb: float,
+    *,
+    box_ap: float,
+    mask_ap: float | None = None,
+    keypoint_ap: float | None = None,
+    categories: tuple[tuple[int, str], ...] = _COCO_CATEGORIES,
+    head_class_ids: tuple[int, ...] = tuple(range(1, 91)),
+    min_size: int = 800,
+    max_size: int = 1333,
+    ap_source: str = "COCO val2017, published by torchvision",
+) -> ModelSpec:
     return ModelSpec(
         name=name,
         architecture=name,
-        categories=_COCO_CATEGORIES,
-        head_class_ids=tuple(range(1, 91)),
-        min_size=800,
-        max_size=1333,
+        output=output,
+        categories=categories,
+        head_class_ids=head_class_ids,
+        min_size=min_size,
+        max_size=max_size,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         weights_file=file,
@@ -93,7 +115,8 @@ def _torchvision_spec(name: str, file: str, size_mb: float, box_ap: float, mask_
         size_mb=size_mb,
         box_ap=box_ap,
         mask_ap=mask_ap,
-        ap_source="COCO val2017, published by torchvision",
+        keypoint_ap=keypoint_ap,
+        ap_source=ap_source,
     )
 
 
@@ -101,6 +124,7 @@ _SPECS = (
     ModelSpec(
         name="street",
         architecture="street",
+        output="masks",
         categories=_STREET_CATEGORIES,
         head_class_ids=tuple(class_id for class_id, _ in _STREET_CATEGORIES),
         min_size=320,
@@ -114,10 +138,46 @@ _SPECS = (
         size_mb=13.6,
         box_ap=0.141,
         mask_ap=0.112,
+        keypoint_ap=None,
         ap_source="205 street pictures kept out of the training (Cityscapes, COCO), fp32",
     ),
-    _torchvision_spec("maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 177.2, 0.474, 0.418),
-    _torchvision_spec("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 169.8, 0.379, 0.346),
+    _torchvision_spec(
+        "maskrcnn_resnet50_fpn_v2",
+        "masks",
+        "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+        185.8,
+        box_ap=0.474,
+        mask_ap=0.418,
+    ),
+    _torchvision_spec(
+        "maskrcnn_resnet50_fpn", "masks", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 178.1, box_ap=0.379, mask_ap=0.346
+    ),
+    _torchvision_spec(
+        "keypointrcnn_resnet50_fpn",
+        "keypoints",
+        "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
+        237.0,
+        box_ap=0.546,
+        keypoint_ap=0.650,
+        categories=((1, "person"),),
+        head_class_ids=(1,),
+        ap_source="people of COCO val2017, published by torchvision",
+    ),
+    _torchvision_spec(
+        "fasterrcnn_resnet50_fpn_v2", "boxes", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 175.2, box_ap=0.467
+    ),
+    _torchvision_spec(
+        "fasterrcnn_resnet50_fpn", "boxes", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 167.5, box_ap=0.370
+    ),
+    _torchvision_spec(
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "boxes",
+        "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
+        77.8,
+        box_ap=0.228,
+        min_size=320,
+        max_size=640,
+    ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
 

@@ -12,6 +12,7 @@ from pipeline.progress_table import one_line
 
 _ROLES_OF_A_JOB = ("infer", "track")
 """those that have heartbeats; how decoders do is told by their streams"""
+_FINDS = {"boxes": "boxes", "masks": "boxes and masks", "keypoints": "boxes and 17 keypoints each"}
 
 
 def result_line(message: AnyResult) -> str:
@@ -81,16 +82,24 @@ def status_lines(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus
 
 
 def model_lines() -> list[str]:
-    """A paragraph per model: where its weights are, how good it is and measured on what, its licence, its classes."""
+    """A paragraph per model: where its weights are, what it finds, how well and on what, its licence, its classes.
+
+    A list of classes is printed once; later models with the same classes refer to the first.
+    """
     lines = []
+    first_with: dict[str, str] = {}
     for row in model_table():
         spec = row.spec
         where = row.weights if row.present else f"downloaded when first used, to {row.weights}"
+        aps = {"box": spec.box_ap, "mask": spec.mask_ap, "keypoint": spec.keypoint_ap}
+        classes = ", ".join(spec.labels.values())
+        first = first_with.setdefault(classes, spec.name)
         facts = {
             "weights": f"{where} ({spec.size_mb:g} MB)",
-            "AP": f"box {100 * spec.box_ap:.1f}, mask {100 * spec.mask_ap:.1f}: {spec.ap_source}",
+            "finds": _FINDS[spec.output],
+            "AP": f"{', '.join(f'{of} {100 * ap:.1f}' for of, ap in aps.items() if ap is not None)}: {spec.ap_source}",
             "licence": spec.licence,
-            "classes": ", ".join(spec.labels.values()),
+            "classes": classes if first == spec.name else f"those of {first}",
         }
         lines += ["", spec.name + (f"  (default on {row.default_for})" if row.default_for else "")]
         for name, fact in facts.items():

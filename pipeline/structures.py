@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 MASK_SIDE = 28
 MASK_BYTES = MASK_SIDE * MASK_SIDE // 8
 
+NUM_KEYPOINTS = 17
+"""of a person, in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle"""
+
 
 class ColourMatrix(StrEnum):
     """Which luma coefficients turn Y'CbCr into R'G'B' (ITU-R BT.601, BT.709, BT.2020 non-constant luminance)."""
@@ -60,6 +63,9 @@ class Detections:
                  None for a model without masks
     rle_counts   N COCO compressed RLE strings (ASCII) of the whole source frame; None for a model without masks
     width, height   of the source frame in pixels
+    keypoints    (N, 17, 3) float32 [x, y, score]: pixels of the source frame, pixel (0, 0) has its centre at
+                 (0.5, 0.5); the score is the logit of the heatmap there, above 0 where the network sees the joint;
+                 None for a model without keypoints
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -69,6 +75,7 @@ class Detections:
     rle_counts: list[bytes] | None
     width: int
     height: int
+    keypoints: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -91,7 +98,7 @@ class Detections:
         from ops.masks import decode_rle
 
         if self.rle_counts is None:
-            raise ValueError("these detections carry no masks: the model finds boxes only")
+            raise ValueError("these detections carry no masks: the model finds none")
         stack = np.zeros((len(self), self.height, self.width), np.bool_)
         for index, counts in enumerate(self.rle_counts):
             stack[index] = decode_rle(counts, (self.height, self.width))

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v2
-from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection import (
+    FasterRCNN,
+    MaskRCNN,
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    keypointrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -16,8 +25,11 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 
-def build(architecture: str, num_outputs: int) -> MaskRCNN:
-    """The network in evaluation mode with random weights; num_outputs counts the background too. Raises KeyError."""
+def build(architecture: str, num_outputs: int) -> FasterRCNN:
+    """The network in evaluation mode with random weights; num_outputs counts the background too. Raises KeyError.
+
+    torchvision derives MaskRCNN and KeypointRCNN from FasterRCNN: which of the three it is follows from `spec.output`.
+    """
     network = _BUILDERS[architecture](num_outputs)
     network.eval()
     network.requires_grad_(requires_grad=False)
@@ -65,21 +77,29 @@ def _street(num_outputs: int) -> MaskRCNN:
     )
 
 
-def _resnet50_fpn(num_outputs: int) -> MaskRCNN:
-    """torchvision's first Mask R-CNN. Its published weights want an epsilon of 0, which torchvision sets too."""
-    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_outputs)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            module.eps = 0.0
-    return network
+def _without_epsilon(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
+    """For weights trained when torchvision's frozen batch norm ignored its epsilon: it is 0, as torchvision sets it."""
+
+    def builder(num_outputs: int) -> FasterRCNN:
+        network = _as_it_is(constructor)(num_outputs)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+                module.eps = 0.0
+        return network
+
+    return builder
 
 
-def _resnet50_fpn_v2(num_outputs: int) -> MaskRCNN:
-    return maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_outputs)
+def _as_it_is(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
+    return lambda num_outputs: constructor(weights=None, weights_backbone=None, num_classes=num_outputs)
 
 
-_BUILDERS: dict[str, Callable[[int], MaskRCNN]] = {
+_BUILDERS: dict[str, Callable[[int], FasterRCNN]] = {
     "street": _street,
-    "maskrcnn_resnet50_fpn": _resnet50_fpn,
-    "maskrcnn_resnet50_fpn_v2": _resnet50_fpn_v2,
+    "maskrcnn_resnet50_fpn": _without_epsilon(maskrcnn_resnet50_fpn),
+    "maskrcnn_resnet50_fpn_v2": _as_it_is(maskrcnn_resnet50_fpn_v2),
+    "keypointrcnn_resnet50_fpn": _without_epsilon(keypointrcnn_resnet50_fpn),
+    "fasterrcnn_resnet50_fpn": _without_epsilon(fasterrcnn_resnet50_fpn),
+    "fasterrcnn_resnet50_fpn_v2": _as_it_is(fasterrcnn_resnet50_fpn_v2),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _as_it_is(fasterrcnn_mobilenet_v3_large_320_fpn),
 }

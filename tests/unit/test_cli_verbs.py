@@ -189,6 +189,15 @@ def test_models_lists_names_and_classes(run: Run) -> None:
     assert out.startswith("street  (default on cpu)\n")
     assert "  classes  person, bicycle, car, motorcycle, bus, truck\n" in out
     assert "\nmaskrcnn_resnet50_fpn_v2  (default on cuda)\n" in out
+    assert out.count("toothbrush") == 1, "a list of classes is printed once"
+    last = out.rpartition("\n\n")[2].splitlines()
+    assert last[0] == "fasterrcnn_mobilenet_v3_large_320_fpn"
+    assert last[-4:] == [
+        "  finds    boxes",
+        "  AP       box 22.8: COCO val2017, published by torchvision",
+        "  licence  BSD-3-Clause (torchvision), trained on COCO 2017",
+        "  classes  those of maskrcnn_resnet50_fpn_v2",
+    ]
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models import get_model as build_theirs
+from torchvision.models import get_model_weights
+from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
 from pipeline.errors import ModelError, UsageError
 from pipeline.models import (
@@ -27,6 +29,7 @@ from pipeline.models import (
     model_table,
     weights_path,
 )
+from pipeline.structures import NUM_KEYPOINTS
 
 STREET = MODELS["street"]
 RESNET = MODELS["maskrcnn_resnet50_fpn_v2"]
@@ -38,21 +41,38 @@ def test_nothing_here_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "theirs"),
-    [
-        ("maskrcnn_resnet50_fpn", MaskRCNN_ResNet50_FPN_Weights.COCO_V1),
-        ("maskrcnn_resnet50_fpn_v2", MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1),
-    ],
-)
-def test_torchvisions_models_are_as_torchvision_says(name: str, theirs) -> None:
-    spec = MODELS[name]
+THEIR_METRICS = {"box_map": "box_ap", "mask_map": "mask_ap", "kp_map": "keypoint_ap"}
+
+
+@pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
+def test_torchvisions_models_are_as_torchvision_says(name: str) -> None:
+    spec, theirs = MODELS[name], get_model_weights(name).COCO_V1
     metrics = theirs.meta["_metrics"]["COCO-val2017"]
-    labels = [spec.labels.get(index, "N/A") for index in range(1, 91)]
-    assert labels == theirs.meta["categories"][1:]
+    aps = {metric: getattr(spec, ours) for metric, ours in THEIR_METRICS.items()}
+    assert {metric: pytest.approx(ap * 100) for metric, ap in aps.items() if ap is not None} == metrics
+    assert spec.output == ("masks" if "mask_map" in metrics else "keypoints" if "kp_map" in metrics else "boxes")
+    categories = theirs.meta["categories"]
+    assert [spec.labels.get(index, "N/A") for index in range(1, len(categories))] == categories[1:]
+    assert spec.head_class_ids == tuple(range(1, len(categories)))
     assert spec.weights_url == theirs.url
-    assert (100 * spec.box_ap, 100 * spec.mask_ap) == pytest.approx((metrics["box_map"], metrics["mask_map"]))
-    assert spec.size_mb == pytest.approx(theirs.meta["_file_size"], abs=0.1)
+    assert theirs.url.endswith(f"-{spec.sha256}.pth")
+    # torchvision counts in units of 2^20 bytes
+    assert spec.size_mb == pytest.approx(theirs.meta["_file_size"] * 2**20 / 1e6, abs=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
+def test_input_is_as_torchvision_prepares_it(name: str) -> None:
+    spec = MODELS[name]
+    theirs = build_theirs(name, weights=None, weights_backbone=None).transform
+    # torchvision's lists of sizes are for the training; the last one counts
+    assert (spec.min_size, spec.max_size) == (theirs.min_size[-1], theirs.max_size)
+    assert (list(spec.mean), list(spec.std)) == (theirs.image_mean, theirs.image_std)
+
+
+def test_keypoints_are_cocos() -> None:
+    names = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+    assert len(names) == NUM_KEYPOINTS
+    assert names[:3] == ["nose", "left_eye", "right_eye"]
 
 
 def test_bundled_weights_are_the_ones_that_were_measured() -> None:
@@ -110,6 +130,7 @@ def test_cuda_is_expected_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) 
         ("street", (200, 320), (320, 512)),
         ("maskrcnn_resnet50_fpn_v2", (480, 640), (800, 1066)),
         ("maskrcnn_resnet50_fpn_v2", (1080, 1920), (748, 1332)),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", (1080, 1920), (320, 568)),
     ],
 )
 def test_input_size(name: str, picture_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
@@ -153,4 +174,5 @@ def test_the_table_tells_what_is_on_this_machine(tmp_path: Path, monkeypatch: py
     cached.parent.mkdir(parents=True)
     cached.touch()
     rows = {row.spec.name: (row.present, row.default_for) for row in model_table()}
-    assert rows == {"street": (True, "cpu"), RESNET.name: (True, "cuda"), "maskrcnn_resnet50_fpn": (False, "")}
+    others = dict.fromkeys(MODELS.keys() - {"street", RESNET.name}, (False, ""))
+    assert rows == {"street": (True, "cpu"), RESNET.name: (True, "cuda")} | others
