@@ -1,39 +1,36 @@
-"""RoIAlign over a feature pyramid on the CPU, against torchvision's MultiScaleRoIAlign.
+"""RoIAlign over a feature pyramid, on the CPU and on CUDA where there is one, against torchvision's MultiScaleRoIAlign.
 
-    python -m benchmarks.roi_align [--runs N] [--threads N] [--json]
+    python -m benchmarks.roi_align [--runs N] [--threads N] [--case TEXT] [--json]
 
-Ours reads channels-last maps in float32 or bf16. torchvision reads what it can: NCHW in float32; where a case says
-"from bf16", what a bf16 network gives it has to be converted first, and that is part of its time. Boxes lie anywhere in
-the picture, sides from 16 to 600 pixels (250 for `street`) with an even spread of their logarithm. Both get the same
-threads and make a result of their own; they take turns, and the ratio is the median over the turns. Before a figure is
-given the results are compared.
+CPU: ours reads channels-last maps in float32 or bf16. torchvision reads what it can: NCHW in float32; where a case says
+"from bf16", what a bf16 network gives it has to be converted first, and that is part of its time.
+
+CUDA: both get channels-last bf16 maps, torchvision under autocast, which converts what it cannot read. Ours is timed
+as it is called, and as the engine runs it: captured in a CUDA graph. torchvision's waits for the host and has no such
+form.
+
+Boxes lie anywhere in the picture, sides from 16 to 600 pixels (250 for `street`) with an even spread of their
+logarithm. Both get the same threads and make a result of their own; they take turns. Before a figure is given the
+results are compared.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
-# As the workers do: OpenMP's threads spin while they wait, torch's on the core that numba's are about to need, and read
-# this when they are loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchvision.ops import MultiScaleRoIAlign
 
+from benchmarks import cuda, report
 from ops.roi_align import infer_scales, roi_align
 
 STRIDES = (4, 8, 16, 32)
+
+_MAX_ACTIVATION = 6.5
+"""above every one of the normal numbers that the maps hold"""
 
 
 class Case(NamedTuple):
@@ -41,10 +38,12 @@ class Case(NamedTuple):
     image_hw: tuple[int, int]
     channels: int
     num_boxes: int
+    """of each image"""
     side: int
     bf16: bool
     from_bf16: bool = False
     """the peer starts from the bf16 maps too"""
+    num_images: int = 1
 
 
 CASES = [
@@ -57,6 +56,33 @@ CASES = [
     Case("street: 20 14x14, 128 channels, fp32", (320, 576), 128, 20, 14, bf16=False),
     Case("street: 20 14x14, 128 channels, from bf16", (320, 576), 128, 20, 14, bf16=True, from_bf16=True),
 ]
+CUDA_CASES = [
+    Case("CUDA: 1000 7x7, 256 channels, bf16", (800, 1344), 256, 1000, 7, bf16=True),
+    Case("CUDA: 100 14x14, 256 channels, bf16", (800, 1344), 256, 100, 14, bf16=True),
+    Case("CUDA: 8 images, 1000 7x7 each, 256 channels, bf16", (800, 1344), 256, 1000, 7, bf16=True, num_images=8),
+    Case("CUDA: 8 images, 100 14x14 each, 256 channels, bf16", (800, 1344), 256, 100, 14, bf16=True, num_images=8),
+]
+
+
+class Inputs(NamedTuple):
+    levels: list[torch.Tensor]
+    """(B, C, H, W), channels last, in the case's format"""
+    scales: tuple[float, ...]
+    boxes_xyxy: NDArray[np.float32]
+    """(N, 4) of all images in a row"""
+    image_idx: NDArray[np.int64]
+
+
+def inputs_of(case: Case) -> Inputs:
+    torch.manual_seed(0)
+    height, width = case.image_hw
+    level_hws = [(height // stride, width // stride) for stride in STRIDES]
+    maps = [torch.randn(case.num_images, case.channels, *hw) for hw in level_hws]
+    levels = [level.to(memory_format=torch.channels_last) for level in maps]
+    if case.bf16:
+        levels = [level.bfloat16() for level in levels]
+    image_idx = np.repeat(np.arange(case.num_images), case.num_boxes)
+    return Inputs(levels, infer_scales(level_hws, case.image_hw), _boxes(case), image_idx)
 
 
 def _boxes(case: Case) -> NDArray[np.float32]:
@@ -64,88 +90,110 @@ def _boxes(case: Case) -> NDArray[np.float32]:
     random = np.random.default_rng(0)
     height, width = case.image_hw
     largest_px = 600 if width > 1000 else 250
-    half = np.exp(random.uniform(np.log(16), np.log(largest_px), (case.num_boxes, 2))) / 2
-    centre = random.uniform(0, [width, height], (case.num_boxes, 2))
+    num = case.num_images * case.num_boxes
+    half = np.exp(random.uniform(np.log(16), np.log(largest_px), (num, 2))) / 2
+    centre = random.uniform(0, [width, height], (num, 2))
     boxes = np.concatenate([centre - half, centre + half], axis=1)
     inside: NDArray[np.float64] = np.clip(boxes, 0, [width, height, width, height])
     return inside.astype(np.float32)
 
 
-def _calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], torch.Tensor]]:
+def _cpu_calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], torch.Tensor]]:
     """Ours, (N, side, side, C), and torchvision's, (N, C, side, side)."""
-    torch.manual_seed(0)
-    height, width = case.image_hw
-    maps = [torch.randn(1, case.channels, height // stride, width // stride) for stride in STRIDES]
-    channels_last = [level.to(memory_format=torch.channels_last) for level in maps]
-    if case.bf16:
-        channels_last = [level.bfloat16() for level in channels_last]
-    nchw = {str(stride): level.float().contiguous() for stride, level in zip(STRIDES, channels_last, strict=True)}
-    levels = [level.view(torch.uint16) if case.bf16 else level for level in channels_last]
-    nhwc = [level.permute(0, 2, 3, 1).numpy() for level in levels]
-    scales = infer_scales([level.shape[1:3] for level in nhwc], case.image_hw)
-    boxes = _boxes(case)
-    image_idx = np.zeros(len(boxes), np.int64)
-    boxes_of_image = [torch.from_numpy(boxes)]
+    inputs = inputs_of(case)
+    nchw = {str(stride): level.float().contiguous() for stride, level in zip(STRIDES, inputs.levels, strict=True)}
+    bits = [level.view(torch.uint16) if case.bf16 else level for level in inputs.levels]
+    nhwc = [level.permute(0, 2, 3, 1).numpy() for level in bits]
+    boxes_of_image = [torch.from_numpy(inputs.boxes_xyxy)]
     pool = MultiScaleRoIAlign(list(nchw), case.side, 2)
 
     def ours() -> NDArray[Any]:
-        return roi_align(nhwc, scales, boxes, image_idx, (case.side, case.side))
+        return roi_align(nhwc, inputs.scales, inputs.boxes_xyxy, inputs.image_idx, (case.side, case.side))
 
     def peer() -> torch.Tensor:
-        inputs = nchw
+        read = nchw
         if case.from_bf16:
-            inputs = {name: level.float().contiguous() for name, level in zip(nchw, channels_last, strict=True)}
-        pooled: torch.Tensor = pool(inputs, boxes_of_image, [case.image_hw])
+            read = {name: level.float().contiguous() for name, level in zip(nchw, inputs.levels, strict=True)}
+        pooled: torch.Tensor = pool(read, boxes_of_image, [case.image_hw])
         return pooled
 
     return ours, peer
 
 
-def _check(case: Case, found: NDArray[Any], expected: torch.Tensor) -> None:
-    """Ends the program unless they agree: to the rounding of a mean of 16 cells below 6.5, and then of it to bf16."""
+def _cuda_calls(case: Case) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """Ours and torchvision's under autocast, both (N, C, side, side) on CUDA."""
+    from ops.roi_align_triton import roi_align as roi_align_on_cuda
+
+    inputs = inputs_of(case)
+    levels = [level.cuda() for level in inputs.levels]
+    boxes, image_idx = torch.from_numpy(inputs.boxes_xyxy).cuda(), torch.from_numpy(inputs.image_idx).cuda()
+    boxes_of_image = list(boxes.split(case.num_boxes))
+    named = {str(stride): level for stride, level in zip(STRIDES, levels, strict=True)}
+    pool = MultiScaleRoIAlign(list(named), case.side, 2)
+
+    def ours() -> torch.Tensor:
+        return roi_align_on_cuda(levels, inputs.scales, boxes, image_idx, (case.side, case.side))
+
+    def peer() -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            pooled: torch.Tensor = pool(named, boxes_of_image, [case.image_hw] * case.num_images)
+        return pooled
+
+    return ours, peer
+
+
+def _cpu_fault(case: Case, found: NDArray[Any], expected: torch.Tensor) -> str | None:
+    """None when they agree: to the rounding of a mean of 16 cells, and then of it to bf16."""
     values = torch.from_numpy(found)
     values = values.view(torch.bfloat16).float() if case.bf16 else values
     wanted = expected.permute(0, 2, 3, 1)
-    tolerance = 24 * 2.0**-24 * 6.5 + (2.0**-8 if case.bf16 else 0.0) * wanted.abs()
-    if not bool(((values - wanted).abs() <= tolerance).all()):
-        sys.exit(f"{case.name}: parity failed, off by {float((values - wanted).abs().max()):.2g}: no figures")
+    return _off(values, wanted, 24 * 2.0**-24 * _MAX_ACTIVATION + (2.0**-8 if case.bf16 else 0.0) * wanted.abs())
 
 
-def _measure(case: Case, num_runs: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Milliseconds of each run of ours and of torchvision's, in turns."""
-    calls = _calls(case)
-    _check(case, calls[0](), calls[1]())
-    times_ms = np.empty((num_runs, 2))
-    for run in range(num_runs):
-        for which, call in enumerate(calls):
-            begin_s = time.perf_counter()
-            call()
-            times_ms[run, which] = (time.perf_counter() - begin_s) * 1e3
-    return times_ms[:, 0], times_ms[:, 1]
+def _cuda_fault(case: Case, found: torch.Tensor, expected: torch.Tensor) -> str | None:
+    """None when they agree: both compilers contract multiplications and additions where they like, which moves a
+    sample by some roundings of its place on the widest map, and neighbouring cells differ by 2 * 6.5 at most; then each
+    result is rounded to bf16."""
+    moved_cells = 4 * 2.0**-24 * case.image_hw[1] / STRIDES[0]
+    wanted = expected.float()
+    return _off(found.float(), wanted, moved_cells * 2 * _MAX_ACTIVATION + 2 * 2.0**-8 * wanted.abs())
 
 
+def _off(found: torch.Tensor, wanted: torch.Tensor, tolerance: torch.Tensor) -> str | None:
+    off = (found - wanted).abs()
+    return None if bool((off <= tolerance).all()) else f"off by {float(off.max()):.2g}"
+
+
+def measure_cuda(table: report.Report, names: list[str], num_runs: int) -> None:
+    """Two rows a case: as called from Python, and in a CUDA graph."""
+    for case in (case for case in CUDA_CASES if case.name in names):
+        ours, peer = _cuda_calls(case)
+        report.gate(case.name, _cuda_fault(case, ours(), peer()))
+        calls = [ours, cuda.captured(ours), peer]
+        called_ms, captured_ms, peer_ms = report.take_turns(calls, num_runs, torch.cuda.synchronize, repeats=10)
+        table.add(case.name, called_ms, peer_ms)
+        table.add(f"{case.name}, in a CUDA graph", captured_ms, peer_ms)
+
+
+@torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.roi_align", description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=25, help="turns per case (default 25)")
-    parser.add_argument("--threads", type=int, default=numba.get_num_threads(), help="(default: all cores)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser = report.arguments("benchmarks.roi_align", __doc__, num_runs=25)
+    report.add_threads(parser)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    numba.set_num_threads(arguments.threads)
-    device = f"{platform.machine()}, {arguments.threads} threads"
-    versions = {name: version(name) for name in ("torch", "torchvision", "numba")}
-    if not arguments.json:
-        print(f"{device}, {versions}; milliseconds")
-        print(f"{'':>42} {'p20':>7} {'p50':>7} {'p80':>7} {'torchvision':>12} {'ratio':>6}")
-    for case in CASES:
-        ours_ms, peer_ms = _measure(case, arguments.runs)
-        low, middle, high = np.percentile(ours_ms, [20, 50, 80])
-        peer, ratio = float(np.median(peer_ms)), float(np.median(peer_ms / ours_ms))
-        row = {"case": case.name, "ours": round(float(middle), 3), "peer": round(peer, 3), "ratio": round(ratio, 2)}
-        row |= {"unit": "ms", "p20": round(float(low), 3), "p80": round(float(high), 3)}
-        row |= {"device": device, "versions": versions}
-        line = f"{case.name:>42} {low:7.2f} {middle:7.2f} {high:7.2f} {peer:12.2f} {ratio:6.1f}"
-        print(json.dumps(row) if arguments.json else line, flush=True)
+    cuda_cases = CUDA_CASES if torch.cuda.is_available() else []
+    names = report.selected([case.name for case in [*CASES, *cuda_cases]], arguments.case)
+    device = report.use_threads(arguments.threads)
+    packages = ("torch", "torchvision", "numba")
+    if any(case.name in names for case in CASES):
+        table = report.Report(device, packages, "torchvision", as_json=arguments.json)
+        for case in (case for case in CASES if case.name in names):
+            ours, peer = _cpu_calls(case)
+            report.gate(case.name, _cpu_fault(case, ours(), peer()))
+            table.add(case.name, *report.take_turns([ours, peer], arguments.runs))
+    if any(case.name in names for case in cuda_cases):
+        packages = ("torch", "torchvision", "triton")
+        table = report.Report(torch.cuda.get_device_name(), packages, "torchvision", as_json=arguments.json)
+        measure_cuda(table, names, arguments.runs)
 
 
 if __name__ == "__main__":
