@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from ops.bf16 import read_float, write_float
 
-Features = NDArray[np.float32] | NDArray[np.uint16]
-"""float32, or bfloat16 as its bit patterns, for which numpy has no type"""
+Features = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+"""float32, float16, or bfloat16 as its bit patterns, for which numpy has no type"""
 
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
@@ -37,6 +37,10 @@ _UNIT_WEIGHT = np.ones(1, np.float32)
 _CANONICAL_LEVEL = np.float32(4.0)
 _CANONICAL_SIDE_PX = np.float32(224.0)
 _LEVEL_EPS = np.float32(1e-6)
+
+# Bins larger than this along an axis, in cells, get no adaptive samples: next to none of them would be on the map, and
+# the loop over the others takes minutes.
+_LARGEST_ADAPTIVE_BIN = np.float32(2.0**20)
 
 # Boxes are worked on by level, then by squares of this many cells, so that neighbours find their cells in the cache:
 # 1000 boxes on 256 channels take 11 ms instead of 14.
@@ -79,11 +83,12 @@ def roi_align(
 ) -> Features:
     """(N, *output_hw, C) pooled features, contiguous, in the format of the levels; sums are made in float32.
 
-    levels          (B, H, W, C) each, finest first, all float32 or all uint16 bit patterns of bfloat16, contiguous
+    levels          (B, H, W, C) each, finest first, all float32, all float16 or all uint16 bit patterns of bfloat16,
+                    contiguous; float16, in which processors do not calculate, is copied to float32 first
     scales          map pixels per image pixel, by level; of several levels each is half of the one before
     boxes_xyxy      (N, 4) float32, image pixels; may be empty, lie outside or hold NaN
     image_idx       (N,) int64, the image of each box
-    sampling_ratio  samples per bin along each axis, at least 1
+    sampling_ratio  samples per bin along each axis; 0 for as many as the bin has cells along it, rounded up
     num_valid       (G,) int64: boxes come in G equal groups (one, or one for each image), and after so many of a group
                     the rest of it is padding, which may hold anything and gives zeros. None: all are valid
     out             where to write the result, or None
@@ -99,8 +104,8 @@ def roi_align(
         raise ValueError(f"boxes_xyxy must be (N, 4) float32, got {boxes_xyxy.shape} {boxes_xyxy.dtype}")
     if image_idx.shape != (num,) or image_idx.dtype != np.int64:
         raise ValueError(f"image_idx must be ({num},) int64, got {image_idx.shape} {image_idx.dtype}")
-    if min(output_hw) < 1 or sampling_ratio < 1:
-        raise ValueError(f"output_hw and sampling_ratio must be at least 1, got {output_hw} and {sampling_ratio}")
+    if min(output_hw) < 1 or sampling_ratio < 0:
+        raise ValueError(f"output_hw must be at least 1 and sampling_ratio 0, got {output_hw} and {sampling_ratio}")
     num_images, _, _, num_channels = levels[0].shape
     shape, dtype = (num, *output_hw, num_channels), levels[0].dtype
     if out is None:
@@ -114,10 +119,16 @@ def roi_align(
     hws = np.array([level.shape[1:3] for level in levels], np.int64)
     scale_of_level = np.array(scales, np.float32)
     level_of_box, place = _assign_levels(hws, scale_of_level, boxes_xyxy, image_idx, is_valid)
-    maps = tuple(level.reshape(-1) for level in levels)
+    is_half = dtype == np.float16
+    maps = tuple(level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels)
+    pooled = np.empty(shape, np.float32) if is_half else out
     order = np.argsort(place)
     with _LAUNCH:
-        _align_all(maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, out)
+        _align_all(
+            maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
+        )
+    if is_half:
+        out[...] = pooled
     return out
 
 
@@ -126,8 +137,9 @@ def _check_levels(levels: Sequence[Features], scales: Sequence[float]) -> None:
         raise ValueError(f"expected one scale for each of at least one level, got {len(levels)} and {len(scales)}")
     first = levels[0]
     for level in levels:
-        if level.ndim != 4 or level.dtype not in (np.float32, np.uint16) or 0 in level.shape:
-            raise ValueError(f"a level must be (B, H, W, C) float32 or uint16 and not empty, got {_described(level)}")
+        if level.ndim != 4 or level.dtype not in (np.float32, np.float16, np.uint16) or 0 in level.shape:
+            expected = "(B, H, W, C) float32, float16 or uint16 and not empty"
+            raise ValueError(f"a level must be {expected}, got {_described(level)}")
         if level.dtype != first.dtype or level.shape[0] != first.shape[0] or level.shape[3] != first.shape[3]:
             raise ValueError(f"levels must agree in B, C and type, got {_described(first)} and {_described(level)}")
         if not level.flags.c_contiguous:
@@ -235,7 +247,7 @@ def _taps(
     """The cells along one axis of `size` cells that each bin takes, with the sum of the weights of its samples.
 
     Positions are computed in float32 with torchvision's operations in their order, so that a sample on the edge of the
-    map falls to the same side.
+    map falls to the same side. Adaptive samples go upwards, so that no cell comes twice but in a row.
     """
     shift = _HALF if aligned else _ZERO
     begin = low_px * scale - shift
@@ -243,9 +255,13 @@ def _taps(
     if not aligned:
         length = max(length, _ONE)
     bin_size = length / np.float32(num_bins)
-    share = _ONE / np.float32(num_samples)
-    cells = np.empty((num_bins, 2 * num_samples), np.int64)
-    weights = np.empty((num_bins, 2 * num_samples), np.float32)
+    capacity = 2 * num_samples
+    if num_samples == 0:
+        num_samples = int(np.ceil(bin_size)) if bin_size > _ZERO and bin_size <= _LARGEST_ADAPTIVE_BIN else 0
+        capacity = min(2 * num_samples, size)
+    share = _ONE / np.float32(max(num_samples, 1))
+    cells = np.empty((num_bins, capacity), np.int64)
+    weights = np.empty((num_bins, capacity), np.float32)
     nums = np.zeros(num_bins, np.int64)
     for which in range(num_bins):
         num = 0

@@ -63,7 +63,7 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Memory in which every element is NaN."""
-    return np.full(shape, np.nan, np.float32) if dtype == np.float32 else np.full(shape, 0x7FC0, np.uint16)
+    return np.full(shape, 0x7FC0 if dtype == np.uint16 else np.nan, dtype)
 
 
 def aligned_by_us(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDArray[np.int64], **options: Any) -> Any:
@@ -88,8 +88,13 @@ def by_loops(
 
 
 def sum_tolerance(levels: list[NDArray[np.float32]], sampling_ratio: int = 2) -> float:
-    """A mean of 4 cells for each sample, with weights of a few roundings themselves, in another order of summation."""
-    return (4 * sampling_ratio**2 + 8) * FLOAT32_UNIT * max(float(np.abs(level).max()) for level in levels)
+    """A mean of 4 cells for each sample, with weights of a few roundings themselves, in another order of summation.
+
+    Adaptive samples are up to 48 along an axis here. Errors of so many sums point either way and grow with the root of
+    their number, taken eight times.
+    """
+    num_sums = 4 * sampling_ratio**2 if sampling_ratio else 8 * 2 * 48
+    return (num_sums + 8) * FLOAT32_UNIT * max(float(np.abs(level).max()) for level in levels)
 
 
 def position_tolerance(levels: list[NDArray[np.float32]]) -> float:
@@ -136,7 +141,7 @@ def test_a_sample_may_lie_one_cell_outside() -> None:
 
 
 @pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
-@pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 5])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("channels", [1, 19])
 def test_agrees_with_the_loops(channels: int, sampling_ratio: int, aligned: bool) -> None:
     levels = random_levels(channels)
@@ -166,7 +171,7 @@ def random_boxes(num: int, seed: int) -> NDArray[np.float32]:
 
 @needs_jit
 @pytest.mark.parametrize("output_hw", [(7, 7), (14, 14), (3, 5)], ids=str)
-@pytest.mark.parametrize("sampling_ratio", [1, 2, 4])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 4])
 def test_agrees_with_torchvision_on_a_pyramid(output_hw: tuple[int, int], sampling_ratio: int) -> None:
     torch.manual_seed(0)
     maps = {str(stride): torch.randn(3, 37, 480 // stride, 640 // stride) for stride in (4, 8, 16, 32)}
@@ -232,6 +237,34 @@ def test_bf16_is_float32_rounded_once(sampling_ratio: int) -> None:
     np.testing.assert_array_equal(found, to_bf16(exact))
 
 
+@pytest.mark.parametrize("into", ["fresh memory", "out"])
+def test_float16_is_float32_rounded_once(into: str) -> None:
+    half = [level.astype(np.float16) for level in random_levels(19)]
+    exact = aligned_by_us([level.astype(np.float32) for level in half], BOXES, IMAGE_IDX)
+    if into == "out":
+        found = aligned_by_us(half, BOXES, IMAGE_IDX)
+    else:
+        found = roi_align(half, SCALES, BOXES, IMAGE_IDX, (3, 2))
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, exact.astype(np.float16))
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
+def test_adaptive_samples_are_as_many_as_cells_rounded_up(aligned: bool) -> None:
+    """On cells 0, 1, 4, 9, …: two bins over 4 cells have 2 samples each, over 4.25 cells 3. A sample a fraction f past a
+    cell is f (1 - f) above x^2.
+    """
+    squares = np.arange(12, dtype=np.float32).reshape(1, 1, 12, 1) ** 2
+    shift = 0.5 if aligned else 0.0
+    boxes = np.array([[2 + shift, 0, 6 + shift, 1], [2 + shift, 0, 6.25 + shift, 1]], np.float32)
+    found = roi_align([squares], [1.0], boxes, np.zeros(2, np.int64), (1, 2), sampling_ratio=0, aligned=aligned)
+    for box, num in zip(found[:, 0, :, 0], (2, 3), strict=True):
+        bin_cells = 2.0 if num == 2 else 2.125
+        x = 2 + bin_cells * (np.arange(2 * num) + 0.5).reshape(2, num) / num
+        expected = (x**2 + (x % 1) * (1 - x % 1)).mean(axis=1)
+        np.testing.assert_allclose(box, expected, rtol=8 * FLOAT32_UNIT)
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 1.00390625, 1.01171875, -0.0, 1e-40])
 def test_bf16_of_special_numbers(value: float) -> None:
     """As torch rounds them: the weights 1/4 and 1/4 of the same two numbers give half, and the box half of that."""
@@ -288,11 +321,20 @@ def test_padding_may_hold_anything_and_gives_zeros(num_valid: list[int], is_vali
     ],
     ids=str,
 )
-def test_boxes_that_are_no_boxes_give_zeros(box: list[float], num_levels: int) -> None:
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_boxes_that_are_no_boxes_give_zeros(box: list[float], num_levels: int, sampling_ratio: int) -> None:
     levels = random_levels(3)[:num_levels]
+    boxes, image_idx = np.array([box], np.float32), np.zeros(1, np.int64)
     with np.errstate(invalid="ignore", over="ignore"):  # where the kernel is interpreted
-        found = aligned_by_us(levels, np.array([box], np.float32), np.zeros(1, np.int64), scales=SCALES[:num_levels])
+        found = aligned_by_us(levels, boxes, image_idx, scales=SCALES[:num_levels], sampling_ratio=sampling_ratio)
     assert not found.any()
+
+
+@needs_jit
+@pytest.mark.timeout(20)
+def test_adaptive_samples_of_a_monstrous_box_take_no_time() -> None:
+    boxes = np.array([[-1e30, -1e30, 1e30, 1e30], [0, 0, 1e9, 1e9]], np.float32)
+    assert not aligned_by_us(random_levels(3), boxes, np.zeros(2, np.int64), sampling_ratio=0).any()
 
 
 def test_a_box_turned_inside_out_has_no_level() -> None:
@@ -343,7 +385,7 @@ def options(**changes: Any) -> dict[str, Any]:
         ({"levels": [level[:, :, ::2] for level in random_levels(3)]}, "contiguous as .* got strides"),
         ({"levels": [level.transpose(0, 3, 1, 2) for level in random_levels(3)]}, "contiguous as|levels must agree"),
         ({"output_hw": (0, 2)}, "at least 1"),
-        ({"sampling_ratio": 0}, "at least 1"),
+        ({"sampling_ratio": -1}, "at least 1 and sampling_ratio 0, got .* and -1"),
         ({"num_valid": np.array([11])}, r"num_valid must be in 0 … 10, got 11 … 11"),
         ({"num_valid": np.array([-1, 3])}, r"num_valid must be in 0 … 5"),
         ({"num_valid": np.array([1, 1, 1])}, "10 boxes in G equal groups"),
