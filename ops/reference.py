@@ -217,8 +217,8 @@ def roi_align(
     *,
     aligned: bool,
 ) -> NDArray[np.float64]:
-    """(PH, PW, C) of (H, W, C): each bin the mean of its samples, each sample between the four cells round it. Cell i has
-    its centre at i; samples up to one cell outside take the border's value, those further out are 0. A bin has
+    """(PH, PW, C) of (H, W, C): each bin the mean of its samples, each sample between the four cells round it. Cell i
+    has its centre at i; samples up to one cell outside take the border's value, those further out are 0. A bin has
     sampling_ratio^2 samples; for 0 as many along each axis as it has cells, rounded up (torchvision's rule).
     """
     x1, y1, x2, y2 = np.asarray(box_xyxy, np.float64) * scale - (0.5 if aligned else 0.0)
