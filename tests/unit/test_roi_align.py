@@ -251,8 +251,8 @@ def test_float16_is_float32_rounded_once(into: str) -> None:
 
 @pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
 def test_adaptive_samples_are_as_many_as_cells_rounded_up(aligned: bool) -> None:
-    """On cells 0, 1, 4, 9, …: two bins over 4 cells have 2 samples each, over 4.25 cells 3. A sample a fraction f past a
-    cell is f (1 - f) above x^2.
+    """On cells 0, 1, 4, 9, …: two bins over 4 cells have 2 samples each, over 4.25 cells 3. A sample a fraction f past
+    a cell is f (1 - f) above x^2.
     """
     squares = np.arange(12, dtype=np.float32).reshape(1, 1, 12, 1) ** 2
     shift = 0.5 if aligned else 0.0
