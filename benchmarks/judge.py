@@ -1,0 +1,217 @@
+"""torchvision and pycocotools as judges of the engine: the same picture for both, partners, average precision.
+
+Shared by `benchmarks.parity` and the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from ops.assignment import solve_assignment
+from ops.iou import box_iou
+from ops.preprocess import rgb_to_i420
+from pipeline.engine.architectures import build
+from pipeline.engine.weights import load_weights
+from pipeline.models import ModelSpec, input_hw
+from pipeline.structures import ColourMatrix, Detections, I420Frame
+
+MIN_BOX_IOU = 0.99
+MAX_SCORE_DIFFERENCE = 1e-3
+
+# (Kr, Kb) of the recommendations
+_LUMA_SHARES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+
+_MatrixF64 = NDArray[np.float64]
+
+
+def model_frame(picture: Image.Image, spec: ModelSpec) -> I420Frame:
+    """The picture at the model's input size as 4:2:0, BT.601, full range, as `pipeline.engine.segment` makes it."""
+    height, width = input_hw(spec, (picture.height, picture.width))
+    resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    data = rgb_to_i420(np.asarray(resized))
+    return I420Frame(data, width, height, picture.width, picture.height, ColourMatrix.BT601, full_range=True)
+
+
+def rgb_of(frame: I420Frame) -> Tensor:
+    """(3, H, W) float32 RGB in [0, 1], not rounded to 8 bit: `ops.reference.i420_to_rgb` as products of matrices."""
+    y, u, v = (plane.astype(np.float64) for plane in frame.planes())
+    rows, columns = _upsampling(len(u)), _upsampling(u.shape[1])
+    cb, cr = (rows @ (plane - 128) @ columns.T for plane in (u, v))
+    kr, kb = _LUMA_SHARES[frame.matrix]
+    offset, luma_span, chroma_span = (0, 255, 255) if frame.full_range else (16, 219, 224)
+    luma = (y - offset) / luma_span
+    red, blue = luma + 2 * (1 - kr) * cr / chroma_span, luma + 2 * (1 - kb) * cb / chroma_span
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return torch.from_numpy(np.stack([red, green, blue]).clip(0, 1).astype(np.float32))
+
+
+def _upsampling(size: int) -> _MatrixF64:
+    """(2 * size, size): the share of each chroma sample, which lies between pixels 2i and 2i + 1, in each pixel."""
+    position = ((np.arange(2 * size) - 0.5) / 2).clip(0, size - 1)
+    share: _MatrixF64 = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size)))
+    return share
+
+
+class Torchvision:
+    """torchvision's forward pass in fp32. `network` is torchvision's own module, for a look at its stages."""
+
+    def __init__(self, network: FasterRCNN, spec: ModelSpec) -> None:
+        """Takes over the network of the spec, with its weights; sets the normalisation of its transform."""
+        self.network = network.float().eval()
+        self.network.transform.image_mean, self.network.transform.image_std = spec.mean, spec.std
+        self._spec = spec
+        self._class_id_of_output = np.array([0, *spec.head_class_ids], np.int32)
+
+    @classmethod
+    def load(cls, spec: ModelSpec, weights: str | None = None) -> Torchvision:
+        """With the weights of the model, or of a file. Raises ModelError."""
+        network = build(spec.architecture, len(spec.head_class_ids) + 1)
+        load_weights(network, spec, weights)
+        return cls(network, spec)
+
+    def on_frame(self, frame: I420Frame) -> Detections:
+        """Of what the engine sees too, without a resize; in pixels of the source."""
+        return self._detect(rgb_of(frame), (frame.source_height, frame.source_width), resized=False)
+
+    def on_picture(self, picture: Image.Image) -> Detections:
+        """Of the picture itself, which torchvision resizes by its own rule."""
+        rgb = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+        return self._detect(rgb, (picture.height, picture.width), resized=True)
+
+    @torch.inference_mode()
+    def _detect(self, rgb: Tensor, out_hw: tuple[int, int], *, resized: bool) -> Detections:
+        """The steps of torchvision's `GeneralizedRCNN.forward`; boxes and masks go to out_hw instead of rgb's size."""
+        network, transform = self.network, self.network.transform
+        short, long = sorted(rgb.shape[1:])
+        # a shorter side that has its size already and a longest one that is allowed: the scale is 1
+        transform.min_size, transform.max_size = (
+            ((self._spec.min_size,), self._spec.max_size) if resized else ((short,), long)
+        )
+        images, _ = transform([rgb])
+        features = network.backbone(images.tensors)
+        proposals, _ = network.rpn(images, features)
+        found, _ = network.roi_heads(features, proposals, images.image_sizes)
+        return self._detections(transform.postprocess(found, images.image_sizes, [out_hw])[0], out_hw)
+
+    def _detections(self, found: Mapping[str, Tensor], hw: tuple[int, int]) -> Detections:
+        class_ids = self._class_id_of_output[found["labels"].numpy()]
+        keep = np.isin(class_ids, list(self._spec.labels))  # some outputs of a COCO head stand for nothing
+        masks = found["masks"][:, 0].numpy()[keep] > 0.5 if "masks" in found else None
+        return Detections(
+            boxes_xyxy=found["boxes"].numpy()[keep],
+            scores=found["scores"].numpy()[keep],
+            class_ids=class_ids[keep],
+            mask_bits=None,
+            rle_counts=None if masks is None else [_encoded(mask) for mask in masks],
+            width=hw[1],
+            height=hw[0],
+            keypoints=found["keypoints"].numpy()[keep] if "keypoints" in found else None,
+        )
+
+
+def _encoded(mask: NDArray[np.bool_]) -> bytes:
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    return counts
+
+
+class Agreement(NamedTuple):
+    """How far detections repeat those of a judge."""
+
+    num_expected: int
+    mask_ious: NDArray[np.float64]
+    """of each pair of partners, 1 for a model without masks"""
+
+    @property
+    def share(self) -> float:
+        """of the expected ones that have a partner; 1 where nothing was expected"""
+        return len(self.mask_ious) / self.num_expected if self.num_expected else 1.0
+
+
+def partners(found: Detections, expected: Detections) -> NDArray[np.int64]:
+    """(P, 2) indices [found, expected], one to one, as many as there can be: the same class, box IoU >= 0.99 and scores
+    at most 0.001 apart.
+    """
+    fits = (
+        (box_iou(found.boxes_xyxy, expected.boxes_xyxy) >= MIN_BOX_IOU)
+        & (found.class_ids[:, None] == expected.class_ids)
+        & (np.abs(found.scores[:, None].astype(np.float64) - expected.scores) <= MAX_SCORE_DIFFERENCE)
+    )
+    of_found = solve_assignment(np.where(fits, 0.0, 1.0))
+    pairs = np.stack([np.arange(len(found)), of_found], axis=1)[of_found >= 0]
+    chosen: NDArray[np.int64] = pairs[fits[pairs[:, 0], pairs[:, 1]]]
+    return chosen
+
+
+def agreement(founds: Sequence[Detections], expecteds: Sequence[Detections]) -> Agreement:
+    """Of all pictures together."""
+    ious = [
+        _mask_iou(found, expected, *pair)
+        for found, expected in zip(founds, expecteds, strict=True)
+        for pair in partners(found, expected).tolist()
+    ]
+    return Agreement(sum(map(len, expecteds)), np.array(ious, np.float64))
+
+
+def _mask_iou(found: Detections, expected: Detections, found_idx: int, expected_idx: int) -> float:
+    if found.rle_counts is None or expected.rle_counts is None:
+        return 1.0
+    ours, theirs = found.rle_counts[found_idx], expected.rle_counts[expected_idx]
+    if ours == theirs:  # both may be empty
+        return 1.0
+    hw = [expected.height, expected.width]
+    return float(coco_mask.iou([{"size": hw, "counts": ours}], [{"size": hw, "counts": theirs}], [0])[0, 0])
+
+
+class AveragePrecision(NamedTuple):
+    """COCO's AP at IoU 0.50:0.95 with at most 100 detections; NaN for what the detections do not have."""
+
+    boxes: float
+    masks: float
+
+
+def average_precision(truth: COCO, detections: Mapping[int, Detections]) -> AveragePrecision:
+    """Of the detections by image id, on these images only.
+
+    A class that an image does not label (`labelled_category_ids`; without that entry it labels all) is left out there.
+    """
+    entries: list[dict[str, Any]] = []
+    with_masks = False
+    for image_id, found in detections.items():
+        labelled = truth.imgs[image_id].get("labelled_category_ids", list(truth.cats))
+        with_masks = found.rle_counts is not None
+        for index in np.flatnonzero(np.isin(found.class_ids, labelled)).tolist():
+            x1, y1, x2, y2 = found.boxes_xyxy[index].tolist()
+            entry = {"image_id": image_id, "category_id": int(found.class_ids[index])}
+            entry |= {"score": float(found.scores[index]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            if found.rle_counts is not None:
+                entry["segmentation"] = {"size": [found.height, found.width], "counts": found.rle_counts[index]}
+            entries.append(entry)
+    if not entries:
+        return AveragePrecision(0.0, 0.0 if with_masks else float("nan"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        boxes = truth.loadRes([{key: entry[key] for key in entry if key != "segmentation"} for entry in entries])
+        box_ap = _evaluated(truth, boxes, "bbox", list(detections))
+        mask_ap = _evaluated(truth, truth.loadRes(entries), "segm", list(detections)) if with_masks else float("nan")
+    return AveragePrecision(box_ap, mask_ap)
+
+
+def _evaluated(truth: COCO, found: COCO, kind: str, image_ids: list[int]) -> float:
+    evaluation = COCOeval(truth, found, kind)
+    evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return float(evaluation.stats[0])
