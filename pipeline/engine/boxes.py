@@ -1,0 +1,148 @@
+"""From the network's raw outputs to boxes: proposals of the RPN, detections of the box head, in tensors of fixed shape.
+
+B pictures, L pyramid levels, P proposals and D detections per picture, C outputs of the class head with the background.
+Counts stay on the device: what lies behind them is padding. Nothing waits for the host, so that it can be captured in a
+CUDA graph. The rules and their order are torchvision's; tests/integration/test_parity_family.py compares stage by stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from pipeline.engine.kernels import nms
+
+# Faster R-CNN's box coding lets a box grow by at most this factor of its anchor, in the exponent.
+_MAX_LOG_SCALE = math.log(1000.0 / 16)
+
+# The head's scores that are looked at, the highest of a picture. More than that above the threshold never left fewer
+# than 100 survivors: then the result is the same as with all of them.
+_MAX_CANDIDATES = 4096
+
+# Boxes with a shorter side are dropped.
+_MIN_DETECTION_PX = 1e-2
+
+
+class Boxes(NamedTuple):
+    """Boxes of a batch, by falling score."""
+
+    xyxy: Tensor
+    """(B, N, 4) float32, input pixels"""
+    scores: Tensor
+    """(B, N) float32, in [0, 1]"""
+    outputs: Tensor
+    """(B, N) int64: of the class head; of proposals, the pyramid level"""
+    num: Tensor
+    """(B,) int64"""
+
+
+def propose(
+    rpn: RegionProposalNetwork,
+    objectness: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    input_hws: Tensor,
+) -> Boxes:
+    """Proposals: the best anchors of each level, decoded, clipped and thinned out level by level, the best of them all.
+
+    objectness  (B, A, H, W) logits per level        deltas     (B, 4 * A, H, W) per level
+    anchors     (H * W * A, 4) float32 per level     input_hws  (B, 2) float32, the picture's part of the input
+    """
+    best = [_best_of_level(rpn.pre_nms_top_n(), *level) for level in zip(objectness, deltas, anchors, strict=True)]
+    widest = max(logits.shape[1] for logits, _, _ in best)
+    logits = torch.stack([_padded(of_level, widest, -math.inf) for of_level, _, _ in best], dim=1)
+    codes = torch.stack([_padded(of_level, widest, 0.0) for _, of_level, _ in best], dim=1)
+    starts = torch.stack([_padded(of_level, widest, 0.0) for _, _, of_level in best], dim=1)
+    num_images, num_levels = logits.shape[:2]
+
+    xyxy = _clipped(_decoded(codes, starts, rpn.box_coder.weights), input_hws[:, None, None])
+    scores = logits.sigmoid()
+    is_candidate = (logits > -math.inf) & _has_size(xyxy, rpn.min_size) & (scores >= rpn.score_thresh)
+    most = min(widest, rpn.post_nms_top_n())
+    kept, num_kept = nms(xyxy.flatten(0, 1), is_candidate.flatten(0, 1), rpn.nms_thresh, most, None)
+    kept = kept.view(num_images, num_levels, most)
+    is_kept = torch.arange(most, device=kept.device) < num_kept.view(num_images, num_levels, 1)
+
+    scores = torch.where(is_kept, scores.gather(2, kept), -1.0).flatten(1)
+    xyxy = xyxy.gather(2, kept.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2)
+    scores, chosen = scores.topk(min(scores.shape[1], rpn.post_nms_top_n()), dim=1)
+    return Boxes(_rows(xyxy, chosen), scores, chosen // most, (scores >= 0).sum(dim=1))
+
+
+def detect(
+    heads: RoIHeads,
+    class_logits: Tensor,
+    codes: Tensor,
+    proposals: Boxes,
+    input_hws: Tensor,
+    min_scores: Tensor,
+) -> Boxes:
+    """Detections: each class' boxes above the thresholds, thinned out class by class, the best of them all.
+
+    class_logits (B * P, C) and codes (B * P, 4 * C) of the proposals in a row; min_scores (B, C) float32, what each
+    picture wants of each class (infinity: none of it), on top of the network's own threshold.
+    """
+    num_images, num_proposals = proposals.scores.shape
+    num_classes = class_logits.shape[1] - 1
+    scores = class_logits.float().softmax(dim=1).view(num_images, num_proposals, num_classes + 1)[:, :, 1:]
+    is_valid = torch.arange(num_proposals, device=scores.device) < proposals.num[:, None]
+    is_wanted = (scores > heads.score_thresh) & (scores >= min_scores[:, None, 1:]) & is_valid[:, :, None]
+    scores = torch.where(is_wanted, scores, -1.0).flatten(1)
+    scores, chosen = scores.topk(min(scores.shape[1], _MAX_CANDIDATES), dim=1)
+    of_proposal, outputs = chosen // num_classes, chosen % num_classes + 1
+
+    codes = codes.view(num_images, num_proposals * (num_classes + 1), 4)
+    codes = _rows(codes, of_proposal * (num_classes + 1) + outputs).float()
+    xyxy = _decoded(codes, _rows(proposals.xyxy, of_proposal), heads.box_coder.weights)
+    xyxy = _clipped(xyxy, input_hws[:, None])
+    is_candidate = (scores >= 0) & _has_size(xyxy, _MIN_DETECTION_PX)
+    kept, num = nms(xyxy, is_candidate, heads.nms_thresh, heads.detections_per_img, outputs)
+    return Boxes(_rows(xyxy, kept), scores.gather(1, kept), outputs.gather(1, kept), num)
+
+
+def _best_of_level(most: int, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of the best anchors of a level, float32, by falling score."""
+    logits = objectness.permute(0, 2, 3, 1).flatten(1).float()
+    logits, chosen = logits.topk(min(most, logits.shape[1]), dim=1)
+    codes = deltas.permute(0, 2, 3, 1).reshape(len(logits), -1, 4)
+    return logits, _rows(codes, chosen).float(), anchors[chosen]
+
+
+def _padded(values: Tensor, length: int, filling: float) -> Tensor:
+    """(B, length, …): rows of `filling` added behind."""
+    missing = values.new_full((len(values), length - values.shape[1], *values.shape[2:]), filling)
+    return torch.cat([values, missing], dim=1)
+
+
+def _rows(values: Tensor, idx: Tensor) -> Tensor:
+    """(B, K, 4): the rows `idx` (B, K) of `values` (B, N, 4)."""
+    return values.gather(1, idx.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def _decoded(codes: Tensor, starts: Tensor, weights: Sequence[float]) -> Tensor:
+    """Boxes from their codes (…, 4) and the boxes these are relative to: Faster R-CNN, section 3.1.2, equation 2.
+
+    weights are torchvision's, [x, y, width, height], by which the codes are divided; its networks have pairs of them.
+    """
+    shift_weight, _, scale_weight, _ = weights
+    sizes = starts[..., 2:] - starts[..., :2]
+    centres = starts[..., :2] + 0.5 * sizes
+    centres = codes[..., :2] / shift_weight * sizes + centres
+    half = 0.5 * ((codes[..., 2:] / scale_weight).clamp(max=_MAX_LOG_SCALE).exp() * sizes)
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def _clipped(xyxy: Tensor, hws: Tensor) -> Tensor:
+    """Boxes within pictures of (height, width); hws is (…, 2) and broadcasts against the boxes."""
+    return torch.minimum(xyxy.clamp(min=0), hws.flip(-1).tile(2))
+
+
+def _has_size(xyxy: Tensor, min_px: float) -> Tensor:
+    """Whether both sides have at least that length; False for NaN."""
+    return (xyxy[..., 2:] - xyxy[..., :2] >= min_px).all(dim=-1)

@@ -1,0 +1,77 @@
+"""The network run step by step: on the CPU, where counts are at hand and padding would cost time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ops.preprocess import preprocess_batch
+from pipeline.engine.network import Network
+from pipeline.models import ModelSpec
+from pipeline.structures import I420Frame
+
+
+class Found(NamedTuple):
+    """What the network found on a batch, on the host."""
+
+    xyxy: NDArray[np.float32]
+    """(B, D, 4), input pixels"""
+    scores: NDArray[np.float32]
+    """(B, D)"""
+    outputs: NDArray[np.int64]
+    """(B, D)"""
+    num: NDArray[np.int64]
+    """(B,): how many of the D are boxes"""
+    details: NDArray[np.float32] | None
+    """masks (M, 28, 28) or heatmaps (M, K, 56, 56) of the boxes of all pictures in a row, or None"""
+
+
+class Job(NamedTuple):
+    """Pictures of the same padded input shape."""
+
+    frames: Sequence[I420Frame]
+    input_hws: Sequence[tuple[int, int]]
+    padded_hw: tuple[int, int]
+    min_scores: NDArray[np.float32]
+    """(B, outputs of the class head), infinity for what nobody wants"""
+
+
+class EagerRunner:
+    """Runs a job when it is started."""
+
+    def __init__(self, network: Network, spec: ModelSpec) -> None:
+        self._network = network
+        self._spec = spec
+
+    def start(self, job: Job) -> Callable[[], Found]:
+        """What gives the result."""
+        found = self._run(job)
+        return lambda: found
+
+    def warm_up(self, job: Job, max_batch: int) -> Found:
+        """Runs every stage once and finds one box, the whole of each picture."""
+        return self._run(job, at_least_one=True)
+
+    @torch.inference_mode()
+    def _run(self, job: Job, *, at_least_one: bool = False) -> Found:
+        network = self._network
+        input_hws = torch.tensor(job.input_hws, dtype=torch.float32)
+        pyramid, boxes = network.boxes(self._batch(job), input_hws, torch.from_numpy(job.min_scores))
+        if at_least_one:
+            boxes.xyxy[:, 0, 2:] = input_hws.flip(1)
+            boxes.num.clamp_(min=1)
+        details = None
+        if network.has_instances:
+            details = network.details(pyramid, boxes, int(boxes.num.sum())).numpy()
+        return Found(boxes.xyxy.numpy(), boxes.scores.numpy(), boxes.outputs.numpy(), boxes.num.numpy(), details)
+
+    def _batch(self, job: Job) -> Tensor:
+        with torch.profiler.record_function("preprocess"):
+            mean, std = self._spec.mean, self._spec.std
+            batch = torch.from_numpy(preprocess_batch(job.frames, job.input_hws, job.padded_hw, mean, std))
+            return batch.permute(0, 3, 1, 2).to(self._network.dtype)

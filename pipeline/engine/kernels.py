@@ -1,0 +1,125 @@
+"""Our array kernels as torch operators: numba's on the CPU, Triton's on CUDA, shapes alone on fake tensors.
+
+Shapes depend on the arguments' shapes only, and nothing here waits for the device, so the stages that call these can be
+captured in a CUDA graph. Triton is imported with the first call on CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ops.nms import nms as nms_on_cpu
+from ops.roi_align import roi_align as roi_align_on_cpu
+
+
+@torch.library.custom_op("maskstream::nms", mutates_args=(), device_types="cpu")
+def nms(
+    boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Positions (G, max_kept) int64 of the survivors of each group, by falling score, and how many (G,) int64.
+
+    boxes_xyxy (G, K, 4) float32, sorted by falling score; is_candidate (G, K) bool; classes (G, K) int64 or None: boxes
+    suppress those of their class only. What is no candidate neither survives nor suppresses. Behind the count are 0s.
+    """
+    of_classes = None if classes is None else classes.numpy()
+    kept, num_kept = nms_on_cpu(boxes_xyxy.numpy(), is_candidate.numpy(), iou_threshold, max_kept, of_classes)
+    return torch.from_numpy(kept), torch.from_numpy(num_kept)
+
+
+@nms.register_kernel("cuda")
+def _(
+    boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    from ops.nms_triton import nms as nms_on_cuda
+
+    return nms_on_cuda(boxes_xyxy, is_candidate, iou_threshold, max_kept, classes)
+
+
+@nms.register_fake
+def _(
+    boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    kept = is_candidate.new_empty((len(is_candidate), max_kept), dtype=torch.int64)
+    return kept, is_candidate.new_empty(len(is_candidate), dtype=torch.int64)
+
+
+@torch.library.custom_op("maskstream::roi_align", mutates_args=(), device_types="cpu")
+def roi_align(
+    levels: Sequence[Tensor],
+    scales: Sequence[float],
+    boxes_xyxy: Tensor,
+    image_idx: Tensor,
+    num_valid: Tensor,
+    output_side: int,
+    sampling_ratio: int,
+) -> Tensor:
+    """(N, C, side, side) in the format of the levels, channels last, as `ops.roi_align` with aligned=False.
+
+    levels (B, C, H, W) channels last; boxes_xyxy (N, 4) float32; image_idx (N,) int64; num_valid (G,) int64.
+    """
+    # the setting belongs to the thread that calls
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    found = roi_align_on_cpu(
+        [_nhwc(level) for level in levels],
+        scales,
+        boxes_xyxy.numpy(),
+        image_idx.numpy(),
+        (output_side, output_side),
+        sampling_ratio=sampling_ratio,
+        num_valid=num_valid.numpy(),
+    )
+    pooled = torch.from_numpy(found)
+    if pooled.dtype == torch.uint16:
+        pooled = pooled.view(torch.bfloat16)
+    return pooled.permute(0, 3, 1, 2)
+
+
+@roi_align.register_kernel("cuda")
+def _(
+    levels: Sequence[Tensor],
+    scales: Sequence[float],
+    boxes_xyxy: Tensor,
+    image_idx: Tensor,
+    num_valid: Tensor,
+    output_side: int,
+    sampling_ratio: int,
+) -> Tensor:
+    from ops.roi_align_triton import roi_align as roi_align_on_cuda
+
+    return roi_align_on_cuda(
+        levels,
+        scales,
+        boxes_xyxy,
+        image_idx,
+        (output_side, output_side),
+        sampling_ratio=sampling_ratio,
+        num_valid=num_valid,
+    )
+
+
+@roi_align.register_fake
+def _(
+    levels: Sequence[Tensor],
+    scales: Sequence[float],
+    boxes_xyxy: Tensor,
+    image_idx: Tensor,
+    num_valid: Tensor,
+    output_side: int,
+    sampling_ratio: int,
+) -> Tensor:
+    shape = (len(boxes_xyxy), output_side, output_side, levels[0].shape[1])
+    return levels[0].new_empty(shape).permute(0, 3, 1, 2)
+
+
+def _nhwc(level: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
+    """(B, H, W, C) without a copy of channels-last features; bf16 as its bits."""
+    nhwc = level.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    found: NDArray[np.float32] | NDArray[np.uint16]
+    found = (nhwc.view(torch.uint16) if nhwc.dtype == torch.bfloat16 else nhwc).numpy()
+    return found
