@@ -2,7 +2,7 @@
 
 B pictures, L pyramid levels, P proposals and D detections per picture, C outputs of the class head with the background.
 Counts stay on the device: what lies behind them is padding. Nothing waits for the host, so that it can be captured in a
-CUDA graph. The rules and their order are torchvision's; tests/integration/test_parity_family.py compares stage by stage.
+CUDA graph. The rules and their order are torchvision's: tests/integration/test_parity_family.py holds each stage to it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def detect(
 
 
 def _best_of_level(most: int, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of the best anchors of a level, float32, by falling score."""
+    """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of a level's best anchors, float32, by falling score."""
     logits = objectness.permute(0, 2, 3, 1).flatten(1).float()
     logits, chosen = logits.topk(min(most, logits.shape[1]), dim=1)
     codes = deltas.permute(0, 2, 3, 1).reshape(len(logits), -1, 4)
