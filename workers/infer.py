@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from pipeline.batching import Batcher
 from pipeline.bus import LOST_CONNECTION, Bus, FrameQueue, QueuedFrame
-from pipeline.engine import Engine, load_engine
+from pipeline.engine import Engine, Pending, load_engine
 from pipeline.models import bus_hw
 from pipeline.structures import Detections, I420Frame
 from pipeline.wire import FrameDetections
@@ -27,11 +28,23 @@ def run(task: InferTask, life: Life) -> None:
     engine = load_engine(
         task.model, weights=task.weights, device=task.device, precision=task.precision, threads=task.num_threads
     )
-    engine.warm_up([bus_hw(engine.spec, TYPICAL_SOURCE_HW)])
+    engine.warm_up([bus_hw(engine.spec, TYPICAL_SOURCE_HW)], task.batch)
     try:
         InferWorker(task, bus, engine, life).run()
     finally:
         bus.forget_worker("infer", task.name)
+
+
+@dataclass(slots=True)
+class RunningBatch:
+    """Frames the engine is at work on."""
+
+    entries: list[QueuedFrame]
+    start_ns: int
+    """by the bus's clock"""
+    start_s: float
+    """monotonic"""
+    pending: Pending | None = None
 
 
 class InferWorker:
@@ -45,6 +58,7 @@ class InferWorker:
         self._queue: FrameQueue = bus.frame_queue(task.name)
         self._reconnecting = Reconnecting(bus, life)
         self._batcher: Batcher[QueuedFrame] = Batcher(task.batch, task.batch_timeout_ms / 1000)
+        self._running: RunningBatch | None = None
         self._detail = f"{engine.spec.name} on {engine.device_name}, {engine.precision}"
         self._counters = {"frames": 0.0, "batches": 0.0, "mixed_batches": 0.0, "errors": 0.0, "infer_s": 0.0}
         self._refresh_at_s = 0.0
@@ -60,6 +74,7 @@ class InferWorker:
                 self._reconnecting.wait()
                 self._queue.reload()
         self._infer(self._batcher.take())
+        self._finish()
 
     def _step(self) -> None:
         now_s = time.monotonic()
@@ -71,42 +86,66 @@ class InferWorker:
             self._bus.beat("infer", self._task.name, "running", detail=self._detail, counters=self._counters)
             self._beat_at_s = now_s + BEAT_INTERVAL_S
         if (owed := self._queue.read_owed()) is not None:
+            self._finish()
             self._infer([owed])
+            self._finish()
             return
         self._batcher.add(self._queue.read(self._batcher.room), time.monotonic())
         wait_s = self._batcher.wait_s(time.monotonic())
         if wait_s == 0.0:
             self._infer(self._batcher.take())
+        elif self._running is not None:
+            self._finish()
         else:
             self._queue.wait(min(wait_s, IDLE_WAIT_S))
 
     def _infer(self, queued: list[QueuedFrame]) -> None:
-        """Answer every one of the frames, whatever happens to them."""
-        frames = [(entry, frame) for entry in queued if (frame := self._usable(entry)) is not None]
-        if not frames:
+        """Start on a batch; where the engine works by itself, the batch before it is finished meanwhile."""
+        entries = [(entry, frame) for entry in queued if (frame := self._usable(entry)) is not None]
+        if not entries:
             return
-        now_ns, start_s = self._bus.clock.now_ns(), time.monotonic()
+        batch = RunningBatch([entry for entry, _ in entries], self._bus.clock.now_ns(), time.monotonic())
         try:
-            found = self._engine.infer(
-                [frame for _, frame in frames],
-                min_scores=[entry.header.min_score for entry, _ in frames],
-                class_ids=[entry.header.class_ids for entry, _ in frames],
+            batch.pending = self._engine.submit(
+                [frame for _, frame in entries],
+                min_scores=[entry.header.min_score for entry in batch.entries],
+                class_ids=[entry.header.class_ids for entry in batch.entries],
             )
         except Exception as failure:
-            if len(frames) > 1:  # find the one it was: each alone
-                for entry, _ in frames:
-                    self._infer([entry])
-                return
-            entry = frames[0][0]
-            log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id)
-            self._counters["errors"] += 1
-            detail = f"{type(failure).__name__}: {failure}"
-            self._reconnecting(lambda: self._queue.give_up(entry, "error", detail))
+            self._failed(batch, failure)
             return
-        infer_s = time.monotonic() - start_s
-        self._count([entry for entry, _ in frames], infer_s)
-        for (entry, _), detections in zip(frames, found, strict=True):
-            self._deliver(entry, detections, now_ns, infer_s * 1000 / len(frames))
+        self._finish()
+        self._running = batch
+        if not self._engine.overlaps:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Deliver what the running batch found, whatever happens to it."""
+        batch, self._running = self._running, None
+        if batch is None or batch.pending is None:
+            return
+        try:
+            found = batch.pending.result()
+        except Exception as failure:
+            self._failed(batch, failure)
+            return
+        infer_s = time.monotonic() - batch.start_s
+        self._count(batch.entries, infer_s)
+        for entry, detections in zip(batch.entries, found, strict=True):
+            self._deliver(entry, detections, batch.start_ns, infer_s * 1000 / len(batch.entries))
+
+    def _failed(self, batch: RunningBatch, failure: Exception) -> None:
+        """Find the frame it was, each alone, and give that one up."""
+        if len(batch.entries) > 1:
+            for entry in batch.entries:
+                self._infer([entry])
+                self._finish()
+            return
+        entry = batch.entries[0]
+        log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id, exc_info=failure)
+        self._counters["errors"] += 1
+        detail = f"{type(failure).__name__}: {failure}"
+        self._reconnecting(lambda: self._queue.give_up(entry, "error", detail))
 
     def _usable(self, entry: QueuedFrame) -> I420Frame | None:
         """The picture, or None after the frame was answered with a gap."""
