@@ -3,11 +3,11 @@
 Letters in shapes, here and in every docstring:
 
 B   images in a batch                 N, M   boxes, detections; rows and columns of a matrix
-C   channels, or capacity of a table  K      instances that are kept, boxes of a group
+C   channels, or capacity of a table  K      instances that are kept, boxes of a group, keypoints of an object
 G   groups of equal size              P      pairs
 H   height in pixels                  T      tracks
 W   width in pixels                   PH, PW rows and columns of pooled bins
-L   levels of a pyramid
+L   levels of a pyramid               S      cells along each side of a square map
 """
 
 from __future__ import annotations
@@ -176,6 +176,37 @@ def paste_mask(
         for column in range(max(left, 0), min(right + 1, frame_hw[1])):
             frame[row, column] = resized[row - top, column - left]
     return frame
+
+
+def keypoint(heatmap: NDArray[np.float64], box_xyxy: NDArray[np.float32]) -> tuple[float, float, float]:
+    """x, y and height of the highest pixel of (S, S), resized to the box rounded up to whole pixels; the first of them
+    row by row. Keys' cubic convolution with a = -0.75, cell centres at +0.5, cells beyond the border repeat it.
+    """
+    x1, y1, x2, y2 = (np.float32(value) for value in box_xyxy)
+    width, height = max(float(x2 - x1), 1.0), max(float(y2 - y1), 1.0)
+    num_rows, num_columns = math.ceil(height), math.ceil(width)
+    across_rows = [_cubic_weights((row + 0.5) * len(heatmap) / num_rows - 0.5, len(heatmap)) for row in range(num_rows)]
+    across_columns = [
+        _cubic_weights((column + 0.5) * len(heatmap) / num_columns - 0.5, len(heatmap)) for column in range(num_columns)
+    ]
+    resized = np.zeros((num_rows, num_columns))
+    for row, of_rows in enumerate(across_rows):
+        for column, of_columns in enumerate(across_columns):
+            resized[row, column] = of_rows @ heatmap @ of_columns
+    row, column = divmod(int(np.argmax(resized)), num_columns)
+    x, y = (column + 0.5) * width / num_columns, (row + 0.5) * height / num_rows
+    return float(x1) + x, float(y1) + y, float(resized[row, column])
+
+
+def _cubic_weights(at: float, num_cells: int) -> NDArray[np.float64]:
+    """(num_cells,): how much of each cell is at a place between centres; cells outside give their share to the border."""
+    a = -0.75
+    weights = np.zeros(num_cells)
+    for cell in range(math.floor(at) - 1, math.floor(at) + 3):
+        d = abs(at - cell)
+        inner, outer = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
+        weights[min(max(cell, 0), num_cells - 1)] += inner if d <= 1 else outer if d < 2 else 0.0
+    return weights
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> bytes:
