@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ops.preprocess import preprocess_batch
+from pipeline.engine.jobs import Found, Job
 from pipeline.engine.network import Network
 from pipeline.models import ModelSpec
-from pipeline.structures import I420Frame
-
-
-class Found(NamedTuple):
-    """What the network found on a batch, on the host."""
-
-    xyxy: NDArray[np.float32]
-    """(B, D, 4), input pixels"""
-    scores: NDArray[np.float32]
-    """(B, D)"""
-    outputs: NDArray[np.int64]
-    """(B, D)"""
-    num: NDArray[np.int64]
-    """(B,): how many of the D are boxes"""
-    details: NDArray[np.float32] | None
-    """masks (M, 28, 28) or heatmaps (M, K, 56, 56) of the boxes of all pictures in a row, or None"""
-
-
-class Job(NamedTuple):
-    """Pictures of the same padded input shape."""
-
-    frames: Sequence[I420Frame]
-    input_hws: Sequence[tuple[int, int]]
-    padded_hw: tuple[int, int]
-    min_scores: NDArray[np.float32]
-    """(B, outputs of the class head), infinity for what nobody wants"""
 
 
 class EagerRunner:
@@ -66,7 +38,7 @@ class EagerRunner:
             boxes.xyxy[:, 0, 2:] = input_hws.flip(1)
             boxes.num.clamp_(min=1)
         details = None
-        if network.has_instances:
+        if network.detail_shape:
             details = network.details(pyramid, boxes, int(boxes.num.sum())).numpy()
         return Found(boxes.xyxy.numpy(), boxes.scores.numpy(), boxes.outputs.numpy(), boxes.num.numpy(), details)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,11 +15,12 @@ from torchvision.models.detection import FasterRCNN
 from ops.masks import pack_bits, paste_rle
 from pipeline.engine.architectures import build
 from pipeline.engine.device import choose_device, choose_dtype
-from pipeline.engine.eager import EagerRunner, Found, Job
+from pipeline.engine.eager import EagerRunner
+from pipeline.engine.jobs import MAX_BATCH, Found, Job, Runner, grey_frame
 from pipeline.engine.network import Network
 from pipeline.engine.weights import load_weights
 from pipeline.models import ModelSpec, get_model, input_hw
-from pipeline.structures import ColourMatrix, Detections, I420Frame
+from pipeline.structures import Detections, I420Frame
 
 # Every level of the pyramid must divide the input.
 _SIZE_DIVISOR = 32
@@ -57,8 +58,7 @@ class Engine:
         self.precision, dtype = choose_dtype(precision, device)
         self.overlaps = device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(device) if self.overlaps else "cpu"
-        self._network = Network(network, device, dtype)
-        self._runner = EagerRunner(self._network, spec)
+        self._runner = _runner(Network(network, device, dtype), spec)
         self._class_id_of_output = np.array([0, *spec.head_class_ids], np.int32)
         self._pasting = ThreadPoolExecutor(min(_PASTE_THREADS, torch.get_num_threads()), "paste")
 
@@ -70,7 +70,7 @@ class Engine:
         for hw in sizes_hw:
             frame_input_hw = input_hw(self.spec, hw)
             wanted = self._min_scores(0.0, None)[None]
-            job = Job([_grey_frame(hw)], [frame_input_hw], _padded(frame_input_hw), wanted)
+            job = Job([grey_frame(hw)], [frame_input_hw], _padded(frame_input_hw), wanted)
             self._detections(job, self._runner.warm_up(job, max_batch))
 
     def infer(
@@ -102,11 +102,11 @@ class Engine:
                 f"got {len(frames)} frames, {len(min_scores)} scores, {len(class_ids)} sets"
             )
         hws = [input_hw(self.spec, (frame.height, frame.width)) for frame in frames]
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        of_shape: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, hw in enumerate(hws):
-            groups[_padded(hw)].append(index)
+            of_shape[_padded(hw)].append(index)
         started: list[tuple[list[int], Job, Callable[[], Found]]] = []
-        for padded_hw, group in groups.items():
+        for padded_hw, group in _in_parts(of_shape):
             wanted = [self._min_scores(min_scores[index], class_ids[index]) for index in group]
             job = Job([frames[index] for index in group], [hws[index] for index in group], padded_hw, np.stack(wanted))
             started.append((group, job, self._runner.start(job)))
@@ -184,7 +184,15 @@ def _padded(hw: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _grey_frame(hw: tuple[int, int]) -> I420Frame:
-    height, width = hw
-    grey = np.full(height * width * 3 // 2, 128, np.uint8)
-    return I420Frame(grey, width, height, width, height, ColourMatrix.BT709, full_range=False)
+def _in_parts(of_shape: Mapping[tuple[int, int], list[int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    for padded_hw, indices in of_shape.items():
+        for begin in range(0, len(indices), MAX_BATCH):
+            yield padded_hw, indices[begin : begin + MAX_BATCH]
+
+
+def _runner(network: Network, spec: ModelSpec) -> Runner:
+    if network.device.type != "cuda":
+        return EagerRunner(network, spec)
+    from pipeline.engine.graphs import GraphRunner
+
+    return GraphRunner(network, spec)

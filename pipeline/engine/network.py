@@ -19,6 +19,9 @@ from pipeline.engine.boxes import Boxes, detect, propose
 from pipeline.engine.kernels import roi_align
 from pipeline.structures import MASK_SIDE
 
+# RoIs of 14x14 cells, enlarged by a deconvolution and an interpolation of two each.
+_HEATMAP_SIDE = 56
+
 # Anchors are kept for this many input shapes; one shape of a ResNet costs 4 MB.
 _MAX_ANCHOR_SHAPES = 8
 
@@ -76,9 +79,13 @@ class Network:
         return int(self._heads.detections_per_img)
 
     @property
-    def has_instances(self) -> bool:
-        """Whether there is more to find out about a box: its mask or its keypoints."""
-        return bool(self._heads.has_mask() or self._heads.has_keypoint())
+    def detail_shape(self) -> tuple[int, ...]:
+        """Of the mask of a box, of the heatmaps of its keypoints, or empty for a network that finds boxes alone."""
+        if self._heads.has_mask():
+            return (MASK_SIDE, MASK_SIDE)
+        if self._heads.has_keypoint():
+            return (self._heads.keypoint_predictor.out_channels, _HEATMAP_SIDE, _HEATMAP_SIDE)
+        return ()
 
     def boxes(self, batch: Tensor, input_hws: Tensor, min_scores: Tensor) -> tuple[Pyramid, Boxes]:
         """Detections on a batch, (B, 3, H, W) normalised, padded and channels last, in `dtype`.

@@ -60,7 +60,7 @@ def run(network: Network, batch: int, capacity: int) -> Tensor | None:
     min_scores = torch.empty(batch, network.num_outputs, device=CUDA)
     pyramid, boxes = network.boxes(pictures, input_hws, min_scores)
     assert boxes.xyxy.shape == (batch, network.max_detections, 4)
-    return network.details(pyramid, boxes, capacity) if network.has_instances else None
+    return network.details(pyramid, boxes, capacity) if network.detail_shape else None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,249 @@
+"""The network on CUDA: the forward pass of each (shape, batch, number of instances) is one captured CUDA graph.
+
+Three streams work side by side: frames of the next batch go up, the graph runs, results of the batch before come down.
+Frames go up as they came, 1.5 bytes a pixel, through pinned memory; the graph's first kernel makes the input of them.
+A batch is filled up to the next bucket with frames that want nothing. The host waits once, for a finished copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.preprocess import NUM_PARAMS, pack_frames
+from pipeline.engine.jobs import MAX_BATCH, Found, Job, grey_frame
+from pipeline.engine.kernels import preprocess
+from pipeline.engine.network import Network
+from pipeline.models import ModelSpec
+
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, MAX_BATCH)
+
+# Instances per picture, on the average of a batch, that graphs are captured for, before the most there can be. The
+# masks of 100 instances are a fifth of all operations; street scenes have some 15.
+_INSTANCE_BUCKETS = (8, 24)
+
+# The bucket leaves this much room above the batch before; a batch that has more yet is run again with the most.
+_HEADROOM = 1.25
+
+# Batches that can be on their way: one goes up or comes down while the other is computed.
+_NUM_SLOTS = 2
+
+# Shapes and buckets that are kept captured.
+_MAX_LANES = 48
+
+# Eager runs before a capture: they compile kernels and let cuDNN choose its algorithms.
+_NUM_WARM_UPS = 2
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Buffers of one batch on its way. Inputs are planes, params and min_scores."""
+
+    host_inputs: list[Tensor]
+    device_inputs: list[Tensor]
+    device_output: Tensor
+    host_output: Tensor
+    uploaded: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+    computed: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+    downloaded: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+    collect: Callable[[], Found] | None = None
+    """of the batch that is in it"""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What batches of one shape and bucket need."""
+
+    padded_hw: tuple[int, int]
+    num_images: int
+    inputs: list[Tensor]
+    """where the graphs read them"""
+    slots: itertools.cycle[_Slot]
+    """in turns"""
+    graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = field(default_factory=dict)
+    """by capacity for instances, with the output of each"""
+
+
+class GraphRunner:
+    """Runs jobs of at most MAX_BATCH frames on a CUDA device; two of a shape can be on their way at once."""
+
+    def __init__(self, network: Network, spec: ModelSpec) -> None:
+        torch.backends.cudnn.benchmark = True  # shapes are fixed: it pays
+        self._network = network
+        self._spec = spec
+        self._compute, self._upload, self._download = (
+            torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
+            for _ in range(3)
+        )
+        self._pool = torch.cuda.graph_pool_handle()
+        self._lanes: dict[tuple[tuple[int, int], int], _Lane] = {}
+        self._instances_per_image = 0.0
+
+    @torch.inference_mode()
+    def warm_up(self, job: Job, max_batch: int) -> Found:
+        """Captures every graph that batches of up to max_batch frames of this shape can need.
+
+        Gives one box, the whole of each picture, with an empty mask.
+        """
+        for num_images in _BATCH_BUCKETS[: _BATCH_BUCKETS.index(_bucket(max_batch)) + 1]:
+            lane = self._lane(job.padded_hw, num_images)
+            for capacity in self._capacities(num_images):
+                self._graph(lane, capacity)
+        found = self.start(job)()
+        found.xyxy[:, 0] = [[0.0, 0.0, width, height] for height, width in job.input_hws]
+        shape = (len(job.frames), *self._network.detail_shape)
+        return found._replace(num=np.ones_like(found.num), details=np.zeros(shape, np.float32) if shape[1:] else None)
+
+    @torch.inference_mode()
+    def start(self, job: Job) -> Callable[[], Found]:
+        """Starts on the job; what is returned waits for the result."""
+        lane = self._lane(job.padded_hw, _bucket(len(job.frames)))
+        slot = next(lane.slots)
+        if slot.collect is not None:
+            slot.collect()
+        self._fill(slot.host_inputs, job)
+        with torch.cuda.stream(self._upload):
+            _copy(slot.host_inputs, slot.device_inputs)
+            slot.uploaded.record()
+        expected = self._instances_per_image * len(job.frames) * _HEADROOM
+        capacities = self._capacities(lane.num_images)
+        capacity = next((capacity for capacity in capacities if capacity >= expected), capacities[-1])
+        self._run(lane, slot, capacity)
+        slot.collect = functools.cache(lambda: self._collected(lane, slot, capacity, len(job.frames)))
+        return slot.collect
+
+    def _fill(self, host_inputs: list[Tensor], job: Job) -> None:
+        """Behind the job's frames the first one is repeated, and nothing is wanted of it."""
+        planes, params, min_scores = (host.numpy() for host in host_inputs)
+        num = len(job.frames)
+        pack_frames(job.frames, job.input_hws, planes, params)
+        planes[num:], params[num:] = planes[0], params[0]
+        min_scores[:num], min_scores[num:] = job.min_scores, np.inf
+
+    def _run(self, lane: _Lane, slot: _Slot, capacity: int) -> None:
+        """Enqueues the graph and the copy of its output to the host."""
+        graph, output = self._graph(lane, capacity)
+        self._compute.wait_event(slot.uploaded)
+        with torch.cuda.stream(self._compute):
+            _copy(slot.device_inputs, lane.inputs)
+            graph.replay()
+            slot.device_output[: len(output)].copy_(output)
+            slot.computed.record()
+        self._download.wait_event(slot.computed)
+        with torch.cuda.stream(self._download):
+            slot.host_output[: len(output)].copy_(slot.device_output[: len(output)], non_blocking=True)
+            slot.downloaded.record()
+
+    @torch.inference_mode()
+    def _collected(self, lane: _Lane, slot: _Slot, capacity: int, num_images: int) -> Found:
+        """Waits for the result of the first pictures; runs again, with room for all, where there was too little."""
+        slot.downloaded.synchronize()
+        num_instances = int(slot.host_output[:num_images].sum())
+        self._instances_per_image = max(0.9 * self._instances_per_image, num_instances / num_images)
+        if self._network.detail_shape and num_instances > capacity:
+            self._run(lane, slot, self._capacities(lane.num_images)[-1])
+            slot.downloaded.synchronize()
+        return self._unpacked(slot.host_output, lane.num_images, num_images, num_instances)
+
+    def _capacities(self, num_images: int) -> list[int]:
+        """How many instances graphs are captured for, rising; the last is all there can be."""
+        most = self._network.max_detections
+        if not self._network.detail_shape:
+            return [0]
+        return [num_images * per_image for per_image in (*_INSTANCE_BUCKETS, most) if per_image <= most]
+
+    def _lane(self, padded_hw: tuple[int, int], num_images: int) -> _Lane:
+        key = (padded_hw, num_images)
+        if key not in self._lanes:
+            if len(self._lanes) == _MAX_LANES:
+                torch.cuda.synchronize(self._network.device)
+                del self._lanes[next(iter(self._lanes))]
+            self._lanes[key] = self._new_lane(padded_hw, num_images)
+        return self._lanes[key]
+
+    def _new_lane(self, padded_hw: tuple[int, int], num_images: int) -> _Lane:
+        device, host = self._network.device, torch.device("cpu")
+        per_image = 1 + 6 * self._network.max_detections
+        output = num_images * per_image + self._capacities(num_images)[-1] * math.prod(self._network.detail_shape)
+        slots = [
+            _Slot(
+                self._inputs(padded_hw, num_images, host),
+                self._inputs(padded_hw, num_images, device),
+                _buffer((output,), torch.float32, device),
+                _buffer((output,), torch.float32, host),
+            )
+            for _ in range(_NUM_SLOTS)
+        ]
+        lane = _Lane(padded_hw, num_images, self._inputs(padded_hw, num_images, device), itertools.cycle(slots))
+        grey = Job([grey_frame((2, 2))], [(2, 2)], padded_hw, np.full((1, self._network.num_outputs), np.inf))
+        self._fill(slots[0].host_inputs, grey)
+        _copy(slots[0].host_inputs, lane.inputs)
+        torch.cuda.synchronize(device)
+        return lane
+
+    def _inputs(self, padded_hw: tuple[int, int], num_images: int, device: torch.device) -> list[Tensor]:
+        """Planes, params and min_scores."""
+        return [
+            _buffer((num_images, math.prod(padded_hw) * 3 // 2), torch.uint8, device),
+            _buffer((num_images, NUM_PARAMS), torch.float32, device),
+            _buffer((num_images, self._network.num_outputs), torch.float32, device),
+        ]
+
+    def _graph(self, lane: _Lane, capacity: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        if capacity not in lane.graphs:
+            with torch.cuda.stream(self._compute):
+                for _ in range(_NUM_WARM_UPS):
+                    self._forward(lane, capacity)
+            graph = torch.cuda.CUDAGraph()
+            # other threads of the process may allocate meanwhile
+            with torch.cuda.graph(graph, self._pool, self._compute, capture_error_mode="thread_local"):
+                output = self._forward(lane, capacity)
+            lane.graphs[capacity] = graph, output
+        return lane.graphs[capacity]
+
+    def _forward(self, lane: _Lane, capacity: int) -> Tensor:
+        """From frames to results in a row, (B + 6 * B * D + capacity * details,) float32: counts and outputs are exact."""
+        planes, params, min_scores = lane.inputs
+        batch, input_hws = preprocess(
+            planes, params, list(lane.padded_hw), self._spec.mean, self._spec.std, self._network.dtype
+        )
+        pyramid, boxes = self._network.boxes(batch, input_hws, min_scores)
+        parts = [boxes.num, boxes.scores, boxes.xyxy, boxes.outputs]
+        if capacity:
+            parts.append(self._network.details(pyramid, boxes, capacity))
+        return torch.cat([part.float().flatten() for part in parts])
+
+    def _unpacked(self, output: Tensor, lane_images: int, num_images: int, num_instances: int) -> Found:
+        """Copies of what `_forward` put in a row, for the first pictures."""
+        most, detail_shape = self._network.max_detections, self._network.detail_shape
+        sizes = [lane_images * size for size in (1, most, 4 * most, most)]
+        num, scores, xyxy, outputs, details = np.split(output.numpy(), np.cumsum(sizes))
+        of_instances = details[: num_instances * math.prod(detail_shape)].reshape(-1, *detail_shape)
+        return Found(
+            xyxy=xyxy.reshape(-1, most, 4)[:num_images].copy(),
+            scores=scores.reshape(-1, most)[:num_images].copy(),
+            outputs=outputs.reshape(-1, most)[:num_images].astype(np.int64),
+            num=num[:num_images].astype(np.int64),
+            details=of_instances.copy() if detail_shape else None,
+        )
+
+
+def _bucket(num_images: int) -> int:
+    return next(bucket for bucket in _BATCH_BUCKETS if bucket >= num_images)
+
+
+def _buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the host in pinned memory."""
+    return torch.zeros(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu")
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source, non_blocking=True)
