@@ -1,0 +1,34 @@
+"""Boxes that get in each other's way, for the tests of suppression."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def crowd(num_groups: int, num_boxes: int, seed: int, side_px: float = 60.0) -> NDArray[np.float32]:
+    """(G, K, 4) boxes of which many meet, some are the same, some have no area, some are turned inside out."""
+    random = np.random.default_rng(seed)
+    centre = random.uniform(0, 100, (num_groups, num_boxes, 2))
+    half = random.uniform(0, side_px / 2, (num_groups, num_boxes, 2))
+    boxes = np.concatenate([centre - half, centre + half], axis=2).astype(np.float32)
+    odd = random.integers(0, 12, (num_groups, num_boxes))
+    boxes[odd == 0] = np.round(boxes[odd == 0] / 20) * 20
+    boxes[odd == 1, 2] = boxes[odd == 1, 0]
+    boxes[odd == 2] = boxes[odd == 2][:, [2, 3, 0, 1]]
+    for group, same in enumerate(odd == 3):
+        boxes[group, same] = boxes[group, 0]
+    return boxes
+
+
+def pairs_near_threshold(num_pairs: int, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(1, 2 P, 4) boxes and their classes, one for each pair. The second box of a pair is the first, cut off at
+    the threshold's share of its height to a few roundings.
+    """
+    random = np.random.default_rng(0)
+    width, height = random.uniform(50, 100, (2, num_pairs)).astype(np.float32)
+    share = np.float32(threshold) + random.integers(-3, 4, num_pairs).astype(np.float32) * np.float32(2.0**-24)
+    boxes = np.zeros((num_pairs, 2, 4), np.float32)
+    boxes[:, :, 2] = width[:, None]
+    boxes[:, 0, 3], boxes[:, 1, 3] = height, height * share
+    return boxes.reshape(1, -1, 4), np.repeat(np.arange(num_pairs), 2)[None]
