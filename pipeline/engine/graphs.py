@@ -209,7 +209,7 @@ class GraphRunner:
         return lane.graphs[capacity]
 
     def _forward(self, lane: _Lane, capacity: int) -> Tensor:
-        """From frames to results in a row, (B + 6 * B * D + capacity * details,) float32: counts and outputs are exact."""
+        """Results in a row, (B + 6 * B * D + capacity * details,) float32, which holds counts and outputs exactly."""
         planes, params, min_scores = lane.inputs
         batch, input_hws = preprocess(
             planes, params, list(lane.padded_hw), self._spec.mean, self._spec.std, self._network.dtype
