@@ -199,7 +199,7 @@ def keypoint(heatmap: NDArray[np.float64], box_xyxy: NDArray[np.float32]) -> tup
 
 
 def _cubic_weights(at: float, num_cells: int) -> NDArray[np.float64]:
-    """(num_cells,): how much of each cell is at a place between centres; cells outside give their share to the border."""
+    """(num_cells,): the share of each cell in a place between centres; cells outside give theirs to the border."""
     a = -0.75
     weights = np.zeros(num_cells)
     for cell in range(math.floor(at) - 1, math.floor(at) + 3):
