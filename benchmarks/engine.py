@@ -1,0 +1,181 @@
+"""The engine from I420 frames to boxes and RLE strings, against torchvision's forward pass in fp32 and pycocotools.
+
+    python -m benchmarks.engine [--runs N] [--threads N] [--case TEXT] [--profile] [--json]
+
+Both sides see the same pictures of a synthetic street, at the size at which frames travel, and answer with boxes and
+with masks as COCO RLE strings of the source frame. Ours begins at the I420 planes. torchvision begins at unrounded
+float RGB, made before the clock starts, and its resize is left out; its pasted masks go through `> 0.5` and
+pycocotools' `encode`. Its network runs as it comes, in fp32 and NCHW. Both find exactly the same number of detections:
+`detections_per_img` of both says how many, and more pass the score threshold of 0.05.
+
+`street` has its trained weights. The ResNet has random ones, set so that as many candidates and proposals come to each
+stage as with trained ones (`benchmarks.networks` says how).
+
+Ours is timed in fp32 and in the format that it chooses by itself, if that is another. Before a figure is given, ours in
+fp32 has to find what torchvision finds: partners of the same class with box IoU >= 0.99, scores at most 0.001 apart and
+mask IoU >= 0.99; all of them with trained weights, 95 % with random ones, whose boxes are often tied.
+
+--profile adds the milliseconds a frame of each of our stages.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+from torchvision.models.detection import MaskRCNN
+
+from benchmarks import peers, report
+from benchmarks.judge import agreement, rgb_of
+from benchmarks.networks import random_network, street_frames
+from pipeline.engine import Engine
+from pipeline.engine.architectures import build
+from pipeline.engine.device import choose_dtype
+from pipeline.engine.weights import load_weights
+from pipeline.models import bus_hw, get_model
+from pipeline.structures import Detections, I420Frame
+
+SCORE_THRESHOLD = 0.05
+
+STAGES = (
+    "preprocess",
+    "trunk",
+    "proposals",
+    "box_roi_align",
+    "box_head",
+    "boxes",
+    "mask_roi_align",
+    "mask_head",
+    "paste",
+)
+"""as the engine names them for torch's profiler"""
+
+_PROFILED_RUNS = 3
+
+
+class Case(NamedTuple):
+    model: str
+    source_wh: tuple[int, int]
+    num_detections: int
+    """of each frame"""
+    batch: int = 1
+    min_share: float = 0.995
+    """of torchvision's detections that need a partner"""
+
+
+CASES = {
+    "maskrcnn_resnet50_fpn, 1080p, 15 detections": Case("maskrcnn_resnet50_fpn", (1920, 1080), 15, min_share=0.95),
+    "maskrcnn_resnet50_fpn, 1080p, 100 detections": Case("maskrcnn_resnet50_fpn", (1920, 1080), 100, min_share=0.95),
+    "maskrcnn_resnet50_fpn, 4 x 1080p, 15 detections": Case("maskrcnn_resnet50_fpn", (1920, 1080), 15, 4, 0.95),
+    "street, 768x432, 15 detections": Case("street", (768, 432), 15),
+    "street, 1080p, 15 detections": Case("street", (1920, 1080), 15),
+    "street, 4 x 1080p, 15 detections": Case("street", (1920, 1080), 15, 4),
+}
+
+
+def frames_of(case: Case) -> list[I420Frame]:
+    height, width = bus_hw(get_model(case.model), case.source_wh[::-1])
+    return street_frames((width, height), case.source_wh, case.batch)
+
+
+def network_of(case: Case, frame: I420Frame) -> MaskRCNN:
+    """Trained where the weights come with the package, else random."""
+    spec = get_model(case.model)
+    if spec.weights_url is not None:
+        network = random_network(spec, frame)
+    else:
+        network = build(spec.architecture, len(spec.head_class_ids) + 1)
+        load_weights(network, spec, None)
+        network.transform.image_mean, network.transform.image_std = spec.mean, spec.std
+    network.roi_heads.detections_per_img = case.num_detections
+    network.roi_heads.score_thresh = SCORE_THRESHOLD
+    return network
+
+
+def run_ours(engine: Engine, frames: list[I420Frame]) -> list[Detections]:
+    return engine.infer(frames, min_scores=[SCORE_THRESHOLD] * len(frames), class_ids=[None] * len(frames))
+
+
+def fault(case: Case, found: list[Detections], expected: list[Detections]) -> str | None:
+    """Why ours is not what torchvision found, or None."""
+    nums = [len(of_frame) for of_frame in [*found, *expected]]
+    if set(nums) != {case.num_detections}:
+        return f"expected {case.num_detections} detections of each frame, got {nums}"
+    same = agreement(found, expected)
+    if same.share < case.min_share:
+        return f"only {same.share:.1%} of torchvision's detections have a partner"
+    if same.mask_ious.min() < 0.99:
+        return f"partners whose masks have an IoU of {same.mask_ious.min():.3f}"
+    return None
+
+
+def stages_ms(call: Callable[[], object], num_frames: int) -> dict[str, float]:
+    """Milliseconds a frame of each stage on the CPU; `rest` is what lies outside of all."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(_PROFILED_RUNS):
+            with record_function("whole"):
+                call()
+    frame_ms = {
+        event.key: event.cpu_time_total / 1e3 / _PROFILED_RUNS / num_frames for event in profiler.key_averages()
+    }
+    stages = {name: frame_ms[name] for name in STAGES if name in frame_ms}
+    return stages | {"rest": frame_ms["whole"] - sum(stages.values())}
+
+
+def measure(table: report.Report, name: str, num_runs: int) -> dict[str, Engine]:
+    """Adds the rows of one case; returns our engines by precision."""
+    case, spec = CASES[name], get_model(CASES[name].model)
+    frames, source_hw = frames_of(case), case.source_wh[::-1]
+    pictures = [rgb_of(frame) for frame in frames]
+    network = network_of(case, frames[0])
+    cpu = torch.device("cpu")
+    precisions = dict.fromkeys(["fp32", choose_dtype("auto", cpu)[0]])
+    engines = {precision: Engine(copy.deepcopy(network), spec, cpu, precision) for precision in precisions}
+    peer = peers.without_resize(network)
+    found = peers.forward(peer, pictures, source_hw)
+    expected = peers.detections(found, peers.to_rle(found), spec, source_hw)
+    report.gate(name, fault(case, run_ours(engines["fp32"], frames), expected))
+    del found
+    calls: list[Callable[[], object]] = [partial(run_ours, engine, frames) for engine in engines.values()]
+    calls.append(lambda: peers.to_rle(peers.forward(peer, pictures, source_hw)))
+    *ours_ms, peer_ms = report.take_turns(calls, num_runs)
+    for precision, times_ms in zip(engines, ours_ms, strict=True):
+        table.add(f"{name}, {precision}", times_ms, peer_ms)
+    return engines
+
+
+def print_profiles(name: str, engines: dict[str, Engine], *, as_json: bool) -> None:
+    """The stages of one frame, or of the frames of a batch each."""
+    frames = frames_of(CASES[name])
+    for precision, engine in engines.items():
+        stages = stages_ms(partial(run_ours, engine, frames), len(frames))
+        rounded = {stage: round(time_ms, 2) for stage, time_ms in stages.items()}
+        if as_json:
+            print(json.dumps({"case": f"{name}, {precision}", "stages_ms": rounded}), flush=True)
+        else:
+            print("    " + ", ".join(f"{stage} {time_ms}" for stage, time_ms in rounded.items()), flush=True)
+
+
+def main() -> None:
+    parser = report.arguments("benchmarks.engine", __doc__, num_runs=9)
+    report.add_threads(parser)
+    parser.add_argument("--profile", action="store_true", help="milliseconds a frame of each of our stages as well")
+    arguments = parser.parse_args()
+    device = report.use_threads(arguments.threads)
+    packages = ("torch", "torchvision", "pycocotools", "numba")
+    names = report.selected(list(CASES), arguments.case)
+    table = report.Report(device, packages, "torchvision", as_json=arguments.json)
+    for name in names:
+        engines = measure(table, name, arguments.runs)
+        if arguments.profile:
+            print_profiles(name, engines, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""torchvision's whole forward pass, as the benchmarks time it beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from benchmarks.masks import encoded
+from pipeline.models import ModelSpec
+from pipeline.structures import Detections
+
+
+class _Unresized(GeneralizedRCNNTransform):
+    """For pictures that have the network's input size."""
+
+    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+        return image, target
+
+
+def without_resize(network: MaskRCNN) -> MaskRCNN:
+    """The network, whose transform normalises and pads as before and leaves the size as it is."""
+    before = network.transform
+    network.transform = _Unresized(before.min_size, before.max_size, before.image_mean, before.image_std)
+    network.transform.eval()
+    return network
+
+
+@torch.inference_mode()
+def forward(
+    network: MaskRCNN, pictures: Sequence[Tensor], source_hw: tuple[int, int], *, paste: bool = True
+) -> list[dict[str, Tensor]]:
+    """What torchvision finds on (3, H, W) float32 RGB pictures, boxes and pasted masks in pixels of the source.
+
+    The steps of torchvision's `GeneralizedRCNN.forward`, whose last is told the size of the source instead of that of
+    the input. Without `paste`, that step is left out: input pixels and 28x28 masks.
+    """
+    images, _ = network.transform(list(pictures))
+    features = network.backbone(images.tensors)
+    proposals, _ = network.rpn(images, features)
+    found, _ = network.roi_heads(features, proposals, images.image_sizes)
+    if paste:
+        found = network.transform.postprocess(found, images.image_sizes, [source_hw] * len(pictures))
+    results: list[dict[str, Tensor]] = found
+    return results
+
+
+def to_rle(found: Sequence[dict[str, Tensor]]) -> list[list[bytes]]:
+    """pycocotools' strings of the pasted masks of each picture."""
+    return [encoded(of_picture["masks"].cpu()) for of_picture in found]
+
+
+def detections(
+    found: Sequence[dict[str, Tensor]], rles: Sequence[list[bytes]], spec: ModelSpec, source_hw: tuple[int, int]
+) -> list[Detections]:
+    """In the form of the engine's."""
+    class_id_of_output = np.array([0, *spec.head_class_ids], np.int32)
+    return [
+        Detections(
+            boxes_xyxy=of_picture["boxes"].cpu().numpy(),
+            scores=of_picture["scores"].cpu().numpy(),
+            class_ids=class_id_of_output[of_picture["labels"].cpu().numpy()],
+            mask_bits=None,
+            rle_counts=counts,
+            width=source_hw[1],
+            height=source_hw[0],
+        )
+        for of_picture, counts in zip(found, rles, strict=True)
+    ]
