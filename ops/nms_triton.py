@@ -63,12 +63,13 @@ def nms(
     limit = float(iou_limit(iou_threshold))
     if max_kept < 1 or num_boxes > _MAX_BOXES:
         raise ValueError(f"expected max_kept >= 1 and K <= {_MAX_BOXES}, got {max_kept} and {num_boxes}")
-    options = {"dtype": torch.int64, "device": boxes_xyxy.device}
+    device = boxes_xyxy.device
+    kept = torch.empty((num_groups, max_kept), dtype=torch.int64, device=device)
+    num_kept = torch.empty(num_groups, dtype=torch.int64, device=device)
     if num_groups == 0 or num_boxes == 0:
-        return torch.zeros((num_groups, max_kept), **options), torch.zeros(num_groups, **options)
-    kept, num_kept = torch.empty((num_groups, max_kept), **options), torch.empty(num_groups, **options)
+        return kept.zero_(), num_kept.zero_()
     num_blocks = triton.cdiv(num_boxes, _BLOCK)
-    words = torch.empty((num_groups, num_blocks, num_boxes), **options)
+    words = torch.empty((num_groups, num_blocks, num_boxes), dtype=torch.int64, device=device)
     flags = is_candidate.contiguous().view(torch.uint8)
     classes = None if classes is None else classes.contiguous()
     _compare_kernel[(num_groups, num_blocks, num_blocks)](
