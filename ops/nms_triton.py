@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ops.nms import iou_limit
 
-# Bits of a word, of which a thread sets so many at a time: compiled for compute capability 9.0, 8 take 48 registers.
+# Bits of a word, of which a thread sets so many at a time: compiled for compute capability 9.0, 8 take 72 registers.
 _BLOCK = 64
 _STEP = 8
 
