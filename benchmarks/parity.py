@@ -1,0 +1,173 @@
+"""Our engine against torchvision's own forward pass in fp32, on pictures with ground truth.
+
+    python -m benchmarks.parity --data VAL.json [--images DIR] [--num N] [--model NAME] [--weights FILE]
+                                [--precision fp32|bf16|fp16] [--device DEVICE] [--threads N] [--json]
+
+Both sides see the same I420 picture at the model's input size: ours as it is, torchvision as float RGB by the reference
+conversion, with its own resize disabled. Boxes and masks of both are in pixels of the picture in the file.
+
+partners    share of torchvision's detections (all have a score of at least 0.05) with a partner of ours: the same
+            class, box IoU >= 0.99, scores at most 0.001 apart, one to one
+masks       IoU of the partners' masks: our RLE strings, and torchvision's own pasting, > 0.5, encoded by pycocotools
+AP          COCO's, of boxes and of masks, by pycocotools, of both; a class that a picture does not label
+            (`labelled_category_ids` in VAL.json) is left out there
+the way     AP of torchvision through I420, beside torchvision on the picture in the file, which it resizes itself: what
+            it costs to send pictures as 4:2:0 at the model's size. It judges no engine.
+
+Exits with 1 when a goal is missed. In fp32: 99.5 % of them have partners, whose masks all have IoU >= 0.99, and AP is
+equal within 0.001. In 16 bits, AP is within 0.005; the other figures are given without a goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools.coco import COCO
+
+from benchmarks.judge import Torchvision, agreement, average_precision, model_frame
+from benchmarks.report import add_threads, use_threads
+from pipeline.engine import load_engine
+from pipeline.models import MODELS, get_model
+from pipeline.structures import Detections
+
+MIN_SHARE = 0.995
+MIN_MASK_IOU = 0.99
+MAX_AP_DIFFERENCE = {"fp32": 0.001, "bf16": 0.005, "fp16": 0.005}
+
+
+class Results(NamedTuple):
+    """Detections by image id."""
+
+    ours: dict[int, Detections]
+    theirs: dict[int, Detections]
+    """torchvision's, of the same I420"""
+    direct: dict[int, Detections]
+    """torchvision's, of the picture in the file"""
+
+
+class Figure(NamedTuple):
+    """One line. `peer` is NaN where there is nothing beside `ours`; a goal of "" cannot be missed."""
+
+    case: str
+    ours: float
+    peer: float
+    goal: str
+    reached: bool
+
+
+def figures(truth: COCO, results: Results, precision: str) -> list[Figure]:
+    """All of them. Average precision a model does not have (of masks, when it finds boxes only) is left out."""
+    exact = precision == "fp32"
+    agreed = agreement(list(results.ours.values()), list(results.theirs.values()))
+    with_masks = any(found.rle_counts is not None for found in results.theirs.values())
+    lines = [_judged("partners: share", agreed.share, MIN_SHARE, exact=exact)]
+    if with_masks and len(agreed.mask_ious):
+        worst = float(agreed.mask_ious.min())
+        good = float((agreed.mask_ious >= MIN_MASK_IOU).mean())
+        lines.append(_judged("masks of partners: least IoU", worst, MIN_MASK_IOU, exact=exact))
+        lines.append(Figure(f"masks of partners: share with IoU >= {MIN_MASK_IOU}", good, float("nan"), "", True))
+    aps = [average_precision(truth, detections) for detections in results]
+    limit = MAX_AP_DIFFERENCE[precision]
+    for kind in ("boxes", "masks") if with_masks else ("boxes",):
+        ours, theirs, _ = (getattr(ap, kind) for ap in aps)
+        lines.append(Figure(f"AP of {kind}", ours, theirs, f"within {limit}", abs(ours - theirs) <= limit))
+    for kind in ("boxes", "masks") if with_masks else ("boxes",):
+        _, through, direct = (getattr(ap, kind) for ap in aps)
+        lines.append(Figure(f"the way: AP of {kind} through I420, from the file", through, direct, "", True))
+    return lines
+
+
+def _judged(case: str, value: float, least: float, *, exact: bool) -> Figure:
+    if not exact:
+        return Figure(case, value, float("nan"), "", True)
+    return Figure(case, value, float("nan"), f">= {least}", value >= least)
+
+
+def pictures(truth: COCO, folder: Path, num: int | None) -> Iterator[tuple[int, Image.Image]]:
+    """(image id, picture) of all, or of `num` spread evenly over the file. Ends the program for one that is missing."""
+    image_ids = sorted(truth.imgs)
+    if num is not None and num < len(image_ids):
+        image_ids = [image_ids[index * len(image_ids) // num] for index in range(num)]
+    for image_id in image_ids:
+        path = folder / truth.imgs[image_id]["file_name"]
+        if not path.is_file():
+            sys.exit(f"{path}: there is no such file; expected the pictures of --data (see --images)")
+        with Image.open(path) as opened:
+            yield image_id, opened.convert("RGB")
+
+
+def read_truth(path: Path) -> COCO:
+    """The annotations of a COCO file, without pycocotools' words about it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="VAL.json", help="COCO annotations")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="(default: `images` beside VAL.json)")
+    parser.add_argument("--num", type=int, help="how many pictures, spread over the file (default: all)")
+    parser.add_argument("--model", choices=list(MODELS), default="street")
+    parser.add_argument("--weights", metavar="FILE", help="(default: the model's own)")
+    parser.add_argument("--precision", choices=list(MAX_AP_DIFFERENCE), default="fp32", help="of ours (default fp32)")
+    parser.add_argument("--device", default="cpu", help="of ours (default cpu); torchvision runs on the CPU")
+    add_threads(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    if not arguments.data.is_file():
+        sys.exit(f"--data {arguments.data}: there is no such file")
+    cpu = use_threads(arguments.threads)
+    spec = get_model(arguments.model)
+    engine = load_engine(spec.name, weights=arguments.weights, device=arguments.device, precision=arguments.precision)
+    torchvision = Torchvision.load(spec, arguments.weights)
+    truth = read_truth(arguments.data)
+    results = Results({}, {}, {})
+    for image_id, picture in pictures(truth, arguments.images or arguments.data.parent / "images", arguments.num):
+        frame = model_frame(picture, spec)
+        (results.ours[image_id],) = engine.infer([frame], min_scores=[0.0], class_ids=[None])
+        results.theirs[image_id] = torchvision.on_frame(frame)
+        results.direct[image_id] = torchvision.on_picture(picture)
+        if sys.stderr.isatty():
+            print(f"\r{len(results.ours)} pictures", end="", file=sys.stderr, flush=True)
+    lines = figures(truth, results, engine.precision)
+    device = cpu if engine.device_name == "cpu" else engine.device_name
+    about = {"model": spec.name, "precision": engine.precision, "pictures": len(results.ours)}
+    about |= {"detections": sum(map(len, results.theirs.values())), "device": device}
+    about["versions"] = {name: version(name) for name in ("torch", "torchvision", "pycocotools")}
+    _print(lines, about, as_json=arguments.json)
+    if not all(line.reached for line in lines):
+        sys.exit(1)
+
+
+def _print(lines: list[Figure], about: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        for line in lines:
+            peer = None if np.isnan(line.peer) else round(line.peer, 6)
+            row = {"case": line.case, "ours": round(line.ours, 6), "peer": peer}
+            row["ratio"] = round(line.ours / line.peer, 6) if peer else None
+            print(json.dumps(row | {"goal": line.goal or None, "reached": line.reached} | about))
+        return
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"{'':>52} {'ours':>9} {'torchvision':>12} {'difference':>11}  goal")
+    for line in lines:
+        peer, difference = ("", "") if np.isnan(line.peer) else (f"{line.peer:.5f}", f"{line.ours - line.peer:+.5f}")
+        verdict = f"{line.goal}{'' if line.reached else ': MISSED'}"
+        print(f"{line.case:>52} {line.ours:9.5f} {peer:>12} {difference:>11}  {verdict}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
