@@ -37,8 +37,8 @@ class Mask(msgspec.Struct, frozen=True):
         return array if dtype is None else array.astype(dtype)
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One object on one frame."""
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One object on one frame. What a model does not find is absent."""
 
     track_id: int | None
     """positive and unique within the log; null while the track is not confirmed"""
@@ -53,7 +53,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     box_xyxy: tuple[float, float, float, float]
     """pixels of the source frame, edges continuous, x2 > x1 and y2 > y1"""
     mask: Mask | None = None
-    """absent for a model that finds boxes only"""
+    keypoints: list[tuple[float, float, float]] | None = None
+    """17 joints of a person as x, y, score in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist,
+    hip, knee, ankle. x and y are pixels of the source frame, continuous; a score above 0 says that the joint is seen"""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from pipeline.messages import ClockOrigin, EndReason, GapCause
-from pipeline.structures import MASK_BYTES, ColourMatrix, Detections, I420Frame
+from pipeline.structures import MASK_BYTES, NUM_KEYPOINTS, ColourMatrix, Detections, I420Frame
 
 
 class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +63,14 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
     class_ids: bytes
     mask_bits: bytes | None
     rle_counts: list[bytes] | None
+    keypoints: bytes | None = None
 
     @classmethod
     def pack(
         cls, header: FrameHeader, detections: Detections, *, model: str, queue_ms: float, infer_ms: float
     ) -> FrameDetections:
         """The message of one picture."""
+        bits, keypoints = detections.mask_bits, detections.keypoints
         return cls(
             header=header,
             model=model,
@@ -77,13 +79,20 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
             boxes_xyxy=np.ascontiguousarray(detections.boxes_xyxy, "<f4").tobytes(),
             scores=np.ascontiguousarray(detections.scores, "<f4").tobytes(),
             class_ids=np.ascontiguousarray(detections.class_ids, "<i4").tobytes(),
-            mask_bits=None if detections.mask_bits is None else np.ascontiguousarray(detections.mask_bits).tobytes(),
+            mask_bits=None if bits is None else np.ascontiguousarray(bits).tobytes(),
             rle_counts=detections.rle_counts,
+            keypoints=None if keypoints is None else np.ascontiguousarray(keypoints, "<f4").tobytes(),
         )
 
     def unpack(self) -> Detections:
-        """The arrays again; read-only views of the message."""
+        """The arrays again; read-only views of the message. Raises ValueError for keypoints that are no numbers."""
         bits = None if self.mask_bits is None else np.frombuffer(self.mask_bits, np.uint8).reshape(-1, MASK_BYTES)
+        keypoints = None
+        if self.keypoints is not None:
+            keypoints = np.frombuffer(self.keypoints, "<f4").reshape(-1, NUM_KEYPOINTS, 3)
+            if not np.isfinite(keypoints).all():
+                bad = np.unravel_index(np.argmin(np.isfinite(keypoints).all(axis=2)), keypoints.shape[:2])
+                raise ValueError(f"keypoints must be finite, got {keypoints[bad].tolist()} at place {int(bad[0])}")
         return Detections(
             boxes_xyxy=np.frombuffer(self.boxes_xyxy, "<f4").reshape(-1, 4),
             scores=np.frombuffer(self.scores, "<f4"),
@@ -92,6 +101,7 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
             rle_counts=self.rle_counts,
             width=self.header.source_width,
             height=self.header.source_height,
+            keypoints=keypoints,
         )
 
 

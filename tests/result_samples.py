@@ -19,6 +19,11 @@ def _mask() -> Mask:
     return Mask(size=(HEIGHT, WIDTH), counts=encode_rle(array).decode())
 
 
+def keypoints(num_seen: int = 17) -> list[tuple[float, float, float]]:
+    """Joints on a line across the box; the last ones are not seen."""
+    return [(1.0 + k, 2.0 + 2.0 * k, 5.5 if k < num_seen else -1.25) for k in range(17)]
+
+
 def _base(seq: int) -> dict[str, Any]:
     return {
         "stream_id": "cam1",

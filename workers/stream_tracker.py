@@ -169,8 +169,8 @@ class StreamTracker:
             progress.time_offset_s = progress.time_s + max(0.0, passed_s) - header.pts_s
         progress.time_s = header.pts_s + progress.time_offset_s
         progress.arrived_at_ns = header.arrived_at_ns
-        detections = message.unpack()
         try:
+            detections = message.unpack()
             tracked = self._tracker.update(detections, seq, progress.time_s)
         except ValueError as error:
             self._commit_gap(seq, "error", f"tracker: {error}", [entry_id], header.session)
@@ -241,10 +241,6 @@ class StreamTracker:
         ):
             class_id = int(detections.class_ids[index])
             x1, y1, x2, y2 = (round(float(edge), 2) for edge in detections.boxes_xyxy[index])
-            mask = None
-            if detections.rle_counts is not None:
-                counts = detections.rle_counts[index].decode("ascii")
-                mask = Mask(size=(detections.height, detections.width), counts=counts)
             instances.append(
                 Instance(
                     track_id=track_id or None,
@@ -255,7 +251,8 @@ class StreamTracker:
                     label=self._labels[class_id],
                     score=round(float(detections.scores[index]), 4),
                     box_xyxy=(x1, y1, x2, y2),
-                    mask=mask,
+                    mask=_mask_of(detections, index),
+                    keypoints=_keypoints_of(detections, index),
                 )
             )
         return instances
@@ -346,6 +343,19 @@ class StreamTracker:
             num_tracks=self._tracker.num_confirmed,
             **{f"gap:{cause}": count for cause, count in progress.gaps.items()},
         )
+
+
+def _mask_of(detections: Detections, index: int) -> Mask | None:
+    if detections.rle_counts is None:
+        return None
+    counts = detections.rle_counts[index].decode("ascii")
+    return Mask(size=(detections.height, detections.width), counts=counts)
+
+
+def _keypoints_of(detections: Detections, index: int) -> list[tuple[float, float, float]] | None:
+    if detections.keypoints is None:
+        return None
+    return [(round(x, 2), round(y, 2), round(score, 3)) for x, y, score in detections.keypoints[index].tolist()]
 
 
 def _tracker_config(stream: StreamConfig) -> TrackerConfig:
