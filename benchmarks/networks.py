@@ -23,11 +23,15 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.judge import rgb_of
+from benchmarks.peers import without_resize
 from ops.preprocess import rgb_to_i420
 from pipeline.engine.architectures import build
+from pipeline.engine.weights import load_weights
 from pipeline.models import ModelSpec
 from pipeline.structures import ColourMatrix, I420Frame
 from pipeline.synthetic import Scene, SceneConfig
+
+SCORE_THRESHOLD = 0.05
 
 NUM_CANDIDATES = 400
 """scores of a picture that pass the threshold"""
@@ -58,26 +62,34 @@ def street_frames(size_wh: tuple[int, int], source_wh: tuple[int, int], num_fram
     return [I420Frame(rgb_to_i420(rgb), *size_wh, *source_wh, ColourMatrix.BT601, full_range=True) for rgb in pictures]
 
 
-@torch.inference_mode()
-def random_network(spec: ModelSpec, frame: I420Frame, device: str = "cpu") -> MaskRCNN:
-    """A network of the spec that behaves on the frame as the module's docstring says; the same one every time.
+def network_for(spec: ModelSpec, frame: I420Frame, num_detections: int, device: torch.device) -> MaskRCNN:
+    """A network of the spec in fp32, with trained weights where they come with the package, else random ones that are
+    set for the frame. It finds num_detections on a picture at most, with scores above 0.05."""
+    if spec.weights_url is None:
+        network = build(spec.architecture, len(spec.head_class_ids) + 1)
+        load_weights(network, spec, None)
+        network = without_resize(network.to(device), spec)
+    else:
+        network = _random_network(spec, frame, device)
+    network.roi_heads.detections_per_img = num_detections
+    network.roi_heads.score_thresh = SCORE_THRESHOLD
+    return network
 
-    Sets the transform of torchvision's forward pass to leave pictures of the frame's size as large as they are.
-    """
+
+@torch.no_grad()
+def _random_network(spec: ModelSpec, frame: I420Frame, device: torch.device) -> MaskRCNN:
+    """One that behaves on the frame as the module's docstring says; the same one every time."""
     torch.manual_seed(0)
-    network = build(spec.architecture, len(spec.head_class_ids) + 1)
-    network.transform.min_size, network.transform.max_size = (frame.height,), frame.width
-    network.transform.image_mean, network.transform.image_std = spec.mean, spec.std
+    network = without_resize(build(spec.architecture, len(spec.head_class_ids) + 1).to(device), spec)
     for name, module in network.backbone.body.named_modules():
         if name.endswith("bn3"):
             module.weight.fill_(_RESIDUAL_GAIN)
-    network.to(device)
     images, _ = network.transform([rgb_of(frame).to(device)])
     _spread_over_levels(network, images)
     features = network.backbone(images.tensors)
     proposals, _ = network.rpn(images, features)
     _set_box_head(network, spec, network.roi_heads.box_roi_pool(features, proposals, images.image_sizes))
-    found, _ = network.roi_heads.eval()(features, proposals, images.image_sizes)
+    found, _ = network.roi_heads(features, proposals, images.image_sizes)
     boxes = [found[0]["boxes"]]
     _set_mask_head(network, network.roi_heads.mask_roi_pool(features, boxes, images.image_sizes))
     return network
@@ -109,12 +121,11 @@ def _set_box_head(network: MaskRCNN, spec: ModelSpec, pooled: Tensor) -> None:
     no_category = [output for output, class_id in enumerate(spec.head_class_ids, 1) if class_id not in spec.labels]
     predictor.cls_score.bias[no_category] = -100.0
     logits = predictor.cls_score(hidden)
-    threshold = network.roi_heads.score_thresh
     low, high = -100.0, 100.0
     for _ in range(30):
         middle = (low + high) / 2
         logits[:, 0] = middle
-        num_candidates = int((logits.softmax(dim=1)[:, 1:] > threshold).sum())
+        num_candidates = int((logits.softmax(dim=1)[:, 1:] > SCORE_THRESHOLD).sum())
         low, high = (middle, high) if num_candidates > NUM_CANDIDATES else (low, middle)
     predictor.cls_score.weight[0] = 0.0
     predictor.cls_score.bias[0] = high

@@ -23,11 +23,9 @@ class _Unresized(GeneralizedRCNNTransform):
         return image, target
 
 
-def without_resize(network: MaskRCNN) -> MaskRCNN:
-    """The network, whose transform normalises and pads as before and leaves the size as it is."""
-    before = network.transform
-    network.transform = _Unresized(before.min_size, before.max_size, before.image_mean, before.image_std)
-    network.transform.eval()
+def without_resize(network: MaskRCNN, spec: ModelSpec) -> MaskRCNN:
+    """The network, whose transform normalises as the spec says, pads as before and leaves the size as it is."""
+    network.transform = _Unresized(spec.min_size, spec.max_size, spec.mean, spec.std).eval()
     return network
 
 
