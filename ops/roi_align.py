@@ -23,7 +23,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from ops.bf16 import read_float, write_float
-from ops.roi_levels import assign_levels, level_bounds
+from ops.roi_levels import assign_levels, least_areas_px2
 
 Features = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 """float32, float16, or bfloat16 as its bit patterns, for which numpy has no type"""
@@ -109,8 +109,8 @@ def roi_align(
     boxes_xyxy, image_idx = np.ascontiguousarray(boxes_xyxy), np.ascontiguousarray(image_idx)
     hws = np.array([level.shape[1:3] for level in levels], np.int64)
     scale_of_level = np.array(scales, np.float32)
-    bounds = np.array(level_bounds(tuple(scales)), np.float32)
-    level_of_box, place = assign_levels(hws, scale_of_level, bounds, boxes_xyxy, image_idx, is_valid)
+    least_areas = np.array(least_areas_px2(tuple(scales)), np.float32)
+    level_of_box, place = assign_levels(hws, scale_of_level, least_areas, boxes_xyxy, image_idx, is_valid)
     is_half = dtype == np.float16
     maps = tuple(level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels)
     pooled = np.empty(shape, np.float32) if is_half else out

@@ -13,7 +13,7 @@ _ZERO = np.float32(0.0)
 
 # FPN paper (Lin et al. 2017), equation 1: a box of 224 x 224 pixels belongs to the level of stride 2^4. torchvision
 # adds the last, for boxes that only rounding keeps below a level.
-CANONICAL_SIDE_PX = np.float32(224.0)
+_CANONICAL_SIDE_PX = np.float32(224.0)
 _CANONICAL_LEVEL = 4
 _LEVEL_EPS = np.float32(1e-6)
 
@@ -23,35 +23,41 @@ _TILE_CELLS = np.float32(16.0)
 
 
 @cache
-def level_bounds(scales: tuple[float, ...]) -> tuple[float, ...]:
-    """Where each level begins: the least float32 sqrt(area) / 224 of its boxes, 0 for the finest.
+def least_areas_px2(scales: tuple[float, ...]) -> tuple[float, ...]:
+    """The least area of the boxes of each level, in square pixels and exact in float32; 0 for the finest.
 
     The rule is floor(4 + log2(sqrt(area) / 224) + 1e-6) in float32, solved once on the host: kernels compare, and do
     not depend on how a device rounds its logarithm.
     """
     finest = int(-math.log2(scales[0]))
-    bounds = [_ZERO]
+    areas = [_ZERO]
     for level in range(finest + 1, finest + len(scales)):
-        bound = np.float32(2.0 ** (level - _CANONICAL_LEVEL))
-        below = np.nextafter(bound, _ZERO)
-        while np.float32(_CANONICAL_LEVEL) + np.log2(below) + _LEVEL_EPS >= np.float32(level):
-            bound, below = below, np.nextafter(below, _ZERO)
-        bounds.append(bound)
-    return tuple(float(bound) for bound in bounds)
+        area = _CANONICAL_SIDE_PX**2 * np.float32(4.0 ** (level - _CANONICAL_LEVEL))
+        smaller = np.nextafter(area, _ZERO)
+        while _level(smaller) >= np.float32(level):
+            area, smaller = smaller, np.nextafter(smaller, _ZERO)
+        areas.append(area)
+    return tuple(float(area) for area in areas)
+
+
+def _level(area_px2: np.float32) -> np.float32:
+    """Before it is rounded down."""
+    octaves: np.float32 = np.log2(np.sqrt(area_px2) / _CANONICAL_SIDE_PX)
+    return np.float32(_CANONICAL_LEVEL) + octaves + _LEVEL_EPS
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def assign_levels(
     hws: NDArray[np.int64],
     scales: NDArray[np.float32],
-    bounds: NDArray[np.float32],
+    least_areas: NDArray[np.float32],
     boxes_xyxy: NDArray[np.float32],
     image_idx: NDArray[np.int64],
     is_valid: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The level of each box, -1 for none, and a number that grows with level, image, row and column of tiles.
 
-    hws (L, 2), scales (L,), bounds (L,) as `level_bounds` has them, boxes_xyxy (N, 4), image_idx and is_valid (N,).
+    hws (L, 2), scales (L,), least_areas (L,) as above, boxes_xyxy (N, 4), image_idx and is_valid (N,).
     """
     num_levels = len(scales)
     level_of_box = np.full(len(boxes_xyxy), -1, np.int64)
@@ -62,7 +68,7 @@ def assign_levels(
         if not is_valid[n] or not (area >= _ZERO or (num_levels == 1 and area < _ZERO)):
             continue
         level = 0
-        while level + 1 < num_levels and np.sqrt(area) / CANONICAL_SIDE_PX >= bounds[level + 1]:
+        while level + 1 < num_levels and area >= least_areas[level + 1]:
             level += 1
         level_of_box[n] = level
         place[n] = (level << 56) + (image_idx[n] << 40)
