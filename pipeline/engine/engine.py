@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
 # KP from ops.keypoints import decode_keypoints
+from ops.keypoints import decode_keypoints
 from ops.masks import pack_bits, paste_rle
 from pipeline.engine.architectures import build
 from pipeline.engine.device import choose_device, choose_dtype
@@ -153,8 +154,6 @@ class Engine:
             detections.mask_bits = pack_bits(details)
             detections.rle_counts = paste_rle(details, detections.boxes_xyxy, source_hw)
         else:
-            from ops.keypoints import decode_keypoints
-
             detections.keypoints = decode_keypoints(details, detections.boxes_xyxy)
         return detections
 
