@@ -21,7 +21,7 @@ def read_float(value: Any) -> Any:
     return value if isinstance(value, np.float32) else (np.uint32(value) << np.uint32(16)).view(np.float32)
 
 
-@overload(read_float, inline="always", strict=False)
+@overload(read_float, strict=False)
 def _compiled_read_float(value: Any) -> Any:
     if value == types.float32:
         return lambda value: value
@@ -33,7 +33,7 @@ def write_float(out: Any, index: Any, value: Any) -> None:
     out[index] = value if out.dtype == np.float32 else bf16_bits(value)
 
 
-@overload(write_float, inline="always", strict=False)
+@overload(write_float, strict=False)
 def _compiled_write_float(out: Any, index: Any, value: Any) -> Any:
     def plain(out: Any, index: Any, value: Any) -> None:
         out[index] = value
