@@ -1,4 +1,4 @@
-"""Draws the instances of one frame result into its picture: translucent masks, outlines, boxes, labels.
+"""Draws the instances of one frame result into its picture: translucent masks, outlines, skeletons, boxes, labels.
 
 Coordinates are pixels of the source frame, continuous: pixel (x, y) covers [x, x + 1) x [y, y + 1).
 """
@@ -25,6 +25,10 @@ REFERENCE_HEIGHT_PX = 720
 FONT_PX = 19
 MIN_FONT_PX = 12
 LINE_PX = 2
+LIMB_PX = 3
+LIMBS_PER_BOX = 80
+"""a limb is no thicker than this share of the longer side of its box, so that people far away stay recognisable"""
+SUBPIXEL_BITS = 4
 LIGHTNESS = (84.0, 70.0, 58.0)
 CHROMA = 75.0
 FIRST_HUE = 4.8
@@ -33,6 +37,14 @@ GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 """a turn by it lands farthest from all hues used before, however many follow"""
 TEXT_DARK: Bgr = (22, 18, 16)
 TEXT_LIGHT: Bgr = (255, 255, 255)
+OUTLINE: Bgr = TEXT_DARK
+"""of skeletons, which would drown in clothes of their own colour"""
+
+# Joints by their place in COCO's order.
+LIMBS = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10),
+    (3, 5), (4, 6), (1, 3), (2, 4), (0, 1), (0, 2), (1, 2),
+)  # fmt: skip
 
 _Alpha = NDArray[np.uint8]
 _Rect = tuple[int, int, int, int]
@@ -59,6 +71,9 @@ def draw_result(picture_bgr: NDArray[np.uint8], result: FrameResult) -> None:
             _draw_mask(picture_bgr, instance, line_px)
     for instance in instances:
         _draw_box(picture_bgr, instance, line_px)
+    for instance in instances:
+        if instance.keypoints is not None:
+            _draw_skeleton(picture_bgr, instance, scale)
     placed: list[_Rect] = []
     for instance in sorted(instances, key=lambda instance: instance.state == "tentative"):
         _draw_label(picture_bgr, instance, font_px, placed)
@@ -107,8 +122,33 @@ def _draw_box(picture: NDArray[np.uint8], instance: Instance, line_px: int) -> N
     x1, y1, x2, y2 = instance.box_xyxy
     left, top = _clip(math.floor(x1), 0, width - 1), _clip(math.floor(y1), 0, height - 1)
     right, bottom = _clip(math.ceil(x2) - 1, left, width - 1), _clip(math.ceil(y2) - 1, top, height - 1)
-    colour = track_colour(instance.track_id)
-    cv2.rectangle(picture, (left, top), (right, bottom), colour, max(1, line_px // 2), cv2.LINE_8)
+    is_alone = instance.mask is None and instance.keypoints is None
+    thickness_px = line_px if is_alone else max(1, line_px // 2)
+    cv2.rectangle(picture, (left, top), (right, bottom), track_colour(instance.track_id), thickness_px, cv2.LINE_8)
+
+
+def _draw_skeleton(picture: NDArray[np.uint8], instance: Instance, scale: float) -> None:
+    """Limbs between joints that are seen, and those joints."""
+    if instance.keypoints is None:
+        return
+    x1, y1, x2, y2 = instance.box_xyxy
+    limb_px = max(1, round(min(LIMB_PX * scale, max(x2 - x1, y2 - y1) / LIMBS_PER_BOX)))
+    unit = 1 << SUBPIXEL_BITS
+    # OpenCV has the centre of the first pixel at 0, and shifts numbers of 32 bits
+    at = [
+        (round(min(max(x - 0.5, -1e5), 1e5) * unit), round(min(max(y - 0.5, -1e5), 1e5) * unit)) if score > 0 else None
+        for x, y, score in instance.keypoints
+    ]
+    outline_px = limb_px / 2
+    for margin_px, ink in ((outline_px, OUTLINE), (0.0, track_colour(instance.track_id))):
+        for start, end in LIMBS:
+            a, b = at[start], at[end]
+            if a is not None and b is not None:
+                cv2.line(picture, a, b, ink, limb_px + round(2 * margin_px), cv2.LINE_AA, SUBPIXEL_BITS)
+        radius = round((1.4 * limb_px + margin_px) * unit)
+        for joint in at:
+            if joint is not None:
+                cv2.circle(picture, joint, radius, ink, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _draw_label(picture: NDArray[np.uint8], instance: Instance, font_px: int, placed: list[_Rect]) -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torchvision.models import get_model as build_theirs
 from torchvision.models import get_model_weights
-from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
 from pipeline.errors import ModelError, UsageError
 from pipeline.models import (
@@ -29,7 +28,6 @@ from pipeline.models import (
     model_table,
     weights_path,
 )
-from pipeline.structures import NUM_KEYPOINTS
 
 STREET = MODELS["street"]
 RESNET = MODELS["maskrcnn_resnet50_fpn_v2"]
@@ -67,12 +65,6 @@ def test_input_is_as_torchvision_prepares_it(name: str) -> None:
     # torchvision's lists of sizes are for the training; the last one counts
     assert (spec.min_size, spec.max_size) == (theirs.min_size[-1], theirs.max_size)
     assert (list(spec.mean), list(spec.std)) == (theirs.image_mean, theirs.image_std)
-
-
-def test_keypoints_are_cocos() -> None:
-    names = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
-    assert len(names) == NUM_KEYPOINTS
-    assert names[:3] == ["nose", "left_eye", "right_eye"]
 
 
 def test_bundled_weights_are_the_ones_that_were_measured() -> None:

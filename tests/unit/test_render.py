@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import result_samples
 from numpy.typing import NDArray
+from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
 from ops.masks import encode_rle
 from pipeline.messages import FrameResult, Instance, Mask
-from pipeline.render import TEXT_DARK, UNCONFIRMED, draw_result, track_colour
+from pipeline.render import LIMBS, OUTLINE, TEXT_DARK, UNCONFIRMED, draw_result, track_colour
+from pipeline.structures import NUM_KEYPOINTS
 
 
 def ellipse(hw: tuple[int, int], box: tuple[float, float, float, float]) -> NDArray[np.bool_]:
@@ -72,6 +74,109 @@ def test_instances_without_mask_get_a_box_and_a_label() -> None:
     picture = drawn(hw, instance(hw, (400.0, 200.0, 600.0, 500.0), with_mask=False))
     assert tuple(picture[350, 400]) == track_colour(7)
     assert (picture[350, 500] == 90).all()
+
+
+def test_a_box_that_is_all_there_is_has_a_thicker_line() -> None:
+    hw, box = (720, 1280), (400.0, 200.0, 600.0, 500.0)
+    alone = drawn(hw, instance(hw, box, with_mask=False))
+    accompanied = drawn(hw, person(box, {}))
+    num_alone, num_accompanied = (
+        (picture[300:400, 390:410] != 90).any(axis=2).sum(axis=1) for picture in (alone, accompanied)
+    )
+    assert (num_accompanied == 1).all()
+    assert (num_alone > num_accompanied).all()
+
+
+JOINTS = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+
+
+def person(box: tuple[float, float, float, float], seen: dict[str, tuple[float, float]]) -> Instance:
+    """With these joints; the others lie in the middle of the box, unseen."""
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    keypoints = [(*seen.get(joint, middle), 3.0 if joint in seen else 0.0) for joint in JOINTS]
+    return result_samples.instance(box_xyxy=box, mask=None, keypoints=keypoints)
+
+
+def test_limbs_connect_what_grows_together() -> None:
+    assert len(JOINTS) == NUM_KEYPOINTS
+    arms_and_legs = [("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")]
+    sides = [*arms_and_legs, ("shoulder", "hip"), ("ear", "shoulder"), ("eye", "ear")]
+    expected = {frozenset((f"{side}_{a}", f"{side}_{b}")) for a, b in sides for side in ("left", "right")}
+    expected |= {frozenset((f"left_{joint}", f"right_{joint}")) for joint in ("eye", "shoulder", "hip")}
+    expected |= {frozenset(("nose", f"{side}_eye")) for side in ("left", "right")}
+    assert {frozenset((JOINTS[a], JOINTS[b])) for a, b in LIMBS} == expected
+    assert len(LIMBS) == len(expected)
+
+
+def test_joints_that_are_seen_are_drawn_with_the_limbs_between_them() -> None:
+    hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
+    seen = {
+        "left_hip": (450.5, 300.5),
+        "left_knee": (450.5, 400.5),
+        "nose": (600.5, 250.5),
+        "right_hip": (650.5, 300.5),
+    }
+    picture = drawn(hw, person(box, seen))
+    colour = track_colour(7)
+    for x, y in seen.values():
+        assert tuple(picture[int(y), int(x)]) == colour
+    assert tuple(picture[350, 450]) == colour, "thigh"
+    assert tuple(picture[300, 550]) == colour, "between the hips"
+    picture[297 - 4 : 304 + 4, 440:661] = 90
+    picture[290:411, 440:461] = 90
+    picture[240:261, 590:611] = 90
+    assert (picture[210:590, 410:690] == 90).all(), "no other joint, and no limb to one"
+
+
+def test_a_joint_is_drawn_round_its_place() -> None:
+    hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
+    around = slice(400, 421), slice(490, 511)
+    for x, y in [(500.5, 410.5), (501.0, 411.0)]:
+        marked = (drawn(hw, person(box, {"nose": (x, y)}))[around].astype(int) - 90).sum(axis=2)
+        rows, columns = np.mgrid[400:421, 490:511] + 0.5
+        weight = np.abs(marked)
+        centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+        assert centre == pytest.approx([x, y], abs=0.1)
+
+
+def test_limbs_have_soft_edges_and_an_outline() -> None:
+    hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
+    seen = {"left_hip": (430.0, 300.0), "left_knee": (470.0, 420.0)}
+    across = drawn(hw, person(box, seen))[360, 430:470].astype(int)
+    inside = (across == track_colour(7)).all(axis=1)
+    assert 2 <= inside.sum() <= 5
+    others = {tuple(pixel) for pixel in across[~inside]}
+    assert min(sum(pixel) for pixel in others) < 3 * 90 / 2, "far darker than the picture"
+    assert len(others) >= 5, "steps between picture, outline and limb"
+
+
+@pytest.mark.parametrize("background", [0, 255])
+def test_a_skeleton_can_be_told_from_any_background(background: int) -> None:
+    hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
+    seen = {"left_hip": (430.0, 300.0), "left_knee": (470.0, 420.0)}
+    across = drawn(hw, person(box, seen), background=background)[360, 440:460].astype(int)
+    assert np.abs(across - background).sum(axis=1).max() > 150
+    if background == 255:
+        assert (np.abs(across - np.array(OUTLINE)).max(axis=1) < 60).any()
+
+
+def test_a_small_person_has_thin_limbs() -> None:
+    hw = (720, 1280)
+
+    def limb_px(height: float) -> int:
+        box = (600.0, 100.0, 600.0 + height / 3, 100.0 + height)
+        seen = {"left_hip": (600 + height / 6, 100 + height / 2), "left_knee": (600 + height / 6, 100 + height * 0.9)}
+        picture = drawn(hw, person(box, seen))
+        return int((picture[int(100 + height * 0.7), 605 : int(595 + height / 3)] != 90).any(axis=1).sum())
+
+    assert limb_px(60) < limb_px(150) < limb_px(400)
+
+
+@pytest.mark.parametrize("place", [(-50.0, -50.0), (1e12, -1e12), (1279.9, 719.9)], ids=str)
+def test_joints_beyond_the_picture_are_no_trouble(place: tuple[float, float]) -> None:
+    hw = (720, 1280)
+    picture = drawn(hw, person((0.0, 0.0, 300.0, 300.0), {"left_hip": (150.5, 150.5), "left_knee": place}))
+    assert tuple(picture[150, 150]) == track_colour(7)
 
 
 def test_nothing_found_leaves_the_picture_alone() -> None:
