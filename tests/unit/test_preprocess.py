@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ops import reference
-from ops.preprocess import i420_to_rgb, preprocess_batch, rgb_to_i420
+from ops.preprocess import NUM_PARAMS, i420_to_rgb, pack_frames, preprocess_batch, rgb_to_i420
 from pipeline.structures import ColourMatrix, I420Frame
 
 LUMA_SHARES = {
@@ -37,7 +39,9 @@ def random_frame(
 
 def plain_batch(frame: I420Frame, input_hw: tuple[int, int]) -> NDArray[np.float32]:
     """(*input_hw, 3): RGB in [0, 1], not normalised."""
-    return preprocess_batch([frame], [input_hw], input_hw, (0, 0, 0), (1, 1, 1))[0]
+    batch = preprocess_batch([frame], [input_hw], input_hw, (0, 0, 0), (1, 1, 1))
+    assert batch.dtype == np.float32
+    return batch[0].view(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +126,72 @@ def test_a_batch_is_normalised_and_padded_with_zeros() -> None:
         assert not picture[:, width:].any()
 
 
+@pytest.mark.parametrize("input_hw", [(8, 10), (16, 7)], ids=["as it is", "resized"])
+def test_bf16_is_float32_rounded_once(input_hw: tuple[int, int]) -> None:
+    arguments = [random_frame((8, 10))], [input_hw], (32, 64), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    expected = torch.from_numpy(preprocess_batch(*arguments)).bfloat16().view(torch.uint16).numpy()
+    found = preprocess_batch(*arguments, bf16=True)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_rows_below_each_other_are_each_converted_for_themselves() -> None:
+    """Shrunk to a third: every row that is needed lies at another place of the two that are held."""
+    frame = random_frame((18, 24))
+    np.testing.assert_array_equal(plain_batch(frame, (6, 8)), plain_batch(frame, (18, 24))[1::3, 1::3])
+
+
+def test_a_picture_in_a_strided_array_is_read_as_it_lies() -> None:
+    class Strided:
+        matrix, full_range = ColourMatrix.BT709, False
+
+        def planes(self) -> tuple[NDArray[np.uint8], ...]:
+            y, u, v = random_frame((8, 10)).planes()
+            return y.repeat(2, axis=1)[:, ::2], u.repeat(2, axis=0)[::2], v.T.copy().T
+
+    for input_hw in ((8, 10), (9, 13)):
+        found = preprocess_batch([Strided()], [input_hw], input_hw, (0, 0, 0), (1, 1, 1))  # type: ignore[list-item]
+        np.testing.assert_array_equal(found[0], plain_batch(random_frame((8, 10)), input_hw))
+
+
 def test_an_input_larger_than_the_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         preprocess_batch([random_frame((4, 6))], [(40, 60)], (32, 64), (0, 0, 0), (1, 1, 1))
+
+
+def test_packing_writes_planes_in_a_row_and_nothing_behind_them() -> None:
+    pictures = [random_frame((4, 6)), random_frame((8, 10), ColourMatrix.BT601, full_range=True)]
+    planes = np.full((3, 130), 77, np.uint8)
+    params = np.full((3, NUM_PARAMS), np.nan, np.float32)
+    pack_frames(pictures, [(4, 6), (16, 20)], planes, params)
+    np.testing.assert_array_equal(planes[0, :36], pictures[0].data)
+    np.testing.assert_array_equal(planes[1, :120], pictures[1].data)
+    assert (planes[0, 36:] == 77).all()
+    assert (planes[1, 120:] == 77).all()
+    assert (planes[2] == 77).all()
+    np.testing.assert_array_equal(params[:, :4], [[4, 6, 4, 6], [8, 10, 16, 20], [0, 0, 0, 0]])
+    # offset and span of luma, then what red takes of Cr, from the definition: 2 (1 - Kr) over the span of chroma
+    np.testing.assert_allclose(params[0, 4:7], [16, 1 / 219, 2 * (1 - 0.2126) / 224], rtol=FLOAT32_TOLERANCE)
+    np.testing.assert_allclose(params[1, 4:7], [0, 1 / 255, 2 * (1 - 0.299) / 255], rtol=FLOAT32_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"planes": np.zeros((1, 35), np.uint8)}, r"a picture of \(4, 6\) does not fit into 35 bytes"),
+        ({"input_hws": [(4, 6)] * 2}, "got 1 pictures, 2 sizes"),
+        ({"pictures": [random_frame((4, 6))] * 2, "input_hws": [(4, 6)] * 2}, "got 2 pictures, 2 sizes and 1 rows"),
+        ({"params": np.zeros((2, NUM_PARAMS), np.float32)}, r"params must be \(1, 10\) float32, got \(2, 10\)"),
+        ({"params": np.zeros((1, NUM_PARAMS))}, "params must be .* float64"),
+        ({"planes": np.zeros((1, 128), np.uint8)[:, ::2]}, "planes must be .* contiguous"),
+        ({"planes": np.zeros((1, 64), np.int8)}, "planes must be .* int8"),
+    ],
+)
+def test_packing_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    sound = {"pictures": [random_frame((4, 6))], "input_hws": [(4, 6)]}
+    memory = {"planes": np.zeros((1, 64), np.uint8), "params": np.zeros((1, NUM_PARAMS), np.float32)}
+    with pytest.raises(ValueError, match=message):
+        pack_frames(**{**sound, **memory, **changes})
 
 
 def test_rgb_comes_back_from_420() -> None:
