@@ -10,7 +10,7 @@ The resized map is never made. Between two cell centres the outer weights are at
 and the inner ones make up for it: no value there is above the higher inner cell by more than 0.1875 times its distance
 to the lower outer one. Along rows and then along columns that bounds the tile of pixels between four centres, and only
 tiles whose bound reaches the best pixel so far are computed: of a map with a peak some 15 out of 3249. Serial on
-purpose: 17 maps of 56 x 56 cells take 0.15 ms.
+purpose: 17 maps of 56 x 56 cells take 0.1 ms.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def _decode(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], keyp
     side = heatmaps.shape[2]
     padded = np.empty((side + 4, side + 4), np.float32)
     bounds = np.empty((side + 1, side + 1), np.float32)
+    column_bounds = np.empty(side + 1, np.float32)
     row_above = np.empty((side + 4, side + 1), np.float32)
     row_below = np.empty((side + 4, side + 1), np.float32)
     for n in range(len(boxes_xyxy)):
@@ -78,8 +79,10 @@ def _decode(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], keyp
             if not _pad(heatmaps[n, k], padded):
                 keypoints[n, k] = _NAN
                 continue
-            _bound(padded, row_above, row_below, bounds)
-            row, column, score = _highest(padded, bounds, first_row, row_weights, first_column, column_weights)
+            _bound(padded, row_above, row_below, bounds, column_bounds)
+            row, column, score = _highest(
+                padded, bounds, column_bounds, first_row, row_weights, first_column, column_weights
+            )
             keypoints[n, k, 0] = (np.float32(column) + _HALF) * (width / np.float32(num_columns)) + x1
             keypoints[n, k, 1] = (np.float32(row) + _HALF) * (height / np.float32(num_rows)) + y1
             keypoints[n, k, 2] = score
@@ -143,9 +146,14 @@ def _bound(
     row_above: NDArray[np.float32],
     row_below: NDArray[np.float32],
     bounds: NDArray[np.float32],
+    column_bounds: NDArray[np.float32],
 ) -> None:
-    """bounds (side + 1, side + 1): what no pixel of a tile is above. The rows (side + 4, side + 1) are for the way."""
+    """What no pixel is above: bounds (side + 1, side + 1) by tile, column_bounds (side + 1,) by column of tiles.
+
+    What the rows of cells are bounded by, (side + 4, side + 1), is for the way.
+    """
     num_tiles = len(bounds)
+    column_bounds[:] = -np.inf
     for i in range(len(padded)):
         for j in range(num_tiles):
             a, b, c, d = padded[i, j], padded[i, j + 1], padded[i, j + 2], padded[i, j + 3]
@@ -157,6 +165,8 @@ def _bound(
             high = _higher(row_above[i + 1, j], row_above[i + 2, j])
             low = _lower(row_below[i, j], row_below[i + 3, j])
             bounds[i, j] = high + _OVERSHOOT * _higher(high - low, _ZERO) + _ROUNDING * (abs(high) + abs(low))
+        for j in range(num_tiles):
+            column_bounds[j] = _higher(column_bounds[j], bounds[i, j])
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -173,6 +183,7 @@ def _lower(a: np.float32, b: np.float32) -> np.float32:
 def _highest(
     padded: NDArray[np.float32],
     bounds: NDArray[np.float32],
+    column_bounds: NDArray[np.float32],
     first_row: NDArray[np.int64],
     row_weights: NDArray[np.float32],
     first_column: NDArray[np.int64],
@@ -180,15 +191,15 @@ def _highest(
 ) -> tuple[int, int, np.float32]:
     """Row, column and height of the highest pixel, the first of those row by row."""
     num_tiles = len(bounds)
-    best_row, best_column, best = -1, -1, np.float32(-np.inf)
-    start_i, start_j = _promising(bounds, first_row, first_column)
+    start_j = _highest_place(column_bounds, first_column)
+    start_i = _highest_place(bounds[:, start_j], first_row)
     best_row, best_column, best = _highest_of_tile(
-        padded, start_i, start_j, first_row, row_weights, first_column, column_weights, best_row, best_column, best
+        padded, start_i, start_j, first_row, row_weights, first_column, column_weights, -1, -1, np.float32(-np.inf)
     )
-    for i in range(num_tiles):
-        if first_row[i] == first_row[i + 1]:
+    for j in range(num_tiles):
+        if column_bounds[j] < best or first_column[j] == first_column[j + 1]:
             continue
-        for j in range(num_tiles):
+        for i in range(num_tiles):
             if bounds[i, j] >= best:
                 best_row, best_column, best = _highest_of_tile(
                     padded, i, j, first_row, row_weights, first_column, column_weights, best_row, best_column, best
@@ -197,18 +208,13 @@ def _highest(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _promising(
-    bounds: NDArray[np.float32], first_row: NDArray[np.int64], first_column: NDArray[np.int64]
-) -> tuple[int, int]:
-    """The tile with the highest bound among those that have pixels."""
-    found_i, found_j, highest = 0, 0, np.float32(-np.inf)
-    for i in range(len(bounds)):
-        if first_row[i] == first_row[i + 1]:
-            continue
-        for j in range(len(bounds)):
-            if bounds[i, j] > highest and first_column[j] < first_column[j + 1]:
-                found_i, found_j, highest = i, j, bounds[i, j]
-    return found_i, found_j
+def _highest_place(bounds: NDArray[np.float32], first: NDArray[np.int64]) -> int:
+    """The place with the highest bound among those that have pixels."""
+    found, highest = 0, np.float32(-np.inf)
+    for place in range(len(bounds)):
+        if bounds[place] > highest and first[place] < first[place + 1]:
+            found, highest = place, bounds[place]
+    return found
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
