@@ -61,7 +61,7 @@ def roi_align(
 
     The level of a box is that of `ops.roi_align.roi_align`; a box that has none gives zeros. All tensors are on one
     device, and none of their values is read on the host, so the call may be captured in a CUDA graph once the kernel is
-    compiled: by a first call with as many levels and channels, these options and this output_hw, of any map sizes and N.
+    compiled: by a call with as many levels and channels, this output_hw and these options, whatever N and map sizes.
     Raises ValueError for wrong shapes, types, strides or devices.
     """
     _check_levels(levels, scales)
@@ -169,7 +169,7 @@ def _align_kernel(  # type: ignore[no-untyped-def]
             height = tl.where(is_here, heights[index], height)
             width = tl.where(is_here, widths[index], width)
             scale = tl.where(is_here, scales[index], scale)
-        height, width = height.to(tl.int32), width.to(tl.int32)
+        height, width = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
         level += image * height * width * NUM_CHANNELS
         top, bin_h = _first_bin(y1, y2, scale, NUM_ROWS, ALIGNED)
         left, bin_w = _first_bin(x1, x2, scale, NUM_COLUMNS, ALIGNED)
