@@ -1,24 +1,24 @@
 """How fast frames cross the bus, and what the reply parser and the allocator have to do with it.
 
-    python -m benchmarks.bus [--frames N] [--json]
+    python -m benchmarks.bus [--frames N] [--runs N] [--case TEXT] [--json]
 
 One process offers I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
 private server on a Unix socket. Each row is one choice for both: redis-py's own parser or hiredis, glibc's malloc as it
-is or told to keep large blocks (`pipeline.bus.allocator`). Checksums are compared before a figure is given.
+is or told to keep large blocks (`pipeline.bus.allocator`). They take turns; the peer is the first. Checksums are
+compared before a figure is given.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import time
 import zlib
-from importlib.metadata import version
-from typing import Any
+
+import numpy as np
+
+from benchmarks import report
 
 SIZES_WH = {"street": (568, 320), "resnet50": (1332, 750), "1080p": (1920, 1080)}
 """of a 16:9 source on the bus"""
@@ -133,24 +133,19 @@ def main() -> None:
     if sys.argv[1:2] == ["--role"]:
         _play_role(*sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bus", description=__doc__.split("\n")[0])
+    parser = report.arguments("benchmarks.bus", __doc__, num_runs=3)
     parser.add_argument("--frames", type=int, default=400, help="frames per measurement (default 400)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
-    device = f"{platform.machine()}, {os.cpu_count()} cores"
-    versions = {"redis-py": version("redis"), "hiredis": version("hiredis"), "python": platform.python_version()}
-    if not arguments.json:
-        print(f"{device}, {versions}\n{'frame':>10} {'parser':>8} {'malloc':>13} {'frames/s':>9} {'ratio':>6}")
-    for name, size_wh in SIZES_WH.items():
-        peer = 0.0
-        for reply_parser, blocks in CHOICES:
-            runs = sorted(_measure(size_wh, reply_parser, blocks, arguments.frames) for _ in range(3))
-            ours = runs[1]
-            peer = peer or ours
-            row: dict[str, Any] = {"case": f"{name} {reply_parser} {blocks}", "ours": round(ours, 1)}
-            row |= {"peer": round(peer, 1), "ratio": round(ours / peer, 2), "device": device, "versions": versions}
-            line = f"{name:>10} {reply_parser:>8} {blocks:>13} {ours:9.1f} {ours / peer:6.2f}"
-            print(json.dumps(row) if arguments.json else line, flush=True)
+    names = report.selected(list(SIZES_WH), arguments.case)
+    device = f"{report.cpu_name()}, {os.cpu_count()} cores"
+    table = report.Report(device, ("redis", "hiredis"), " ".join(CHOICES[0]), as_json=arguments.json)
+    for name in names:
+        turns = [
+            [_measure(SIZES_WH[name], *choice, arguments.frames) for choice in CHOICES] for _ in range(arguments.runs)
+        ]
+        by_choice = np.array(turns).T
+        for (reply_parser, blocks), frames_per_s in zip(CHOICES, by_choice, strict=True):
+            table.add(f"{name}: {reply_parser}, {blocks}", frames_per_s, by_choice[0], "frames/s")
 
 
 if __name__ == "__main__":
