@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def parity(_: report.Report, budget: Budget) -> Mapping[str, Any]:
 def sections() -> list[Section]:
     """420 seconds; the rest of the 8 minutes is for imports and for cases that a section has begun."""
     engines = [
-        Section(model, time_s, lambda table, budget, model=model: gpu_engine.measure(model, table, budget))
+        Section(model, time_s, partial(gpu_engine.measure, model))
         for model, time_s in (("maskrcnn_resnet50_fpn", 100), ("street", 50), ("maskrcnn_resnet50_fpn_v2", 90))
     ]
     return [

@@ -107,7 +107,7 @@ def measure(
             skipped.append(f"{name}: no time")
             continue
         frames = frames_of(model, batch)
-        calls = [
+        calls: list[Callable[[], object]] = [
             partial(in_a_row, engine, frames),
             partial(peers.forward, network, _pictures(frames, device), size_wh[::-1]),
             partial(_half_forward, channels_last, _pictures(frames, device), size_wh[::-1]),
@@ -131,10 +131,10 @@ def measure(
 
 def in_a_row(engine: Engine, frames: Sequence[I420Frame]) -> None:
     """Several batches, each submitted before the result of the one before is taken."""
-    options = {"min_scores": [SCORE_THRESHOLD] * len(frames), "class_ids": [None] * len(frames)}
-    pending = engine.submit(frames, **options)
+    submit = partial(engine.submit, frames, min_scores=[SCORE_THRESHOLD] * len(frames), class_ids=[None] * len(frames))
+    pending = submit()
     for _ in range(_BATCHES_IN_A_ROW - 1):
-        following = engine.submit(frames, **options)
+        following = submit()
         pending.result()
         pending = following
     pending.result()

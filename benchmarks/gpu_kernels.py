@@ -162,8 +162,8 @@ def faults(device: torch.device) -> dict[str, str | None]:
     for roi_case in (case for case in roi_align.CUDA_CASES if case.num_images == 1):
         found[roi_case.name] = _roi_align_fault(roi_case, device)
     for picture_case in PREPROCESS_CASES:
-        got = our_preprocess(picture_case, *packed(picture_case, device), torch.float32)
-        found[picture_case.name] = preprocess_fault(picture_case, got)
+        inputs = our_preprocess(picture_case, *packed(picture_case, device), torch.float32)
+        found[picture_case.name] = preprocess_fault(picture_case, inputs)
     return found
 
 

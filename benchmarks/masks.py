@@ -15,6 +15,7 @@ Before a figure is given, every string is compared and the pixels that differ ar
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -108,8 +109,8 @@ def main() -> None:
         num, frame_hw = CASES[name]
         inputs = blobs(num), torch.from_numpy(boxes(num, frame_hw)), frame_hw
         report.gate(name, fault(ours(*inputs), torchvisions(*inputs), frame_hw))
-        times_ms = report.take_turns([lambda at=inputs: ours(*at), lambda at=inputs: torchvisions(*at)], arguments.runs)
-        table.add(name, *times_ms)
+        calls = [partial(ours, *inputs), partial(torchvisions, *inputs)]
+        table.add(name, *report.take_turns(calls, arguments.runs))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def _set_mask_head(network: MaskRCNN, pooled: Tensor) -> None:
     last.bias -= last(hidden).mean(dim=(0, 2, 3))
 
 
-def _scale(layer: nn.Module, factor: float) -> None:
+def _scale(layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d, factor: float) -> None:
     layer.weight *= factor
     if layer.bias is not None:
         layer.bias *= factor

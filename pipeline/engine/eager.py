@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ops.preprocess import preprocess_batch
 from pipeline.engine.jobs import Found, Job
@@ -43,7 +44,8 @@ class EagerRunner:
         return Found(boxes.xyxy.numpy(), boxes.scores.numpy(), boxes.outputs.numpy(), boxes.num.numpy(), details)
 
     def _batch(self, job: Job) -> Tensor:
-        with torch.profiler.record_function("preprocess"):
+        with record_function("preprocess"):
+            bf16 = self._network.dtype == torch.bfloat16
             mean, std = self._spec.mean, self._spec.std
-            batch = torch.from_numpy(preprocess_batch(job.frames, job.input_hws, job.padded_hw, mean, std))
-            return batch.permute(0, 3, 1, 2).to(self._network.dtype)
+            batch = torch.from_numpy(preprocess_batch(job.frames, job.input_hws, job.padded_hw, mean, std, bf16=bf16))
+            return (batch.view(torch.bfloat16) if bf16 else batch).permute(0, 3, 1, 2)

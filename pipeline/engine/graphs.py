@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ops.preprocess import NUM_PARAMS, pack_frames
-from pipeline.engine.jobs import MAX_BATCH, Found, Job, grey_frame
+from pipeline.engine.jobs import MAX_BATCH, Found, Job
 from pipeline.engine.kernels import preprocess
 from pipeline.engine.network import Network
 from pipeline.models import ModelSpec
@@ -50,9 +50,9 @@ class _Slot:
     device_inputs: list[Tensor]
     device_output: Tensor
     host_output: Tensor
-    uploaded: torch.cuda.Event = field(default_factory=torch.cuda.Event)
-    computed: torch.cuda.Event = field(default_factory=torch.cuda.Event)
-    downloaded: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+    uploaded: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
+    computed: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
+    downloaded: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
     collect: Callable[[], Found] | None = None
     """of the batch that is in it"""
 
@@ -120,12 +120,10 @@ class GraphRunner:
         return slot.collect
 
     def _fill(self, host_inputs: list[Tensor], job: Job) -> None:
-        """Behind the job's frames the first one is repeated, and nothing is wanted of it."""
+        """Behind the job's frames are empty pictures."""
         planes, params, min_scores = (host.numpy() for host in host_inputs)
-        num = len(job.frames)
         pack_frames(job.frames, job.input_hws, planes, params)
-        planes[num:], params[num:] = planes[0], params[0]
-        min_scores[:num], min_scores[num:] = job.min_scores, np.inf
+        min_scores[: len(job.frames)] = job.min_scores
 
     def _run(self, lane: _Lane, slot: _Slot, capacity: int) -> None:
         """Enqueues the graph and the copy of its output to the host."""
@@ -181,12 +179,7 @@ class GraphRunner:
             )
             for _ in range(_NUM_SLOTS)
         ]
-        lane = _Lane(padded_hw, num_images, self._inputs(padded_hw, num_images, device), itertools.cycle(slots))
-        grey = Job([grey_frame((2, 2))], [(2, 2)], padded_hw, np.full((1, self._network.num_outputs), np.inf))
-        self._fill(slots[0].host_inputs, grey)
-        _copy(slots[0].host_inputs, lane.inputs)
-        torch.cuda.synchronize(device)
-        return lane
+        return _Lane(padded_hw, num_images, self._inputs(padded_hw, num_images, device), itertools.cycle(slots))
 
     def _inputs(self, padded_hw: tuple[int, int], num_images: int, device: torch.device) -> list[Tensor]:
         """Planes, params and min_scores."""
@@ -211,10 +204,8 @@ class GraphRunner:
     def _forward(self, lane: _Lane, capacity: int) -> Tensor:
         """Results in a row, (B + 6 * B * D + capacity * details,) float32, which holds counts and outputs exactly."""
         planes, params, min_scores = lane.inputs
-        batch, input_hws = preprocess(
-            planes, params, list(lane.padded_hw), self._spec.mean, self._spec.std, self._network.dtype
-        )
-        pyramid, boxes = self._network.boxes(batch, input_hws, min_scores)
+        batch = preprocess(planes, params, lane.padded_hw, self._spec.mean, self._spec.std, self._network.dtype)
+        pyramid, boxes = self._network.boxes(batch, params[:, 2:4], min_scores)
         parts = [boxes.num, boxes.scores, boxes.xyxy, boxes.outputs]
         if capacity:
             parts.append(self._network.details(pyramid, boxes, capacity))

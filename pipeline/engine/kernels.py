@@ -18,6 +18,37 @@ from ops.nms import nms as nms_on_cpu
 from ops.roi_align import roi_align as roi_align_on_cpu
 
 
+@torch.library.custom_op("maskstream::preprocess", mutates_args=(), device_types="cuda")
+def preprocess(
+    planes: Tensor,
+    params: Tensor,
+    padded_hw: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """(B, 3, *padded_hw) in `dtype`, channels last, of what `ops.preprocess.pack_frames` wrote.
+
+    On the CPU `ops.preprocess.preprocess_batch` reads the frames where they are.
+    """
+    from ops.preprocess_triton import preprocess as preprocess_on_cuda
+
+    height, width = padded_hw
+    return preprocess_on_cuda(planes, params, (height, width), mean, std, dtype)
+
+
+@preprocess.register_fake
+def _(
+    planes: Tensor,
+    params: Tensor,
+    padded_hw: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    return planes.new_empty((len(planes), *padded_hw, 3), dtype=dtype).permute(0, 3, 1, 2)
+
+
 @torch.library.custom_op("maskstream::nms", mutates_args=(), device_types="cpu")
 def nms(
     boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
