@@ -41,6 +41,8 @@ NUM_PROPOSALS = 150
 
 # Sums of up to 12,544 float32 products in another order, over some 50 layers: relative to the largest.
 SUM_TOLERANCE = 1e-4
+# Of two that are tied at the limit of how many are kept, either may be the last.
+SCORE_TOLERANCE = 1e-6
 # Decoding a box: some ten operations on numbers up to 352, of which one has the rounding 2^-16.
 BOX_TOLERANCE_PX = 1e-3
 
@@ -79,6 +81,7 @@ def judged(request: pytest.FixtureRequest) -> Judged:
 def judged_on(name: str) -> Judged:
     spec = dataclasses.replace(MODELS[name], min_size=PADDED_HW[0], max_size=PADDED_HW[1])
     frames = pictures()
+    torch.manual_seed(7)
     theirs = without_resize(build(spec.architecture, len(spec.head_class_ids) + 1), spec)
     theirs.rpn._post_nms_top_n = {"training": NUM_PROPOSALS, "testing": NUM_PROPOSALS}
     images = images_of(theirs, frames)
@@ -89,7 +92,7 @@ def judged_on(name: str) -> Judged:
     heads = theirs.roi_heads
     pooled = heads.box_roi_pool(features, proposals, images.image_sizes)
     logits, codes = heads.box_predictor(heads.box_head(pooled))
-    found = heads.postprocess_detections(logits, codes, proposals, images.image_sizes)
+    found = heads.postprocess_detections(untied(logits), codes, proposals, images.image_sizes)
     per_image = [
         dict(zip(("boxes", "scores", "labels"), of_image, strict=True)) for of_image in zip(*found, strict=True)
     ]
@@ -111,6 +114,11 @@ def judged_on(name: str) -> Judged:
         ours,
         taken,
     )
+
+
+def untied(logits: Tensor) -> Tensor:
+    """RoIAlign widens regions to a cell of their level, so that small ones may be the same to the head."""
+    return logits + 1e-3 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(7))
 
 
 def pictures() -> list[I420Frame]:
@@ -135,7 +143,6 @@ def images_of(network: FasterRCNN, frames: list[I420Frame]) -> ImageList:
 
 def spread_out(network: FasterRCNN, images: ImageList) -> None:
     """Random weights, and then layer by layer in the order of execution a scale that gives its outputs a deviation."""
-    torch.manual_seed(7)
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.weight.uniform_(0.8, 1.2)
@@ -235,8 +242,9 @@ def test_rpn_head(judged: Judged) -> None:
 def test_proposals(judged: Judged) -> None:
     found = proposals_of(judged, judged.taken)
     assert found.num.tolist() == [len(of_image) for of_image in judged.proposals]
-    for xyxy, num, expected in zip(found.xyxy, found.num.tolist(), judged.proposals, strict=True):
-        assert num_partners(xyxy[:num], expected) == num
+    for xyxy, scores, num, expected in zip(found.xyxy, found.scores, found.num, judged.proposals, strict=True):
+        above = scores[:num] > scores[num - 1] + SCORE_TOLERANCE
+        assert num_partners(xyxy[:num][above], expected) == int(above.sum())
     scores = found.scores[0, : found.num[0]]
     assert bool((scores[1:] <= scores[:-1]).all())
 
@@ -286,7 +294,7 @@ def detections_of(judged: Judged, network: FasterRCNN) -> Boxes:
     num_outputs = judged.logits.shape[1]
     is_valid = torch.arange(NUM_PROPOSALS) < proposals.num[:, None]
     padded = []
-    for values in (judged.logits, judged.codes):
+    for values in (untied(judged.logits), judged.codes):
         rows = torch.full((*is_valid.shape, values.shape[1]), float("nan"))
         rows[is_valid] = values
         padded.append(rows.flatten(0, 1))
@@ -299,7 +307,7 @@ def test_detections(judged: Judged) -> None:
     for index, expected in enumerate(judged.found):
         num = int(found.num[index])
         assert num == len(expected["scores"])
-        torch.testing.assert_close(found.scores[index, :num], expected["scores"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.scores[index, :num], expected["scores"], rtol=0, atol=SCORE_TOLERANCE)
         assert torch.equal(found.outputs[index, :num], expected["labels"])
         torch.testing.assert_close(found.xyxy[index, :num], expected["boxes"], rtol=0, atol=BOX_TOLERANCE_PX)
 
