@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
-# KP from ops.keypoints import decode_keypoints
 from ops.keypoints import decode_keypoints
 from ops.masks import pack_bits, paste_rle
 from pipeline.engine.architectures import build
