@@ -180,7 +180,8 @@ class GraphRunner:
             for _ in range(_NUM_SLOTS)
         ]
         lane = _Lane(padded_hw, num_images, self._inputs(padded_hw, num_images, device), itertools.cycle(slots))
-        torch.cuda.synchronize(device)  # the zeros, written on the caller's stream, come before what other streams write
+        # The zeros are written on the caller's stream; other streams write there next.
+        torch.cuda.synchronize(device)
         return lane
 
     def _inputs(self, padded_hw: tuple[int, int], num_images: int, device: torch.device) -> list[Tensor]:
