@@ -82,9 +82,10 @@ def _without_epsilon(constructor: Callable[..., FasterRCNN]) -> Callable[[int], 
 
     def builder(num_outputs: int) -> FasterRCNN:
         network = _as_it_is(constructor)(num_outputs)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-                module.eps = 0.0
+        for module in list(network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.BatchNorm2d):  # which takes no epsilon of 0
+                    setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=0.0))
         return network
 
     return builder
