@@ -80,7 +80,7 @@ def nms(
     _choose_kernel[(num_groups,)](
         words, flags, kept, num_kept, num_boxes, num_blocks, max_kept,
         BLOCK=_BLOCK, WORDS=capacity, KEPT=triton.next_power_of_2(max_kept),
-        num_warps=max(1, capacity // _WORDS_PER_WARP),
+        num_warps=max(1, capacity // _WORDS_PER_WARP), enable_fp_fusion=False,
     )  # fmt: skip
     return kept, num_kept
 
