@@ -153,8 +153,9 @@ def spread_out(network: FasterRCNN, images: ImageList) -> None:
             module.running_var.uniform_(0.5, 1.5)
             if name.endswith("bn3"):  # else every one of 16 residuals doubles the variance
                 module.weight.mul_(0.25)
-    for index, block in enumerate(network.backbone.fpn.layer_blocks):
-        rescale(last_layer(block), 1.0, list(network.backbone(images.tensors).values())[index])
+    levels = list(network.backbone(images.tensors).values())
+    for block, level in zip(network.backbone.fpn.layer_blocks, levels, strict=False):
+        rescale(last_layer(block), 1.0, level)
     features = network.backbone(images.tensors)
     head, heads = network.rpn.head, network.roi_heads
     objectness, deltas = head(list(features.values()))
