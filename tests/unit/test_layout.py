@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 TORCH = {"torch", "torchvision", "triton"}
-TORCH_MODULES = re.compile(r"pipeline/engine/|ops/\w+_triton\.py$")
+TORCH_MODULES = re.compile(r"pipeline/(engine|training)/|ops/\w+_triton\.py$")
 """the only ones that may import torch when they are loaded"""
 WITHOUT_TORCH = [
     "run_pipeline",
