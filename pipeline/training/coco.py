@@ -57,11 +57,12 @@ class CocoData:
     sha256: str
 
 
-def read_coco(data: str | Path, *, need_masks: bool) -> CocoData:
+def read_coco(data: str | Path, *, need_masks: bool, folder: Path | None = None) -> CocoData:
     """The data of a COCO JSON file, or of the one JSON file in a folder.
 
-    Pictures lie beside the file or in the folder `images` beside it. An image may carry `labelled_category_ids`;
-    without that entry all categories are labelled on it. need_masks: an annotation without a segmentation is an error.
+    Pictures lie in `folder`; without it beside the file or in a folder beside it. An image may carry
+    `labelled_category_ids`; without that entry all categories are labelled on it. need_masks: an annotation without a
+    segmentation is an error.
     Raises UsageError for whatever is missing or contradicts itself, naming the file and the entry.
     """
     path = _json_file(Path(data).expanduser())
@@ -76,9 +77,9 @@ def read_coco(data: str | Path, *, need_masks: bool) -> CocoData:
         ) from None
     if not images or not categories:
         raise UsageError(f"data {path}: expected at least one image and one category")
-    return CocoData(
-        path, categories, _pictures(path, images, annotations, categories, need_masks), hashlib.sha256(raw).hexdigest()
-    )
+    folder = folder or _folder_of(path, images)
+    pictures = _pictures(path, folder, images, annotations, categories, need_masks)
+    return CocoData(path, categories, pictures, hashlib.sha256(raw).hexdigest())
 
 
 def coco_masks() -> Any:
@@ -86,7 +87,7 @@ def coco_masks() -> Any:
     try:
         from pycocotools import mask
     except ImportError:
-        raise UsageError("training needs pycocotools: pip install 'maskstream[train]'") from None
+        raise UsageError("COCO data need pycocotools: pip install 'maskstream[train]'") from None
     return mask
 
 
@@ -104,6 +105,7 @@ def _json_file(path: Path) -> Path:
 
 def _pictures(
     path: Path,
+    folder: Path,
     images: list[dict[str, Any]],
     annotations: list[dict[str, Any]],
     categories: tuple[tuple[int, str], ...],
@@ -133,7 +135,6 @@ def _pictures(
         if annotation.rle is None and need_masks:
             raise UsageError(f"{where}: has no segmentation; this model learns masks, give polygons or run lengths")
         found[image_id].append(annotation)
-    folder = _folder_of(path, images)
     return tuple(
         _checked(path, "image", image, lambda image: _record(path, folder, image, sizes, found, ids))
         for image in images
