@@ -76,7 +76,7 @@ def _counted(truth: Any, entries: list[dict[str, Any]], kind: str, image_ids: li
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         raise UsageError("average precision needs pycocotools: pip install 'maskstream[train]'") from None
-    names = [category["name"] for _, category in sorted(truth.cats.items())]
+    names = [str(category.get("name", category_id)) for category_id, category in sorted(truth.cats.items())]
     if not entries:
         return Precision(dict.fromkeys(FIGURES, 0.0), dict.fromkeys(names, 0.0))
     with contextlib.redirect_stdout(io.StringIO()):

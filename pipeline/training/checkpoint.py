@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.errors import OutputError, UsageError
@@ -63,10 +63,10 @@ def read_checkpoint(path: Path, identity: Mapping[str, str]) -> Checkpoint:
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """fp16 safetensors. Raises OutputError."""
     halves = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in state.items()}
-    _replace(path, lambda part: save_file(halves, part, dict(metadata)))
+    _replace(path, lambda part: part.write_bytes(save(halves, dict(metadata))))
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         write(part)

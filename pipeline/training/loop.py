@@ -30,6 +30,7 @@ from pipeline.training.settings import TrainSettings
 from pipeline.training.specs import spec_for_data, weights_metadata
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
+from pipeline.weights_table import spec_of_weights
 
 # A line of metrics; the losses are fetched from the device only then.
 _STEPS_PER_LINE = 20
@@ -45,7 +46,7 @@ class Trainer:
         self._settings, self._reporter = settings, reporter
         self._device = choose_device(settings.device)
         self._precision, dtype = choose_dtype(settings.precision, self._device)
-        base = get_model(settings.model)
+        base = spec_of_weights(get_model(settings.model), settings.init)
         data = read_coco(settings.data, need_masks=base.output == "masks")
         self._spec = spec_for_data(base, data)
         self._validation = self._make_validation(data)

@@ -200,7 +200,8 @@ class DetectionLoss:
         wanted = torch.cat([output[kept] for output, kept in zip(outputs, chosen, strict=True)])
         own = logits.float()[torch.arange(len(wanted), device=wanted.device), wanted]
         if len(own) == 0:
-            return own.sum()
+            nothing: Tensor = own.sum()
+            return nothing
         with torch.no_grad():
             objects = [index[kept] for index, kept in zip(matched, chosen, strict=True)]
             truths = torch.cat([_rows(boxes, index) for boxes, index in zip(batch.boxes, objects, strict=True)])

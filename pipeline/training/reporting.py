@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.evaluation.coco_ap import CocoPrecision
+from pipeline.training.plot import plot_losses
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -86,7 +87,9 @@ class Reporter:
         )
 
     def finish(self) -> None:
+        """Draws loss.png."""
         self.close()
+        plot_losses(self._metrics, self._folder / "loss.png")
 
     def close(self) -> None:
         if self._live is not None:

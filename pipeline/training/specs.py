@@ -10,8 +10,8 @@ from pipeline.training.coco import CocoData
 
 
 def spec_for_data(base: ModelSpec, data: CocoData) -> ModelSpec:
-    """`base` where the data has its categories, ids and names; else `base` with those of the data."""
-    if set(data.categories) <= set(base.categories):
+    """`base` where the data has exactly its categories; else `base` with those of the data."""
+    if set(data.categories) == set(base.categories):
         return base
     ids = tuple(category_id for category_id, _ in data.categories)
     return replace(base, categories=data.categories, head_class_ids=ids)

@@ -233,7 +233,7 @@ def other_class_count(path: Path) -> None:
 
 
 def other_categories(path: Path) -> None:
-    save_file(load_file(BUNDLED), path, {"categories": json.dumps([[i, f"thing {i}"] for i in range(1, 7)])})
+    save_file(load_file(BUNDLED), path, {"categories": json.dumps([[i, f"thing {i}"] for i in range(1, 6)])})
 
 
 def not_a_state_dict(path: Path) -> None:
@@ -257,7 +257,7 @@ def pickled_code(path: Path) -> None:
         (not_a_state_dict, ".pth", "expected a state dict"),
         (other_architecture, ".safetensors", "not of architecture street with 6 classes: Missing key"),
         (other_class_count, ".pth", "size mismatch for roi_heads.box_predictor.cls_score.weight"),
-        (other_categories, ".safetensors", "made for the classes thing 1, "),
+        (other_categories, ".safetensors", "with 5 classes: "),
         (lambda path: None, ".pth", "there is no such file"),
         (lambda path: path.mkdir(), ".pth", "there is no such file"),
     ],

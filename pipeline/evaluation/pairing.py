@@ -1,0 +1,91 @@
+"""Which of the objects found on a picture stands for which object of the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.assignment import solve_assignment
+from pipeline.structures import Detections
+from pipeline.training.coco import Annotation, coco_masks
+
+MIN_IOU = 0.5
+"""of a pair; also the least share of a found object inside a crowd region that makes it count for nothing"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """One picture. Indices of the truth and of what was found.
+
+    pairs     (truth, found), one to one; `ious` are theirs
+    missed    objects of the truth without a partner
+    false     found objects without a partner
+    neutral   found objects that lie in crowd regions: neither right nor wrong
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    ious: tuple[float, ...]
+    missed: tuple[int, ...]
+    false: tuple[int, ...]
+    neutral: tuple[int, ...]
+
+    @property
+    def quality(self) -> float | None:
+        """Panoptic quality, 0 to 1, over the objects of all classes: the sum of the pairs' IoU by the number of pairs
+        and half of that of missed and false ones (Kirillov et al. 2019, equation 1). None where nothing counts.
+        """
+        weight = len(self.pairs) + (len(self.missed) + len(self.false)) / 2
+        return sum(self.ious) / weight if weight else None
+
+
+def overlaps(annotations: Sequence[Annotation], found: Detections, *, with_masks: bool) -> NDArray[np.float64]:
+    """(N, M): the IoU of each object of the truth with each that was found; for a crowd region the share of the found
+    object inside it; 0 between different classes. Of masks, or of boxes.
+    """
+    table = np.zeros((len(annotations), len(found)))
+    if not table.size:
+        return table
+    truth: list[object] | NDArray[np.float64]
+    ours: list[object] | NDArray[np.float64]
+    if with_masks and found.rle_counts is not None:
+        size = [found.height, found.width]
+        truth = [entry.rle for entry in annotations]
+        ours = [{"size": size, "counts": counts} for counts in found.rle_counts]
+    else:
+        truth = _xywh(np.array([entry.box_xyxy for entry in annotations], np.float64))
+        ours = _xywh(found.boxes_xyxy.astype(np.float64))
+    is_crowd = [int(entry.is_crowd) for entry in annotations]
+    table = np.asarray(coco_masks().iou(ours, truth, is_crowd), np.float64).T
+    same = np.array([entry.category_id for entry in annotations])[:, None] == found.class_ids
+    return np.where(same, table, 0.0)
+
+
+def pair_objects(table: NDArray[np.float64], is_crowd: NDArray[np.bool_]) -> Pairing:
+    """The pairing with the largest total IoU of pairs of at least MIN_IOU, from (N, M) `overlaps` and (N,) bool."""
+    truth_idx = np.flatnonzero(~is_crowd)
+    allowed = np.where(table >= MIN_IOU, table, 0.0)[truth_idx]
+    partner = solve_assignment(-allowed)
+    pairs = [
+        (int(truth_idx[row]), int(col))
+        for row, col in enumerate(partner.tolist())
+        if col >= 0 and allowed[row, col] > 0
+    ]
+    seen, used = {truth for truth, _ in pairs}, {found for _, found in pairs}
+    in_crowd = (table[is_crowd] >= MIN_IOU).any(axis=0)
+    alone = [index for index in range(table.shape[1]) if index not in used]
+    return Pairing(
+        pairs=tuple(pairs),
+        ious=tuple(float(table[pair]) for pair in pairs),
+        missed=tuple(index for index in truth_idx.tolist() if index not in seen),
+        false=tuple(index for index in alone if not in_crowd[index]),
+        neutral=tuple(index for index in alone if in_crowd[index]),
+    )
+
+
+def _xywh(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    boxes = boxes_xyxy.copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
