@@ -49,7 +49,7 @@ def coco_precision(truth: Any, detections: Mapping[int, Detections]) -> CocoPrec
     for image_id, found in detections.items():
         labelled = truth.imgs[image_id].get("labelled_category_ids", list(truth.cats))
         wanted = np.flatnonzero(np.isin(found.class_ids, labelled)).tolist()
-        entries += [_entry(image_id, found, index) for index in wanted]
+        entries += [coco_entry(image_id, found, index) for index in wanted]
     boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in entries]
     image_ids = list(detections)
     return CocoPrecision(
@@ -58,7 +58,8 @@ def coco_precision(truth: Any, detections: Mapping[int, Detections]) -> CocoPrec
     )
 
 
-def _entry(image_id: int, found: Detections, index: int) -> dict[str, Any]:
+def coco_entry(image_id: int, found: Detections, index: int) -> dict[str, Any]:
+    """One detection as pycocotools takes it: run lengths are bytes."""
     x1, y1, x2, y2 = found.boxes_xyxy[index].tolist()
     entry = {
         "image_id": image_id,

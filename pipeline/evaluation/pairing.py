@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,27 +40,52 @@ class Pairing:
         weight = len(self.pairs) + (len(self.missed) + len(self.false)) / 2
         return sum(self.ious) / weight if weight else None
 
+    @property
+    def caption(self) -> str:
+        """In words."""
+        quality = "nothing counts" if self.quality is None else f"quality {self.quality:.2f}"
+        return f"{quality}: {len(self.pairs)} found, {len(self.missed)} missed, {len(self.false)} false"
 
-def overlaps(annotations: Sequence[Annotation], found: Detections, *, with_masks: bool) -> NDArray[np.float64]:
+
+def chosen(found: Detections, min_score: float, class_ids: Collection[int]) -> Detections:
+    """Those of these classes with `min_score` or more."""
+    keep = np.flatnonzero((found.scores >= min_score) & np.isin(found.class_ids, list(class_ids)))
+    return Detections(
+        boxes_xyxy=found.boxes_xyxy[keep],
+        scores=found.scores[keep],
+        class_ids=found.class_ids[keep],
+        mask_bits=None,
+        rle_counts=None if found.rle_counts is None else [found.rle_counts[index] for index in keep.tolist()],
+        width=found.width,
+        height=found.height,
+    )
+
+
+def overlaps(annotations: Sequence[Annotation], found: Detections) -> NDArray[np.float64]:
     """(N, M): the IoU of each object of the truth with each that was found; for a crowd region the share of the found
-    object inside it; 0 between different classes. Of masks, or of boxes.
+    object inside it; 0 between different classes. Of masks, or of boxes where either side has no masks.
     """
     table = np.zeros((len(annotations), len(found)))
     if not table.size:
         return table
     truth: list[object] | NDArray[np.float64]
     ours: list[object] | NDArray[np.float64]
-    if with_masks and found.rle_counts is not None:
+    if found.rle_counts is not None and all(entry.rle is not None for entry in annotations):
         size = [found.height, found.width]
         truth = [entry.rle for entry in annotations]
         ours = [{"size": size, "counts": counts} for counts in found.rle_counts]
     else:
         truth = _xywh(np.array([entry.box_xyxy for entry in annotations], np.float64))
         ours = _xywh(found.boxes_xyxy.astype(np.float64))
-    is_crowd = [int(entry.is_crowd) for entry in annotations]
-    table = np.asarray(coco_masks().iou(ours, truth, is_crowd), np.float64).T
+    crowds = [int(entry.is_crowd) for entry in annotations]
+    table = np.asarray(coco_masks().iou(ours, truth, crowds), np.float64).T
     same = np.array([entry.category_id for entry in annotations])[:, None] == found.class_ids
     return np.where(same, table, 0.0)
+
+
+def crowds_of(annotations: Sequence[Annotation]) -> NDArray[np.bool_]:
+    """(N,) bool: which of them are crowd regions."""
+    return np.array([entry.is_crowd for entry in annotations], np.bool_)
 
 
 def pair_objects(table: NDArray[np.float64], is_crowd: NDArray[np.bool_]) -> Pairing:
@@ -74,14 +99,14 @@ def pair_objects(table: NDArray[np.float64], is_crowd: NDArray[np.bool_]) -> Pai
         if col >= 0 and allowed[row, col] > 0
     ]
     seen, used = {truth for truth, _ in pairs}, {found for _, found in pairs}
-    in_crowd = (table[is_crowd] >= MIN_IOU).any(axis=0)
+    in_crowd = set(np.flatnonzero((table[is_crowd] >= MIN_IOU).any(axis=0)).tolist())
     alone = [index for index in range(table.shape[1]) if index not in used]
     return Pairing(
         pairs=tuple(pairs),
         ious=tuple(float(table[pair]) for pair in pairs),
         missed=tuple(index for index in truth_idx.tolist() if index not in seen),
-        false=tuple(index for index in alone if not in_crowd[index]),
-        neutral=tuple(index for index in alone if in_crowd[index]),
+        false=tuple(index for index in alone if index not in in_crowd),
+        neutral=tuple(index for index in alone if index in in_crowd),
     )
 
 

@@ -87,7 +87,7 @@ def draw_sheet(heading: str, rows: Sequence[SheetRow]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     draw.text((8, 5), heading, _INK, ImageFont.load_default(15))
     x = 8.0
-    for colour, text in (*_KEY,):
+    for colour, text in _KEY:
         draw.rectangle((x, 31, x + 10, 41), colour)
         draw.text((x + 16, 28), text, _DIM, ImageFont.load_default(12))
         x += 16 + draw.textlength(text, ImageFont.load_default(12)) + 24
@@ -156,10 +156,10 @@ def _tile(rgb: NDArray[np.uint8], shapes: Sequence[_Shape], scale: float) -> Ima
     tile = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
     for shape in by_size:
-        left, top, _, bottom = (edge * scale for edge in shape.box_xyxy)
-        if shape.text and bottom - top >= MIN_LABEL_HEIGHT_PX:
+        x1, y1, _, y2 = (edge * scale for edge in shape.box_xyxy)
+        if shape.text and y2 - y1 >= MIN_LABEL_HEIGHT_PX:
             width = draw.textlength(shape.text, font)
-            at = (max(min(left, tile.width - width - 2), 1), max(top - 13, 0))
+            at = (max(min(x1, tile.width - width - 2), 1), max(y1 - 13, 0))
             draw.text(at, shape.text, shape.colour, font, stroke_width=2, stroke_fill=(0, 0, 0))
     return tile
 

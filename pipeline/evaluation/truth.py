@@ -15,7 +15,7 @@ from pipeline.synthetic import SceneFrame
 from pipeline.training.coco import Annotation, CocoData, coco_masks
 
 MIN_AREA_PX = 100
-"""visible pixels below which an object of the drawn scene counts neither way: a person of 20 px height covers so many"""
+"""visible pixels below which an object of a scene counts neither way: a person of 20 px height covers so many"""
 
 
 def check_pycocotools() -> None:
@@ -31,7 +31,7 @@ def coco_of_file(data: CocoData, category_ids: Collection[int], *, with_masks: b
     content = json.loads(data.path.read_bytes())
     content["categories"] = [entry for entry in content["categories"] if entry["id"] in category_ids]
     known = {record.image_id: iter(record.annotations) for record in data.pictures}
-    kept = []
+    kept: list[dict[str, Any]] = []
     for entry in content["annotations"]:
         annotation = next(known[entry["image_id"]])
         if annotation.category_id in category_ids:
@@ -46,8 +46,8 @@ def coco_of_scene(truth: Sequence[Sequence[Annotation]], labels: dict[int, str],
         "categories": [{"id": category_id, "name": label} for category_id, label in labels.items()],
     }
     entries: list[dict[str, Any]] = []
-    for index, annotations in enumerate(truth):
-        for annotation in annotations:
+    for index, objects in enumerate(truth):
+        for annotation in objects:
             entries.append(_completed({"image_id": index}, annotation, len(entries) + 1, with_masks=True))
     return _index({**content, "annotations": entries})
 
