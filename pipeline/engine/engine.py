@@ -164,7 +164,7 @@ def load_engine(
 ) -> Engine:
     """The engine of a registered model.
 
-    weights   a file of the same architecture, or None for the model's own; torchvision's are downloaded when not cached;
+    weights   a file of the architecture, or None for the model's own; torchvision's are downloaded when not cached;
               a file that names other classes or another input size than the model's makes a spec of its own
     device    auto, cpu, cuda or cuda:N
     precision auto (bf16 where the device multiplies it, else fp32), fp32, bf16, fp16

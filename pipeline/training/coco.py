@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ops.masks import decode_rle
 from pipeline.errors import UsageError
 
 Rle = dict[str, Any]
@@ -174,7 +175,7 @@ def _checked(path: Path, kind: str, entry: dict[str, Any], read: Callable[[dict[
         return read(entry)
     except UsageError:
         raise
-    except Exception as error:  # pycocotools raises bare Exception for what it cannot read
+    except Exception as error:  # pycocotools raises Exception itself for what it cannot read
         name = entry.get("id", "?") if isinstance(entry, dict) else entry
         raise UsageError(f"data {path}: {kind} {name}: not as COCO has it ({error!r})") from None
 
@@ -185,11 +186,13 @@ def _annotation(entry: dict[str, Any], hw: tuple[int, int], encode: Any) -> Anno
     rle: Rle | None = None
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
-        rle = encode.frPyObjects(segmentation, *hw) if isinstance(counts, list) else {**segmentation, "counts": counts}
-        if list(rle["size"]) != list(hw):
-            raise UsageError(
-                f"annotation {entry.get('id', '?')}: run lengths of {rle['size']} (height, width) on a picture of {hw}"
-            )
+        if list(segmentation["size"]) != list(hw):
+            raise ValueError(f"run lengths of {segmentation['size']} (height, width) on a picture of {list(hw)}")
+        if isinstance(counts, list):
+            rle = encode.frPyObjects(segmentation, *hw)
+        else:
+            rle = {"size": list(hw), "counts": counts.encode() if isinstance(counts, str) else counts}
+        decode_rle(rle["counts"], hw)  # raises where they do not add up
     elif segmentation:
         rle = encode.merge(encode.frPyObjects(segmentation, *hw))
     return Annotation(int(entry["category_id"]), (x, y, x + width, y + height), rle, bool(entry.get("iscrowd", 0)))

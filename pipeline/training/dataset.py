@@ -14,11 +14,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from ops.masks import decode_rle, rle_area
 from pipeline.errors import SourceError
 from pipeline.models import ModelSpec, input_hw
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
-from pipeline.training.coco import Annotation, CocoData, PictureRecord, coco_masks
+from pipeline.training.coco import Annotation, CocoData, PictureRecord
 from pipeline.training.picture import Instance, Picture, Rgb, Sample, to_sample
 from pipeline.training.synthetic_pictures import SyntheticPictures
 
@@ -93,25 +94,24 @@ class TrainingPictures(Dataset[Sample]):
         return input_hw(self._spec, hw)[0] / hw[0]
 
     def _load(self, record: PictureRecord) -> Picture:
-        instances = (self._instance(annotation) for annotation in record.annotations)
+        instances = (self._instance(annotation, (record.height, record.width)) for annotation in record.annotations)
         return Picture(
             read_rgb(record.path, (record.height, record.width)),
             tuple(instance for instance in instances if instance is not None),
             frozenset(self._output_of[category_id] for category_id in record.labelled),
         )
 
-    def _instance(self, annotation: Annotation) -> Instance | None:
+    def _instance(self, annotation: Annotation, hw: tuple[int, int]) -> Instance | None:
         output = self._output_of[annotation.category_id]
         if annotation.rle is None:
             x1, y1, x2, y2 = (round(edge) for edge in annotation.box_xyxy)
             box = np.full((y2 - y1, x2 - x1), 255, np.uint8)
             return Instance(output, x1, y1, box, annotation.is_crowd) if box.size else None
-        mask: NDArray[np.uint8] = coco_masks().decode(annotation.rle)
-        x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
+        mask = np.ascontiguousarray(decode_rle(annotation.rle["counts"], hw)).view(np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)
         if width == 0:
             return None
-        own = np.ascontiguousarray(mask[y : y + height, x : x + width]) * np.uint8(255)
-        return Instance(output, x, y, own, annotation.is_crowd)
+        return Instance(output, x, y, mask[y : y + height, x : x + width] * np.uint8(255), annotation.is_crowd)
 
     def _donor(self, rng: Generator, labelled: frozenset[int]) -> tuple[Picture, Instance, float] | None:
         """Any class with the same chance, so that rare ones are seen more often."""
@@ -121,11 +121,11 @@ class TrainingPictures(Dataset[Sample]):
         places = self._donors[categories[int(rng.integers(len(categories)))]]
         picture_idx, annotation_idx = places[int(rng.integers(len(places)))]
         record = self._data.pictures[picture_idx]
-        instance = self._instance(record.annotations[annotation_idx])
+        hw = (record.height, record.width)
+        instance = self._instance(record.annotations[annotation_idx], hw)
         if instance is None:
             return None
-        rgb = read_rgb(record.path, (record.height, record.width))
-        return Picture(rgb, (), frozenset()), instance, self._scale((record.height, record.width))
+        return Picture(read_rgb(record.path, hw), (), frozenset()), instance, self._scale(hw)
 
 
 class Positions(Sampler[list[int]]):
@@ -187,9 +187,8 @@ def _epoch_order(repeats: Sequence[float], seed: int, epoch: int, length: int) -
 def _donors(data: CocoData) -> dict[int, list[tuple[int, int]]]:
     """(picture, annotation) indices of objects with masks that are large enough, by category."""
     found: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    area = coco_masks().area
     for picture_idx, record in enumerate(data.pictures):
         for annotation_idx, entry in enumerate(record.annotations):
-            if entry.rle is not None and not entry.is_crowd and area(entry.rle) >= _MIN_DONOR_AREA_PX:
+            if entry.rle is not None and not entry.is_crowd and rle_area(entry.rle["counts"]) >= _MIN_DONOR_AREA_PX:
                 found[entry.category_id].append((picture_idx, annotation_idx))
     return dict(found)

@@ -252,10 +252,10 @@ def _integral(ignored: Tensor) -> Tensor:
 
 
 def _ignored_share(integral: Tensor, boxes: Tensor) -> Tensor:
-    """(N,): the share of each box that is ignored, its edges rounded to whole pixels and its outside not ignored."""
+    """(N,): the share that is ignored of the pixels in the picture that each box touches."""
     height, width = integral.shape[0] - 1, integral.shape[1] - 1
-    x1, x2 = (boxes[:, column].round().clamp(0, width).long() for column in (0, 2))
-    y1, y2 = (boxes[:, column].round().clamp(0, height).long() for column in (1, 3))
+    x1, y1 = boxes[:, 0].floor().clamp(0, width - 1).long(), boxes[:, 1].floor().clamp(0, height - 1).long()
+    x2 = torch.maximum(boxes[:, 2].ceil().clamp(max=width).long(), x1 + 1)
+    y2 = torch.maximum(boxes[:, 3].ceil().clamp(max=height).long(), y1 + 1)
     count = integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
-    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1.0)
-    return count / area
+    return count / ((x2 - x1) * (y2 - y1))
