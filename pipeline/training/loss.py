@@ -176,7 +176,7 @@ class DetectionLoss:
         num_rois = max(len(wanted), 1)
         class_loss = class_losses(logits, wanted, batch.labelled[image_idx]).sum() / num_rois
         positive = (wanted > 0).nonzero()[:, 0]
-        own = deltas.view(len(deltas), -1, 4)[positive, wanted[positive]]
+        own = deltas.view(*logits.shape, 4)[positive, wanted[positive]]
         box_loss = functional.smooth_l1_loss(own, codes[positive], beta=_SMOOTH_L1_BETA, reduction="sum")
         return class_loss, box_loss / num_rois
 
