@@ -25,7 +25,9 @@ COCO_EPILOG = r"""
   maskstream evaluate coco --data val.json --images pictures --weights runs/mine/weights.safetensors --output report
 
 With --output: metrics.json, detections.json (COCO's result format), and worst.png and best.png, the pictures with the
-lowest and the highest panoptic quality, truth beside what was found. Needs pycocotools: pip install 'maskstream\[train]'
+lowest and the highest panoptic quality, truth beside what was found.
+
+Needs pycocotools: pip install 'maskstream\[train]'
 """
 
 VIDEO_EPILOG = """
@@ -49,7 +51,8 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 def evaluate_coco(
     data: Annotated[Path, cli.option("--data", "annotations in COCO's format", "FILE.json", DATA_PANEL)],
     images: Annotated[
-        Path | None, cli.option("--images", "folder of the pictures; default beside the file", "DIR", DATA_PANEL)
+        Path | None,
+        cli.option("--images", "folder that the file names begin in; default beside FILE.json", "DIR", DATA_PANEL),
     ] = None,
     num: Annotated[
         int | None, cli.option("--num", "that many pictures, spread evenly; default all", "N", DATA_PANEL, min=1)

@@ -23,8 +23,9 @@ from pipeline.evaluation.session import (
     bar,
     figure,
     figures_of,
+    judged_spec,
+    load,
     make_folder,
-    open_engine,
     worst_and_best,
     write_json,
 )
@@ -44,7 +45,7 @@ DEFAULT_CONF = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoSettings:
-    """data: COCO JSON; images: folder of its pictures, None: beside it; num: of them, spread evenly, None: all."""
+    """data: COCO JSON; images: where its file names begin, None: beside it; num: of them, spread evenly, None: all."""
 
     data: Path
     images: Path | None
@@ -69,17 +70,18 @@ def evaluate_coco(settings: CocoSettings) -> dict[str, Any]:
     With settings.output it also writes metrics.json, detections.json and the sheets worst.png and best.png.
     Raises MaskStreamError.
     """
-    output = make_folder(settings.output)
-    engine = open_engine(settings.config)
+    spec = judged_spec(settings.config)
     data = read_coco(settings.data, need_masks=False, folder=_folder(settings.images))
-    category_of = _shared_categories(engine.spec, data)
+    category_of = _shared_categories(spec, data)
     labels = {category_id: label for category_id, label in data.categories if category_id in category_of.values()}
     records = _spread(data.pictures, settings.num)
     kept = {record.image_id: [a for a in record.annotations if a.category_id in labels] for record in records}
     if not any(not annotation.is_crowd for own in kept.values() for annotation in own):
         raise UsageError(f"data {data.path}: expected annotations of {', '.join(labels.values())}, got none")
-    no_masks = _why_no_masks(engine.spec, data, kept)
+    no_masks = _why_no_masks(spec, data, kept)
     with_masks = no_masks is None
+    output = make_folder(settings.output)
+    engine = load(settings.config)
 
     conf = DEFAULT_CONF if settings.config.conf is None else settings.config.conf
     regions = Regions(labels, conf)

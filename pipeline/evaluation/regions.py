@@ -74,8 +74,8 @@ class Regions:
 def _counts(entry: Annotation) -> bytes:
     if entry.rle is None:
         raise ValueError("regions are made of masks, but this annotation has a box alone")
-    counts = entry.rle["counts"]
-    return counts if isinstance(counts, bytes) else str(counts).encode("ascii")
+    counts: bytes = entry.rle["counts"]
+    return counts
 
 
 def _union(strings: Sequence[bytes], hw: tuple[int, int]) -> _Mask:

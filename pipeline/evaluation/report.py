@@ -29,8 +29,8 @@ _MEANING = {
 
 def print_coco(metrics: dict[str, Any]) -> None:
     """What `evaluate coco` found, to standard output."""
-    console = make_console(sys.stdout)
-    _head(console, metrics, f"{metrics['num_pictures']} pictures of {metrics['data']}")
+    console, num = make_console(sys.stdout), metrics["num_pictures"]
+    _head(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
     _print_columns(
         console,
         ["", "", "box", "mask"],
@@ -89,10 +89,10 @@ def print_video(metrics: dict[str, Any]) -> None:
     if metrics["no_masks"]:
         console.print(f"No figures of masks: {metrics['no_masks']}.")
     console.print(
-        f"{metrics['num_objects']} objects, counted in each frame; those of under {metrics['min_area_px']} visible px "
-        "count neither way."
+        f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px count "
+        "neither way."
     )
-    console.print("Engine alone: the frames as drawn, without codec, bus and resizing on the way; the same tracker.")
+    console.print("Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
 
 
 def _head(console: Console, metrics: dict[str, Any], what: str) -> None:

@@ -17,8 +17,9 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.coco_ap import Precision
 from pipeline.evaluation.truth import check_pycocotools
 from pipeline.exports.files import output_error, write_atomically
-from pipeline.models import default_model, get_model
+from pipeline.models import ModelSpec, default_model, get_model
 from pipeline.progress import make_console
+from pipeline.weights_table import spec_of_weights
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -26,17 +27,23 @@ if TYPE_CHECKING:
 NUM_SHEET_ROWS = 6
 
 
-def open_engine(config: JobConfig) -> Engine:
-    """The engine of a model whose boxes or masks can be judged. Raises UsageError."""
+def judged_spec(config: JobConfig) -> ModelSpec:
+    """The model, whose boxes or masks are to be judged, with the classes of its weights. Raises UsageError."""
     check_pycocotools()
     spec = get_model(config.model or default_model(config.device))
     if spec.output == "keypoints":
         raise UsageError(
             f"model {spec.name} finds keypoints, which are not evaluated: expected one that finds boxes or masks"
         )
+    return spec_of_weights(spec, config.weights)
+
+
+def load(config: JobConfig) -> Engine:
+    """The engine of `judged_spec`. Raises UsageError."""
     from pipeline.engine.engine import load_engine
 
-    return load_engine(spec.name, weights=config.weights, device=config.device, precision=config.precision)
+    name = config.model or default_model(config.device)
+    return load_engine(name, weights=config.weights, device=config.device, precision=config.precision)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ CAPTION_PX = 24
 HEADING_PX = 48
 GAP_PX = 4
 MIN_LABEL_HEIGHT_PX = 14
-"""of an object on the sheet that is named"""
+"""of an object on the sheet that is named, unless the name would cover that of a larger one"""
+LABEL_PX = 11
 MASK_OPACITY = 0.45
 
 _PAPER: Rgb = (24, 26, 30)
@@ -71,6 +72,12 @@ class _Shape:
     box_xyxy: tuple[float, float, float, float]
     text: str
     colour: Rgb
+
+    @property
+    def ink(self) -> Rgb:
+        """Of the text: the colour, lighter, to be read on black."""
+        red, green, blue = ((2 * part + 3 * 255) // 5 for part in self.colour)
+        return red, green, blue
 
 
 def write_sheet(path: Path, heading: str, rows: Sequence[SheetRow]) -> None:
@@ -154,18 +161,22 @@ def _tile(rgb: NDArray[np.uint8], shapes: Sequence[_Shape], scale: float) -> Ima
         outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(picture, outlines, -1, shape.colour, 1, cv2.LINE_AA)
     tile = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(LABEL_PX)
+    placed: list[tuple[float, float, float]] = []
     for shape in by_size:
         x1, y1, _, y2 = (edge * scale for edge in shape.box_xyxy)
         if shape.text and y2 - y1 >= MIN_LABEL_HEIGHT_PX:
             width = draw.textlength(shape.text, font)
-            at = (max(min(x1, tile.width - width - 2), 1), max(y1 - 13, 0))
-            draw.text(at, shape.text, shape.colour, font, stroke_width=2, stroke_fill=(0, 0, 0))
+            x, y = max(min(x1, tile.width - width - 2), 1), max(y1 - LABEL_PX - 2, 0)
+            near = [(begin, end) for row, begin, end in placed if abs(y - row) <= LABEL_PX]
+            if not any(x < end and begin < x + width for begin, end in near):
+                placed.append((y, x, x + width))
+                draw.text((x, y), shape.text, shape.ink, font, stroke_width=2, stroke_fill=(0, 0, 0))
     return tile
 
 
-def _decoded(counts: bytes | str, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return decode_rle(counts if isinstance(counts, bytes) else counts.encode("ascii"), rgb.shape[:2])
+def _decoded(counts: bytes, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return decode_rle(counts, (rgb.shape[0], rgb.shape[1]))
 
 
 def _pair_colour(number: int) -> Rgb:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,14 +24,16 @@ from pipeline.evaluation.session import (
     bar,
     figure,
     figures_of,
+    judged_spec,
+    load,
     make_folder,
-    open_engine,
     worst_and_best,
     write_json,
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
 from pipeline.messages import FrameResult
+from pipeline.models import ModelSpec
 from pipeline.structures import ColourMatrix, Detections, I420Frame
 from pipeline.synthetic import LABELS, Scene, SceneConfig, write_video
 from pipeline.tracker import Tracker, TrackerConfig
@@ -76,15 +79,17 @@ class Judgement:
 
 
 def evaluate_video(settings: VideoSettings) -> dict[str, Any]:
-    """All figures, as `metrics.json` has them: of the pipeline's results for the scene as an MP4 file, and of engine and
-    tracker alone on the frames as they were drawn, at full size.
+    """All figures, as `metrics.json` has them: of the pipeline's results for the scene as an MP4 file, and of engine
+    and tracker alone on the frames as they were drawn, at full size.
 
     With settings.output it also writes scene.mp4, metrics.json and the sheets worst.png and best.png.
     Raises MaskStreamError.
     """
+    spec = judged_spec(settings.config)
+    class_of = _shared_classes(spec)
+    with_masks = spec.output == "masks"
     output = make_folder(settings.output)
-    engine = open_engine(settings.config)
-    class_of = _shared_classes(engine)
+    engine = load(settings.config)
     labels = {class_id: label for class_id, label in LABELS.items() if class_id in class_of.values()}
     scene = Scene(settings.scene)
     with tempfile.TemporaryDirectory(prefix="maskstream-") as temporary:
@@ -97,7 +102,6 @@ def evaluate_video(settings: VideoSettings) -> dict[str, Any]:
     truth, alone = _engine_alone(engine, scene, class_of, settings.config)
 
     hw = (settings.scene.height, settings.scene.width)
-    with_masks = engine.spec.output == "masks"
     judged = judge(truth, through, labels, hw, with_masks=with_masks)
     judged_alone = judge(truth, alone, labels, hw, with_masks=with_masks)
     objects = [entry.category_id for frame in truth for entry in frame.annotations if not entry.is_crowd]
@@ -113,7 +117,7 @@ def evaluate_video(settings: VideoSettings) -> dict[str, Any]:
         "num_objects": len(objects),
         "min_area_px": MIN_AREA_PX,
         "classes": {label: {"num_objects": objects.count(class_id)} for class_id, label in labels.items()},
-        "no_masks": None if with_masks else f"model {engine.spec.name} finds boxes alone",
+        "no_masks": None if with_masks else f"model {spec.name} finds boxes alone",
         "pipeline": _figures(judged) | {"wall_s": round(pipeline_s, 3)},
         "engine_alone": _figures(judged_alone),
     }
@@ -153,14 +157,14 @@ def _tracked(truth: FrameTruth, found: FrameFound) -> TrackedFrame:
     )
 
 
-def _shared_classes(engine: Engine) -> dict[int, int]:
+def _shared_classes(spec: ModelSpec) -> dict[int, int]:
     """The model's class id -> the scene's, by name. Raises UsageError when they have none in common."""
     of_label = {label: class_id for class_id, label in LABELS.items()}
-    shared = {class_id: of_label[label] for class_id, label in engine.spec.categories if label in of_label}
+    shared = {class_id: of_label[label] for class_id, label in spec.categories if label in of_label}
     if not shared:
         raise UsageError(
-            f"model {engine.spec.name} knows nothing that the scene shows ({', '.join(of_label)}); "
-            f"it knows {', '.join(engine.spec.labels.values())}"
+            f"model {spec.name} knows nothing that the scene shows ({', '.join(of_label)}); "
+            f"it knows {', '.join(spec.labels.values())}"
         )
     return shared
 
@@ -173,8 +177,9 @@ def _through_the_pipeline(
 
     options = {name: getattr(config, name) for name in ("model", "weights", "device", "precision", "conf")}
     results: dict[int, FrameFound] = {}
-    with bar("through the pipeline", len(scene)) as step:
-        for result in run(video, **options, classes=list(labels.values()), output=str(folder)):
+    stream: Any = run(video, **options, classes=list(labels.values()), output=str(folder))
+    with bar("through the pipeline", len(scene)) as step, contextlib.closing(stream):
+        for result in stream:
             results[result.frame_seq - 1] = _of_result(result, labels)
             step()
     nothing = FrameFound(Detections.empty(scene.config.width, scene.config.height), np.zeros(0, np.int64))
