@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.progress import make_console
 
+_MOST_NAMES = 6
 _MEANING = {
     "AP": "average precision, IoU 0.50:0.95",
     "AP50": "at IoU 0.50",
@@ -31,32 +32,35 @@ def print_coco(metrics: dict[str, Any]) -> None:
     """What `evaluate coco` found, to standard output."""
     console, num = make_console(sys.stdout), metrics["num_pictures"]
     _head(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
+    kinds = [kind for kind in ("box", "mask") if metrics[kind] is not None]
     _print_columns(
         console,
-        ["", "", "box", "mask"],
-        [
-            [name, meaning, metrics["box"][name], (metrics["mask"] or {}).get(name)]
-            for name, meaning in _MEANING.items()
-        ],
+        ["", "", *kinds],
+        [[name, meaning, *(metrics[kind][name] for kind in kinds)] for name, meaning in _MEANING.items()],
     )
-    rows = [
-        [label, row["num_objects"], row["box_ap"], row["mask_ap"], row["iou"], row["dice"]]
-        for label, row in metrics["classes"].items()
-    ]
-    mask_ap = (metrics["mask"] or {}).get("AP")
-    mean = ["all", metrics["num_objects"], metrics["box"]["AP"], mask_ap, metrics["mean_iou"], metrics["mean_dice"]]
-    _print_columns(console, ["class", "objects", "box AP", "mask AP", "IoU", "Dice"], [*rows, mean])
-    if metrics["no_masks"]:
-        console.print(f"No figures of masks: {metrics['no_masks']}.")
+    columns = {f"{kind} AP": f"{kind}_ap" for kind in kinds}
+    whole = {"num_objects": metrics["num_objects"]} | {f"{kind}_ap": metrics[kind]["AP"] for kind in kinds}
+    if "mask" in kinds:
+        columns |= {"IoU": "iou", "Dice": "dice"}
+        whole |= {"iou": metrics["mean_iou"], "dice": metrics["mean_dice"]}
+    rows = [*metrics["classes"].items(), ("all", whole)]
+    _print_columns(
+        console,
+        ["class", "objects", *columns],
+        [[label, row["num_objects"], *(row[name] for name in columns.values())] for label, row in rows],
+    )
+    if "mask" in kinds:
+        _say(console, f"IoU and Dice are of all pixels of a class, found with a score of {metrics['conf']:g} or more.")
     else:
-        console.print(f"IoU and Dice are of all pixels of a class, found with a score of {metrics['conf']:g} or more.")
+        _say(console, f"No figures of masks: {metrics['no_masks']}.")
     if metrics["left_out_classes"]:
         names = metrics["left_out_classes"]
-        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        console.print(f"Left out, as {metrics['model']} does not know them: {', '.join(names[:6])}{more}.")
-    console.print(
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        _say(console, f"Left out, as {metrics['model']} does not know them: {', '.join(names[:_MOST_NAMES])}{more}.")
+    _say(
+        console,
         f"Speed: {metrics['pictures_per_s']:.1f} pictures/s, reading included; "
-        f"the engine takes {metrics['engine_ms']:.0f} ms (median)."
+        f"the engine takes {metrics['engine_ms']:.0f} ms (median).",
     )
 
 
@@ -87,17 +91,23 @@ def print_video(metrics: dict[str, Any]) -> None:
         [[*row, _difference(*row[1:])] for row in rows],
     )
     if metrics["no_masks"]:
-        console.print(f"No figures of masks: {metrics['no_masks']}.")
-    console.print(
+        _say(console, f"No figures of masks: {metrics['no_masks']}.")
+    _say(
+        console,
         f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px count "
-        "neither way."
+        "neither way.",
     )
-    console.print("Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
+    _say(console, "Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
 
 
 def _head(console: Console, metrics: dict[str, Any], what: str) -> None:
     name = metrics["model"] if metrics["weights"] is None else f"{metrics['model']} with {metrics['weights']}"
-    console.print(f"{name} ({metrics['precision']}, {metrics['device']}) on {what}", soft_wrap=True)
+    _say(console, f"{name} ({metrics['precision']}, {metrics['device']}) on {what}")
+
+
+def _say(console: Console, text: str) -> None:
+    """One line, however narrow the terminal is."""
+    console.print(text, soft_wrap=True)
 
 
 def _difference(through: float | None, alone: float | None) -> str:
