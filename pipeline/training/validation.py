@@ -34,6 +34,14 @@ class Validation:
 
     def __call__(self, state: Mapping[str, Tensor]) -> CocoPrecision:
         """Of a state dict as it is stored."""
+        num_threads = torch.get_num_threads()
+        try:
+            return self._precision_of(state)
+        finally:
+            # numba's threads are torch's: it sets their number anew, and with it the order of torch's sums
+            torch.set_num_threads(num_threads)
+
+    def _precision_of(self, state: Mapping[str, Tensor]) -> CocoPrecision:
         network = build(self._spec.architecture, len(self._spec.head_class_ids) + 1)
         network.load_state_dict(dict(state))
         with torch.inference_mode():

@@ -23,10 +23,13 @@ WITHOUT_TORCH = [
     "workers.track",
     "workers.sink",
     "workers.supervisor",
+    "pipeline.cli_train",
     "pipeline.client",
     "pipeline.config",
     "pipeline.models",
     "pipeline.source",
+    "pipeline.training.coco",
+    "pipeline.weights_table",
 ]
 MAX_LINES = 400
 
