@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import cli_evaluate, cli_train
 from pipeline import cli_options as cli
 from pipeline.errors import BusError, MaskStreamError, UsageError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.config import JobConfig
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-VERBS = ("subscribe", "worker", "status", "models")
+VERBS = ("subscribe", "worker", "status", "models", "train", "synthetic", "evaluate")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": "rich"}
@@ -33,6 +34,18 @@ verbs_app = typer.Typer(**_PLAIN)
 worker_app = typer.Typer(**_PLAIN)
 verbs_app.add_typer(
     worker_app, name="worker", help="Start one worker alone, to spread a job over hosts.", context_settings=_CONTEXT
+)
+
+verbs_app.command("train", epilog=cli_train.TRAIN_EPILOG, context_settings=_CONTEXT)(cli_train.train)
+verbs_app.command("synthetic", epilog=cli_train.SYNTHETIC_EPILOG, context_settings=_CONTEXT)(cli_train.synthetic)
+evaluate_app = typer.Typer(**_PLAIN)
+evaluate_app.command("coco", epilog=cli_evaluate.COCO_EPILOG, context_settings=_CONTEXT)(cli_evaluate.evaluate_coco)
+evaluate_app.command("video", epilog=cli_evaluate.VIDEO_EPILOG, context_settings=_CONTEXT)(cli_evaluate.evaluate_video)
+verbs_app.add_typer(
+    evaluate_app,
+    name="evaluate",
+    help="Tell how good a model is, on your pictures or a drawn video.",
+    context_settings=_CONTEXT,
 )
 
 
@@ -176,6 +189,9 @@ def worker_decode(
     stride: cli.Stride = None,
     max_fps: cli.MaxFps = None,
     rtsp_transport: cli.RtspTransport = None,
+    weights: Annotated[
+        str | None, cli.option("--weights", "as given to infer, where they have other classes", "FILE", cli.MODEL_PANEL)
+    ] = None,
     result_ttl_s: Annotated[str | None, cli.option("--result-ttl-s", "keep the log so long; default 3600", "S")] = None,
     redis_url: cli.RequiredRedisUrl = "",
 ) -> int:
@@ -183,11 +199,13 @@ def worker_decode(
     from pipeline.bus import Bus
     from pipeline.job import build_streams
     from pipeline.models import get_model
+    from pipeline.weights_table import spec_of_weights
     from workers.__main__ import run_task
     from workers.tasks import DecodeTask
 
     config = _config_of(context)
-    streams = build_streams(config, get_model(model), [source], [stream_id] if stream_id else [])
+    spec = spec_of_weights(get_model(model), config.weights)
+    streams = build_streams(config, spec, [source], [stream_id] if stream_id else [])
     if len(streams) != 1:
         raise UsageError(f"source {source!r}: expected one stream, got {len(streams)}: start a worker for each")
     bus = Bus(_needed(redis_url))

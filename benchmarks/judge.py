@@ -5,10 +5,8 @@ Shared by `benchmarks.parity` and the tests.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
@@ -25,6 +22,7 @@ from ops.iou import box_iou
 from ops.preprocess import rgb_to_i420
 from pipeline.engine.architectures import build
 from pipeline.engine.weights import load_weights
+from pipeline.evaluation.coco_ap import coco_precision
 from pipeline.models import ModelSpec, input_hw
 from pipeline.structures import ColourMatrix, Detections, I420Frame
 
@@ -187,31 +185,5 @@ def average_precision(truth: COCO, detections: Mapping[int, Detections]) -> Aver
 
     A class that an image does not label (`labelled_category_ids`; without that entry it labels all) is left out there.
     """
-    entries: list[dict[str, Any]] = []
-    with_masks = False
-    for image_id, found in detections.items():
-        labelled = truth.imgs[image_id].get("labelled_category_ids", list(truth.cats))
-        with_masks = found.rle_counts is not None
-        for index in np.flatnonzero(np.isin(found.class_ids, labelled)).tolist():
-            x1, y1, x2, y2 = found.boxes_xyxy[index].tolist()
-            entry = {"image_id": image_id, "category_id": int(found.class_ids[index])}
-            entry |= {"score": float(found.scores[index]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            if found.rle_counts is not None:
-                entry["segmentation"] = {"size": [found.height, found.width], "counts": found.rle_counts[index]}
-            entries.append(entry)
-    if not entries:
-        return AveragePrecision(0.0, 0.0 if with_masks else float("nan"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        boxes = truth.loadRes([{key: entry[key] for key in entry if key != "segmentation"} for entry in entries])
-        box_ap = _evaluated(truth, boxes, "bbox", list(detections))
-        mask_ap = _evaluated(truth, truth.loadRes(entries), "segm", list(detections)) if with_masks else float("nan")
-    return AveragePrecision(box_ap, mask_ap)
-
-
-def _evaluated(truth: COCO, found: COCO, kind: str, image_ids: list[int]) -> float:
-    evaluation = COCOeval(truth, found, kind)
-    evaluation.params.imgIds = image_ids
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return float(evaluation.stats[0])
+    found = coco_precision(truth, detections)
+    return AveragePrecision(found.boxes.ap, float("nan") if found.masks is None else found.masks.ap)

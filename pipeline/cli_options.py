@@ -16,6 +16,9 @@ RUN_EPILOG = """
   worker ROLE ...       start one worker alone, to spread a job over hosts
   status                tell how the streams and workers on a Redis are doing
   models                list the models with their classes and weights
+  train                 train a model, or fine-tune it to your own classes
+  synthetic DIR         write pictures of the drawn street as COCO data
+  evaluate coco|video   tell how good a model is
 
 [bold]Examples[/]
 

@@ -93,6 +93,16 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """names of subscribers that must have read a result before it may leave the log (`subscribe(..., reader=NAME)`)"""
 
 
+class ModelTable(msgspec.Struct, frozen=True):
+    """What weights of their own classes change in a registered model."""
+
+    categories: list[tuple[int, str]]
+    """(class_id, label) pairs, rising"""
+    min_size: int
+    max_size: int
+    """of the network's input, as in `pipeline.models.ModelSpec`"""
+
+
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One stream with everything decided: the value of its field in `ms:sources`."""
 
@@ -108,12 +118,14 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_frames: int | None
     rtsp_transport: Literal["tcp", "udp"]
     model: str
-    """name of the model, for its input size and its category table"""
+    """name of the model, for its input size and its category table; `name@file` where the weights bring their own"""
     max_in_flight: int
     log_bytes: int
     """bytes of result JSON the log keeps"""
     segment_folder: str | None = None
     """on this job's host: where decode keeps a camera's packets for the annotated video; None: it is not written"""
+    model_table: ModelTable | None = None
+    """for the model `name@file`"""
 
     @property
     def score_floor(self) -> float:

@@ -27,6 +27,7 @@ from pipeline.config import (
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
 from pipeline.source import ResolvedSource, resolve_sources
+from pipeline.weights_table import model_table, spec_of_weights
 
 MIB = 1024 * 1024
 MIN_LOG_BYTES = 8 * MIB
@@ -76,17 +77,18 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     that cannot be made or written.
     """
     device = ("cuda" if cuda_expected() else "cpu") if config.device == "auto" else config.device
-    spec = get_model(config.model or default_model(device))
-    weights = weights_path(spec, config.weights) if config.weights else None
+    base = get_model(config.model or default_model(device))
+    weights = weights_path(base, config.weights) if config.weights else None
     if weights and not weights.is_file():
         raise ConfigError(f"weights: expected a file, found none at {weights}")
+    spec = spec_of_weights(base, weights)
     streams = build_streams(config, spec, sources, stream_ids)
     save = list(dict.fromkeys(config.save))
     if config.output:
         _keep_sources_safe(streams, save, Path(config.output).expanduser())
     return Job(
         streams=streams,
-        model=spec.name,
+        model=base.name,
         weights=weights,
         device=device,
         precision=config.precision,
@@ -196,6 +198,7 @@ def _stream_config(
         max_frames=options.max_frames,
         rtsp_transport=options.rtsp_transport or "tcp",
         model=spec.name,
+        model_table=model_table(spec),
         max_in_flight=config.max_in_flight,
         log_bytes=log_bytes,
     )

@@ -11,9 +11,10 @@ from pipeline.bus import Bus, Offer, PositionMovedError
 from pipeline.config import StreamConfig
 from pipeline.errors import BusError, SourceError
 from pipeline.messages import EndReason
-from pipeline.models import bus_hw, get_model
+from pipeline.models import bus_hw
 from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
+from pipeline.weights_table import spec_of_stream
 from pipeline.wire import FrameHeader, SourceEnd
 from workers.base import Life, Reconnecting, log
 from workers.tasks import DecodeTask
@@ -71,7 +72,7 @@ class Decoder:
         self._num_offered = 0
         self._num_reconnects = 0
         self._status_at_s = 0.0
-        self._model = get_model(stream.model)
+        self._model = spec_of_stream(stream)
 
     def run(self) -> None:
         """Sessions, one after the other, until the source is over."""

@@ -80,7 +80,9 @@ class InferWorker:
         now_s = time.monotonic()
         if now_s >= self._refresh_at_s:
             streams = self._bus.streams().items()
-            self._queue.set_streams(stream_id for stream_id, stream in streams if stream.model == self._task.model)
+            self._queue.set_streams(
+                stream_id for stream_id, stream in streams if stream.model == self._engine.spec.name
+            )
             self._refresh_at_s = now_s + STREAMS_REFRESH_S
         if now_s >= self._beat_at_s:
             self._bus.beat("infer", self._task.name, "running", detail=self._detail, counters=self._counters)

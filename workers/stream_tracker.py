@@ -22,9 +22,9 @@ from pipeline.messages import (
     Mask,
     Timing,
 )
-from pipeline.models import get_model
 from pipeline.structures import Detections
 from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
+from pipeline.weights_table import spec_of_stream
 from pipeline.wire import BusMessage, FrameDetections, FrameGap, SourceEnd
 from workers.base import log
 
@@ -58,7 +58,7 @@ class StreamTracker:
         self.stream = stream
         self._bus = bus
         self.log = bus.result_log(stream)
-        self._labels = get_model(stream.model).labels
+        self._labels = spec_of_stream(stream).labels
         self._config = _tracker_config(stream)
         self._owned = False
         self._loaded = False

@@ -21,6 +21,7 @@ from pipeline.engine.network import Network
 from pipeline.engine.weights import load_weights
 from pipeline.models import ModelSpec, get_model, input_hw
 from pipeline.structures import Detections, I420Frame
+from pipeline.weights_table import spec_of_weights
 
 # Every level of the pyramid must divide the input.
 _SIZE_DIVISOR = 32
@@ -162,13 +163,14 @@ def load_engine(
 ) -> Engine:
     """The engine of a registered model.
 
-    weights   a file of the same architecture, or None for the model's own; torchvision's are downloaded when not cached
+    weights   a file of the architecture, or None for the model's own; torchvision's are downloaded when not cached;
+              a file that names other classes or another input size than the model's makes a spec of its own
     device    auto, cpu, cuda or cuda:N
     precision auto (bf16 where the device multiplies it, else fp32), fp32, bf16, fp16
     threads   for torch on the CPU; None leaves torch's choice
     Raises ModelError or UsageError.
     """
-    spec = get_model(model)
+    spec = spec_of_weights(get_model(model), weights)
     torch_device = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ from pipeline.engine.engine import Engine, load_engine
 from pipeline.errors import SourceError
 from pipeline.models import ModelSpec, bus_hw, class_ids_of, default_model, get_model
 from pipeline.structures import ColourMatrix, Detections, I420Frame
+from pipeline.weights_table import spec_of_weights
 
 Picture = NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 
@@ -40,7 +41,7 @@ def segment(
     Raises UsageError, ModelError, SourceError for a file that cannot be read, ValueError for an array of another kind.
     """
     name = default_model(device) if model is None else model
-    spec = get_model(name)
+    spec = spec_of_weights(get_model(name), weights)
     class_ids = None if classes is None else class_ids_of(spec, classes)
     engine = _engine(name, weights, device, precision, threads)
     if isinstance(image_or_images, np.ndarray | Image.Image | str | os.PathLike):

@@ -148,7 +148,10 @@ def test_help_is_complete(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code_text in out
 
 
-@pytest.mark.parametrize("arguments", ["subscribe", "status", "models", "worker", "worker decode", "worker sink"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["subscribe", "status", "models", "worker", "worker decode", "worker sink", "evaluate coco", "evaluate video"],
+)
 def test_every_verb_has_help(run: Run, arguments: str) -> None:
     for flag in ("-h", "--help"):
         code, out, err = run(*arguments.split(), flag)

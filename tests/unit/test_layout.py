@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 TORCH = {"torch", "torchvision", "triton"}
-TORCH_MODULES = re.compile(r"pipeline/engine/|ops/\w+_triton\.py$")
+TORCH_MODULES = re.compile(r"pipeline/(engine|training)/|ops/\w+_triton\.py$")
 """the only ones that may import torch when they are loaded"""
 WITHOUT_TORCH = [
     "run_pipeline",
@@ -23,10 +23,13 @@ WITHOUT_TORCH = [
     "workers.track",
     "workers.sink",
     "workers.supervisor",
+    "pipeline.cli_train",
     "pipeline.client",
     "pipeline.config",
     "pipeline.models",
     "pipeline.source",
+    "pipeline.training.coco",
+    "pipeline.weights_table",
 ]
 MAX_LINES = 400
 

@@ -1,0 +1,134 @@
+"""The figures of the evaluations as tables for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.progress import make_console
+
+_MOST_NAMES = 6
+_MEANING = {
+    "AP": "average precision, IoU 0.50:0.95",
+    "AP50": "at IoU 0.50",
+    "AP75": "at IoU 0.75",
+    "APs": "objects under 32x32 px",
+    "APm": "up to 96x96 px",
+    "APl": "larger ones",
+    "AR1": "average recall, 1 a picture",
+    "AR10": "10 a picture",
+    "AR100": "100 a picture",
+    "ARs": "objects under 32x32 px",
+    "ARm": "up to 96x96 px",
+    "ARl": "larger ones",
+}
+
+
+def print_coco(metrics: dict[str, Any]) -> None:
+    """What `evaluate coco` found, to standard output."""
+    console, num = make_console(sys.stdout), metrics["num_pictures"]
+    _head(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
+    kinds = [kind for kind in ("box", "mask") if metrics[kind] is not None]
+    _print_columns(
+        console,
+        ["", "", *kinds],
+        [[name, meaning, *(metrics[kind][name] for kind in kinds)] for name, meaning in _MEANING.items()],
+    )
+    columns = {f"{kind} AP": f"{kind}_ap" for kind in kinds}
+    whole = {"num_objects": metrics["num_objects"]} | {f"{kind}_ap": metrics[kind]["AP"] for kind in kinds}
+    if "mask" in kinds:
+        columns |= {"IoU": "iou", "Dice": "dice"}
+        whole |= {"iou": metrics["mean_iou"], "dice": metrics["mean_dice"]}
+    rows = [*metrics["classes"].items(), ("all", whole)]
+    _print_columns(
+        console,
+        ["class", "objects", *columns],
+        [[label, row["num_objects"], *(row[name] for name in columns.values())] for label, row in rows],
+    )
+    if "mask" in kinds:
+        _say(console, f"IoU and Dice are of all pixels of a class, found with a score of {metrics['conf']:g} or more.")
+    else:
+        _say(console, f"No figures of masks: {metrics['no_masks']}.")
+    if metrics["left_out_classes"]:
+        names = metrics["left_out_classes"]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        _say(console, f"Left out, as {metrics['model']} does not know them: {', '.join(names[:_MOST_NAMES])}{more}.")
+    _say(
+        console,
+        f"Speed: {metrics['pictures_per_s']:.1f} pictures/s, reading included; "
+        f"the engine takes {metrics['engine_ms']:.0f} ms (median).",
+    )
+
+
+def print_video(metrics: dict[str, Any]) -> None:
+    """What `evaluate video` found, to standard output."""
+    console = make_console(sys.stdout)
+    scene = metrics["scene"]
+    _head(
+        console,
+        metrics,
+        f"{scene['num_frames']} frames of {scene['width']}x{scene['height']} at {scene['fps']:g} a second",
+    )
+    through, alone = metrics["pipeline"], metrics["engine_alone"]
+    rows: list[list[Any]] = []
+    for kind in ("mask", "box"):
+        if through[kind] is not None:
+            rows += [[f"{kind} {name}", through[kind][name], alone[kind][name]] for name in ("AP", "AP50", "AP75")]
+            of_class = f"{kind}_ap_of_class"
+            rows += [
+                [f"{kind} AP, {label}", through[of_class][label], alone[of_class][label]]
+                for label in metrics["classes"]
+            ]
+    rows += [[name.upper(), through[name], alone[name]] for name in ("mota", "idf1")]
+    rows += [[name, through[f"num_{name}"], alone[f"num_{name}"]] for name in ("missed", "false", "switches")]
+    _print_columns(
+        console,
+        ["", "pipeline", "engine alone", "difference"],
+        [[*row, _difference(*row[1:])] for row in rows],
+    )
+    if metrics["no_masks"]:
+        _say(console, f"No figures of masks: {metrics['no_masks']}.")
+    _say(
+        console,
+        f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px count "
+        "neither way.",
+    )
+    _say(console, "Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
+
+
+def _head(console: Console, metrics: dict[str, Any], what: str) -> None:
+    name = metrics["model"] if metrics["weights"] is None else f"{metrics['model']} with {metrics['weights']}"
+    _say(console, f"{name} ({metrics['precision']}, {metrics['device']}) on {what}")
+
+
+def _say(console: Console, text: str) -> None:
+    """One line, however narrow the terminal is."""
+    console.print(text, soft_wrap=True)
+
+
+def _difference(through: float | None, alone: float | None) -> str:
+    if through is None or alone is None:
+        return ""
+    return f"{through - alone:+d}" if isinstance(through, int) else f"{through - alone:+.3f}"
+
+
+def _print_columns(console: Console, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        words = number == 0 or not heading
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

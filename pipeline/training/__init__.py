@@ -1,0 +1,1 @@
+"""Training of the registered models on data in COCO's format."""

@@ -1,0 +1,178 @@
+"""What happens to a picture on its way into a training batch: where the camera stands, and what stands before it.
+
+Everything follows from the generator that is passed in. Shares and ranges are constants here, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from pipeline.training.picture import (
+    Instance,
+    Matrix,
+    Picture,
+    Rgb,
+    covered,
+    scaling,
+    shift,
+    warp,
+    warp_instance,
+)
+
+# Of the size at which the engine looks at the picture: near and far cameras, small and large objects.
+SCALE_RANGE = (0.55, 1.6)
+# A crop that follows an object shows more objects than one anywhere.
+_SHARE_AROUND_OBJECT = 0.7
+# A camera above the road: taller vehicles with their roofs nearer, large and cut by the border, sometimes turned.
+_SHARE_FROM_ABOVE = 0.1
+_SHARE_TURNED = 0.3
+_SHARE_TILTED = 0.3
+_MAX_TILT_DEGREES = 6.0
+_SHARE_WITH_PASTED = 0.35
+_MAX_PASTED = 3
+
+Donor = Callable[[Generator, frozenset[int]], "tuple[Picture, Instance, float] | None"]
+"""A picture, one of its objects with an output among those given, and the scale at which the engine looks at it."""
+
+
+def random_view(rng: Generator, picture: Picture, scale: float, crop_hw: tuple[int, int]) -> Picture:
+    """A crop of the picture at a random scale about `scale`, flipped, sometimes tilted or as from above."""
+    jitter = float(np.exp(rng.uniform(*np.log(SCALE_RANGE))))
+    from_above = rng.random() < _SHARE_FROM_ABOVE
+    matrix = scaling(-1 if rng.random() < 0.5 else 1, 1)
+    if from_above:
+        matrix = _from_above(rng, picture.hw) @ matrix
+        jitter = min(jitter * 1.5, 2.5)
+    elif rng.random() < _SHARE_TILTED:
+        matrix = _turned(float(rng.uniform(-_MAX_TILT_DEGREES, _MAX_TILT_DEGREES))) @ matrix
+    matrix = scaling(scale * jitter, scale * jitter * float(np.exp(rng.uniform(-0.15, 0.15)))) @ matrix
+    matrix = _cropped(rng, picture, matrix, crop_hw)
+    return warp(picture, matrix, crop_hw, _fill(rng))
+
+
+def with_pasted(rng: Generator, picture: Picture, donor: Donor, *, share: float = _SHARE_WITH_PASTED) -> Picture:
+    """Sometimes with a few objects of other pictures in it, at any height, of classes labelled on this one."""
+    if rng.random() >= share:
+        return picture
+    for _ in range(int(rng.integers(1, _MAX_PASTED + 1))):
+        found = donor(rng, picture.labelled)
+        if found is not None:
+            picture = _pasted(rng, picture, *found)
+    return picture
+
+
+def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> Picture:
+    """A road or floor seen from above, without anything on it: an uneven grey with grain and some painted lines."""
+    height, width = crop_hw
+    colour = rng.uniform(40, 170) + rng.uniform(-8, 8, 3)
+    coarse = rng.normal(0, rng.uniform(2, 14), (5, 8)).astype(np.float32)
+    spread = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = rng.standard_normal((height, width), np.float32) * float(rng.uniform(2, 9))
+    softened = cv2.GaussianBlur(grain, (0, 0), float(rng.uniform(0.5, 1.5)))
+    rgb = np.clip(colour + (spread + softened)[..., None], 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(0, 5))):
+        start = rng.integers(0, (width, height))
+        angle, length = rng.uniform(0, np.pi), rng.uniform(10, 120)
+        end = start + (length * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+        bright = float(rng.uniform(150, 250))
+        cv2.line(
+            rgb,
+            tuple(start.tolist()),
+            tuple(end.tolist()),
+            (bright,) * 3,
+            int(rng.integers(1, 7)),
+            cv2.LINE_AA,
+        )
+    return Picture(rgb, (), labelled)
+
+
+def _pasted(rng: Generator, picture: Picture, source: Picture, instance: Instance, scale: float) -> Picture:
+    height, width = picture.hw
+    jitter = scale * float(np.exp(rng.uniform(*np.log(SCALE_RANGE))))
+    matrix = scaling(-1 if rng.random() < 0.5 else 1, 1)
+    if rng.random() < _SHARE_FROM_ABOVE:
+        matrix = _from_above(rng, source.hw) @ matrix
+        jitter *= 1.5
+    box_h, box_w = instance.mask.shape
+    # an object that would fill the picture is made smaller, one that would be lost is made larger
+    largest = max(box_h / height, box_w / width) * jitter
+    jitter *= min(1.0, 0.9 / largest) * max(1.0, 0.05 / largest)
+    matrix = scaling(jitter, jitter) @ matrix
+    centre = matrix @ (instance.left + box_w / 2, instance.top + box_h / 2, 1.0)
+    target = rng.uniform((0, 0), (width, height))
+    matrix = shift(*(target - centre[:2] / centre[2])) @ matrix
+    placed = warp_instance(replace(instance, ignored=False), matrix, picture.hw)
+    if placed is None or placed.ignored:
+        return picture
+    rgb = _blended(picture.rgb, source.rgb, matrix, placed)
+    below = (covered(other, placed) for other in picture.instances)
+    return Picture(rgb, (*(other for other in below if other is not None), placed), picture.labelled)
+
+
+def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: Instance) -> Rgb:
+    """The source over the picture where the mask is, its edge softened over a pixel or two."""
+    mask_h, mask_w = placed.mask.shape
+    local = Picture(source, (), frozenset())
+    above = warp(local, shift(-placed.left, -placed.top) @ matrix, (mask_h, mask_w), (0, 0, 0)).rgb
+    padded = cv2.copyMakeBorder(placed.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    alpha = cv2.GaussianBlur(padded, (3, 3), 0.8)[1:-1, 1:-1, None].astype(np.uint16)
+    rows, columns = slice(placed.top, placed.top + mask_h), slice(placed.left, placed.left + mask_w)
+    result = rgb.copy()
+    under = result[rows, columns]
+    result[rows, columns] = ((above * alpha + under * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return result
+
+
+def _cropped(rng: Generator, picture: Picture, matrix: Matrix, crop_hw: tuple[int, int]) -> Matrix:
+    """The homography moved so that the crop lies around one of the objects, or anywhere over the picture."""
+    height, width = picture.hw
+    corners = np.array([[[x, y]] for x in (0, width) for y in (0, height)], np.float64)
+    points = cv2.perspectiveTransform(corners, matrix)[:, 0]
+    low, high = points.min(axis=0), points.max(axis=0)
+    crop_wh = np.array([crop_hw[1], crop_hw[0]], np.float64)
+    wanted = [instance for instance in picture.instances if not instance.ignored]
+    if wanted and rng.random() < _SHARE_AROUND_OBJECT:
+        instance = wanted[int(rng.integers(len(wanted)))]
+        box_h, box_w = instance.mask.shape
+        point = matrix @ (instance.left + rng.uniform(0, box_w), instance.top + rng.uniform(0, box_h), 1.0)
+        corner = point[:2] / point[2] - rng.uniform(0, 1, 2) * crop_wh
+        # no further out than the picture reaches, where it is large enough
+        slack = high - low - crop_wh
+        corner = np.where(
+            slack > 0, corner.clip(low, low + slack.clip(min=0)), corner.clip(low + slack.clip(max=0), low)
+        )
+    else:
+        corner = low + rng.uniform(0, 1, 2) * (high - low - crop_wh)
+    moved: Matrix = shift(-corner[0], -corner[1]) @ matrix
+    return moved
+
+
+def _from_above(rng: Generator, hw: tuple[int, int]) -> Matrix:
+    """Vertically stretched, wider at the top or bottom, and sometimes turned by any angle."""
+    height, width = hw
+    matrix = scaling(1, float(rng.uniform(1.0, 1.6)))
+    slant = float(rng.uniform(-0.25, 0.25)) / height
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [0, slant, 1]], np.float64) @ shift(-width / 2, -height / 2) @ matrix
+    if rng.random() < _SHARE_TURNED:
+        matrix = _turned(float(rng.choice([90, 180, 270]) + rng.uniform(-45, 45))) @ matrix
+    else:
+        matrix = _turned(float(rng.uniform(-20, 20))) @ matrix
+    return matrix
+
+
+def _turned(degrees: float) -> Matrix:
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], np.float64)
+
+
+def _fill(rng: Generator) -> tuple[int, int, int]:
+    """The grey that the engine pads with (0 after the normalisation), or any other colour."""
+    if rng.random() < 0.5:
+        return 127, 127, 127
+    red, green, blue = rng.integers(0, 256, 3).tolist()
+    return red, green, blue

@@ -1,0 +1,266 @@
+"""The training run: steps, checkpoints, validation, and what is told of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.engine.device import choose_device, choose_dtype
+from pipeline.errors import MaskStreamError, OutputError, UsageError
+from pipeline.models import ModelSpec, get_model
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
+from pipeline.training.coco import CocoData, read_coco
+from pipeline.training.dataset import Mixture, Positions, TrainingPictures
+from pipeline.training.loss import DetectionLoss, Losses, Sampling
+from pipeline.training.network import start_network, stored_state
+from pipeline.training.optimizer import MAX_GRADIENT_NORM, AveragedWeights, make_optimizer, set_lr
+from pipeline.training.picture import Batch, collate
+from pipeline.training.reporting import Report, Reporter
+from pipeline.training.settings import TrainSettings
+from pipeline.training.specs import spec_for_data, weights_metadata
+from pipeline.training.synthetic_pictures import can_be_mixed_in
+from pipeline.training.validation import Validation
+from pipeline.weights_table import spec_of_weights
+
+# A line of metrics; the losses are fetched from the device only then.
+_STEPS_PER_LINE = 20
+_DEFAULT_SYNTHETIC_SHARE = 0.08
+_MAX_WORKERS = 8
+
+
+class Trainer:
+    """One run, from its first step or from where its checkpoint is."""
+
+    def __init__(self, settings: TrainSettings, reporter: Reporter) -> None:
+        """Reads and checks everything. Raises UsageError, ModelError or OutputError."""
+        self._settings, self._reporter = settings, reporter
+        self._device = choose_device(settings.device)
+        self._precision, dtype = choose_dtype(settings.precision, self._device)
+        base = spec_of_weights(get_model(settings.model), settings.init)
+        data = read_coco(settings.data, need_masks=base.output == "masks")
+        self._spec = spec_for_data(base, data)
+        self._validation = self._make_validation(data)
+        self._identity = _identity(settings, data, self._precision)
+        self._output = _made_folder(settings.output, settings.resume)
+        torch.manual_seed(settings.seed)
+        self._network = start_network(self._spec, base, None if settings.init is None else str(settings.init))
+        self._network.to(self._device)
+        self._data = TrainingPictures(data, self._spec, Mixture(settings.seed, settings.crop_hw, self._share(data)))
+        self._optimizer = make_optimizer(self._network, settings.optimizer, settings.lr)
+        self._average = AveragedWeights(self._network)
+        half = dtype is torch.float16
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=half)
+        autocast: AbstractContextManager[object] = (
+            nullcontext() if dtype is torch.float32 else torch.autocast(self._device.type, dtype=dtype)
+        )
+        self._loss = DetectionLoss(self._network, self._spec.mean, self._spec.std, autocast, Sampling())
+        self._step, self._elapsed_before_s, self._started = 0, 0.0, time.monotonic()
+        if settings.resume and self._checkpoint_path.is_file():
+            self._restore(read_checkpoint(self._checkpoint_path, self._identity))
+        self._since_line: list[Tensor] = []
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def step(self) -> int:
+        """Steps made so far, those before a resumption among them."""
+        return self._step
+
+    @property
+    def weights_path(self) -> Path:
+        return self._output / "weights.safetensors"
+
+    def run(self, stop_asked: Callable[[], bool]) -> bool:
+        """Trains to the end, or until stop_asked; leaves a checkpoint and the weights. Whether the end was reached."""
+        self._started = time.monotonic()
+        self._reporter.begin(self._output, self._step)
+        line_time, line_step = self._started, self._step
+        saved = self._started
+        for batch in self._batches():
+            if self._progress() >= 1 or stop_asked():
+                break
+            lr = self._make_step(batch)
+            now = time.monotonic()
+            ends_epoch = self._epoch(self._step) > self._epoch(self._step - 1)
+            if self._step % _STEPS_PER_LINE == 0 or ends_epoch:
+                rate = (self._step - line_step) * self._settings.batch / (now - line_time)
+                self._tell(lr, rate)
+                line_time, line_step = now, self._step
+            if ends_epoch and self._progress() < 1:
+                self._validate()
+                line_time = time.monotonic()
+            if now - saved > 60 * self._settings.checkpoint_minutes:
+                self._save()
+                saved = line_time = time.monotonic()
+        finished = self._progress() >= 1
+        self._check_finite()
+        self._save()
+        if finished:
+            self._validate()
+            self._reporter.finish()
+        return finished
+
+    def _make_step(self, batch: Batch) -> float:
+        settings = self._settings
+        lr = set_lr(self._optimizer, settings.lr, self._progress())
+        # The samplers draw from the global generator; so a resumed run draws what the first one would have drawn.
+        torch.manual_seed((settings.seed << 32) + self._step)
+        losses = self._loss(batch.to(self._device))
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward([self._scaler.scale(losses.total)])
+        self._scaler.unscale_(self._optimizer)
+        trained = [item for group in self._optimizer.param_groups for item in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._average.update(self._step)
+        self._since_line.append(torch.stack([*losses]).detach())
+        self._step += 1
+        return lr
+
+    def _tell(self, lr: float, rate: float) -> None:
+        losses = self._check_finite()
+        progress, elapsed_s = self._progress(), self._elapsed_s()
+        left_s = elapsed_s * (1 - progress) / progress if progress else math.inf
+        values = dict(zip(Losses._fields, losses, strict=True))
+        self._reporter.step(Report(self._step, self._epoch(self._step), values, lr, rate, elapsed_s, left_s, progress))
+
+    def _check_finite(self) -> list[float]:
+        """The mean losses since the last line. Raises MaskStreamError."""
+        if not self._since_line:
+            return []
+        means = torch.stack(self._since_line).mean(0).tolist()
+        self._since_line.clear()
+        if not all(map(math.isfinite, means)):
+            raise MaskStreamError(f"the loss is not a number any more at step {self._step}; try a lower --lr")
+        return [float(value) for value in means]
+
+    def _validate(self) -> None:
+        if self._validation is not None:
+            precision = self._validation(self._stored())
+            self._reporter.validated(self._step, self._epoch(self._step), precision)
+
+    def _save(self) -> None:
+        write_checkpoint(
+            self._checkpoint_path,
+            Checkpoint(
+                self._step,
+                self._elapsed_s(),
+                self._identity,
+                self._network.state_dict(),
+                self._average.tensors,
+                self._optimizer.state_dict(),
+                self._scaler.state_dict(),
+            ),
+        )
+        write_weights(self.weights_path, self._stored(), weights_metadata(self._spec))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._network.load_state_dict(checkpoint.network)
+        self._average.load(checkpoint.average)
+        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self._scaler.load_state_dict(checkpoint.scaler)
+        self._step, self._elapsed_before_s = checkpoint.step, checkpoint.elapsed_s
+
+    def _stored(self) -> dict[str, Tensor]:
+        return stored_state(self._spec, {**self._network.state_dict(), **self._average.tensors})
+
+    def _progress(self) -> float:
+        """Of the run, from 0 to 1."""
+        if self._settings.minutes is not None:
+            return min(self._elapsed_s() / (60 * self._settings.minutes), 1.0)
+        assert self._settings.epochs is not None
+        return min(self._step * self._settings.batch / (self._settings.epochs * self._data.epoch_length), 1.0)
+
+    def _elapsed_s(self) -> float:
+        return self._elapsed_before_s + time.monotonic() - self._started
+
+    def _epoch(self, step: int) -> int:
+        """Whole epochs after so many steps."""
+        return step * self._settings.batch // self._data.epoch_length
+
+    def _batches(self) -> Iterator[Batch]:
+        settings = self._settings
+        workers = settings.workers
+        if workers is None:
+            workers = 1 if self._device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
+        loader: DataLoader[Any] = DataLoader(
+            self._data,
+            batch_sampler=Positions(self._step, settings.batch),
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=self._device.type == "cuda",
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if workers else None,
+        )
+        return iter(loader)
+
+    def _share(self, data: CocoData) -> float:
+        given = self._settings.synthetic_share
+        if given is not None:
+            return given
+        return _DEFAULT_SYNTHETIC_SHARE if can_be_mixed_in({label for _, label in data.categories}) else 0.0
+
+    def _make_validation(self, data: CocoData) -> Validation | None:
+        if self._settings.val is None:
+            return None
+        val = read_coco(self._settings.val, need_masks=self._spec.output == "masks")
+        if val.path.samefile(data.path):
+            raise UsageError(f"--val {val.path} is the training data; validate on pictures that are not trained on")
+        unknown = {label for _, label in val.categories} - set(self._spec.labels.values())
+        if unknown:
+            raise UsageError(f"--val {val.path}: the training data has no category {min(unknown)!r}")
+        return Validation(val, self._spec, self._device, self._precision)
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return self._output / "checkpoint.pt"
+
+
+def _start_worker(_: int) -> None:
+    """A Ctrl-C reaches the whole group of processes: the first one decides."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def _identity(settings: TrainSettings, data: CocoData, precision: str) -> dict[str, str]:
+    """What a resumed run must share with its beginning, as text."""
+    names = ("model", "epochs", "minutes", "batch", "lr", "optimizer", "crop_hw", "seed", "synthetic_share")
+    identity = {f"--{name.removesuffix('_hw').replace('_', '-')}": str(getattr(settings, name)) for name in names}
+    identity["--precision"] = precision
+    identity["--data with SHA-256"] = data.sha256
+    if settings.init is not None:
+        identity["--init with SHA-256"] = _sha256(settings.init)
+    return identity
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise UsageError(f"--init {path}: there is no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _made_folder(path: Path, resume: bool) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--output {path}: {str(error.strerror).lower()}") from None
+    if not resume and (path / "checkpoint.pt").exists():
+        raise UsageError(f"--output {path} holds a run already: go on with it by --resume, or choose another folder")
+    return path

@@ -1,0 +1,261 @@
+"""The loss of Mask R-CNN (He et al., 2017, section 3; Ren et al., 2015, for the proposals) over torchvision's parts.
+
+Two things differ from torchvision's own. What lies mostly in an ignored region and matches no object is no background.
+And on a picture where only some classes were looked for, background means "none of those": the class loss of a
+background sample is -log(p(background) + sum of p(class) over the classes that were not looked for), and the
+proposals learn no background there.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import roi_align
+
+from pipeline.training.picture import MASK_TARGET_SIDE, Batch
+
+_MAX_IGNORED_SHARE = 0.5
+_SMOOTH_L1_BETA = 1 / 9
+
+
+class Losses(NamedTuple):
+    """Scalars. `masks` is 0 for a network without masks."""
+
+    objectness: Tensor
+    proposals: Tensor
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.objectness + self.proposals + self.classes + self.boxes + self.masks
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much of each picture the loss looks at.
+
+    num_anchors, num_rois    samples of each stage, at most half and a quarter of them objects
+    num_masks                masks learnt of those, at most
+    pre_nms_top_n, post_nms_top_n    proposals of a level, of a picture
+
+    A sixth of torchvision's 2000 proposals and a quarter of its 512 RoIs: what is left costs less than the trunk does.
+    """
+
+    num_anchors: int = 256
+    num_rois: int = 128
+    num_masks: int = 16
+    pre_nms_top_n: int = 600
+    post_nms_top_n: int = 320
+
+
+class DetectionLoss:
+    """Of a network whose parts are torchvision's. Draws its samples from torch's global generator."""
+
+    def __init__(
+        self,
+        network: FasterRCNN,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        autocast: AbstractContextManager[object],
+        sampling: Sampling,
+    ) -> None:
+        """autocast surrounds the convolutions; boxes, sampling and the losses themselves are float32."""
+        self._network, self._autocast = network, autocast
+        self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (mean, std))
+        self._num_masks = sampling.num_masks
+        rpn, heads = network.rpn, network.roi_heads
+        # the proposal layer takes its numbers for training only in training mode, where batch norms would move
+        rpn.training = True
+        rpn._pre_nms_top_n["training"] = sampling.pre_nms_top_n
+        rpn._post_nms_top_n["training"] = sampling.post_nms_top_n
+        rpn.fg_bg_sampler = BalancedPositiveNegativeSampler(sampling.num_anchors, 0.5)
+        heads.fg_bg_sampler = BalancedPositiveNegativeSampler(sampling.num_rois, 0.25)
+
+    def __call__(self, batch: Batch) -> Losses:
+        """The losses of a batch that lies on the network's device. Each is a mean, so batches of any size compare."""
+        hw = (batch.rgb.shape[2], batch.rgb.shape[3])
+        inside = _integral(batch.ignored)
+        with self._autocast:
+            features: dict[str, Tensor] = self._network.backbone(self._normalised(batch.rgb))
+            objectness, deltas = self._network.rpn.head(list(features.values()))
+        objectness, deltas = [level.float() for level in objectness], [level.float() for level in deltas]
+        features = {name: level.float() for name, level in features.items()}
+        proposals, objectness_loss, proposal_loss = self._propose(batch, inside, features, objectness, deltas)
+        rois, matched, outputs = self._sampled(batch, inside, proposals)
+        class_loss, box_loss = self._box_losses(batch, features, rois, matched, outputs, hw)
+        mask_loss = self._mask_loss(batch, features, rois, matched, outputs, hw)
+        return Losses(objectness_loss, proposal_loss, class_loss, box_loss, mask_loss)
+
+    def _normalised(self, rgb: Tensor) -> Tensor:
+        self._mean, self._std = self._mean.to(rgb.device), self._std.to(rgb.device)
+        pictures: Tensor = (rgb.float() - self._mean) / self._std
+        return pictures.contiguous(memory_format=torch.channels_last)
+
+    def _propose(
+        self,
+        batch: Batch,
+        inside: Tensor,
+        features: dict[str, Tensor],
+        objectness_levels: list[Tensor],
+        delta_levels: list[Tensor],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Proposals of each picture; the losses of objectness and of the anchors' boxes."""
+        rpn, num = self._network.rpn, len(batch.rgb)
+        hw = (batch.rgb.shape[2], batch.rgb.shape[3])
+        anchors: list[Tensor] = rpn.anchor_generator(ImageList(batch.rgb, [hw] * num), list(features.values()))
+        per_level = [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness_levels]
+        objectness, deltas = concat_box_prediction_layers(objectness_levels, delta_levels)
+        with torch.no_grad():
+            decoded = rpn.box_coder.decode(deltas, anchors).view(num, -1, 4)
+            proposals, _ = rpn.filter_proposals(decoded, objectness, [hw] * num, per_level)
+            targets = [{"boxes": boxes} for boxes in batch.boxes]
+            labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
+            for index, label in enumerate(labels):
+                no_background = _ignored_share(inside[index], anchors[index]) > _MAX_IGNORED_SHARE
+                if not bool(batch.labelled[index].all()):
+                    no_background = torch.ones_like(no_background)
+                label[(label == 0) & no_background] = -1
+            codes = torch.cat(rpn.box_coder.encode(matched, anchors))
+            positive, negative = (torch.cat(part).nonzero()[:, 0] for part in rpn.fg_bg_sampler(labels))
+            sampled = torch.cat([positive, negative])
+        num_sampled = max(len(sampled), 1)
+        box_loss = functional.smooth_l1_loss(deltas[positive], codes[positive], beta=_SMOOTH_L1_BETA, reduction="sum")
+        objectness_loss = functional.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
+        )
+        return proposals, objectness_loss / num_sampled, box_loss / num_sampled
+
+    @torch.no_grad()
+    def _sampled(
+        self, batch: Batch, inside: Tensor, proposals: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Of each picture: RoIs (R, 4), the object each matches, and its output (0 for background)."""
+        heads = self._network.roi_heads
+        candidates = heads.add_gt_proposals(proposals, batch.boxes)
+        matched, outputs = heads.assign_targets_to_proposals(candidates, batch.boxes, batch.outputs)
+        for index, output in enumerate(outputs):
+            share = _ignored_share(inside[index], candidates[index])
+            output[(output == 0) & (share > _MAX_IGNORED_SHARE)] = -1
+        chosen = heads.subsample(outputs)
+
+        def picked(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor[kept] for tensor, kept in zip(tensors, chosen, strict=True)]
+
+        return picked(candidates), picked(matched), picked(outputs)
+
+    def _box_losses(
+        self,
+        batch: Batch,
+        features: dict[str, Tensor],
+        rois: list[Tensor],
+        matched: list[Tensor],
+        outputs: list[Tensor],
+        hw: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        heads = self._network.roi_heads
+        with torch.no_grad():
+            truths = [_rows(boxes, index) for boxes, index in zip(batch.boxes, matched, strict=True)]
+            codes = torch.cat(heads.box_coder.encode(truths, rois))
+            wanted = torch.cat(outputs)
+            image_idx = torch.cat([torch.full_like(output, index) for index, output in enumerate(outputs)])
+        pooled = heads.box_roi_pool(features, rois, [hw] * len(rois))
+        with self._autocast:
+            logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        logits, deltas = logits.float(), deltas.float()
+        num_rois = max(len(wanted), 1)
+        class_loss = class_losses(logits, wanted, batch.labelled[image_idx]).sum() / num_rois
+        positive = (wanted > 0).nonzero()[:, 0]
+        own = deltas.view(*logits.shape, 4)[positive, wanted[positive]]
+        box_loss = functional.smooth_l1_loss(own, codes[positive], beta=_SMOOTH_L1_BETA, reduction="sum")
+        return class_loss, box_loss / num_rois
+
+    def _mask_loss(
+        self,
+        batch: Batch,
+        features: dict[str, Tensor],
+        rois: list[Tensor],
+        matched: list[Tensor],
+        outputs: list[Tensor],
+        hw: tuple[int, int],
+    ) -> Tensor:
+        heads = self._network.roi_heads
+        if not heads.has_mask():
+            return torch.zeros((), device=batch.rgb.device)
+        chosen = [_some((output > 0).nonzero()[:, 0], self._num_masks) for output in outputs]
+        own_rois = [roi[kept] for roi, kept in zip(rois, chosen, strict=True)]
+        pooled = heads.mask_roi_pool(features, own_rois, [hw] * len(own_rois))
+        with self._autocast:
+            logits = heads.mask_predictor(heads.mask_head(pooled))
+        wanted = torch.cat([output[kept] for output, kept in zip(outputs, chosen, strict=True)])
+        own = logits.float()[torch.arange(len(wanted), device=wanted.device), wanted]
+        if len(own) == 0:
+            nothing: Tensor = own.sum()
+            return nothing
+        with torch.no_grad():
+            objects = [index[kept] for index, kept in zip(matched, chosen, strict=True)]
+            truths = torch.cat([_rows(boxes, index) for boxes, index in zip(batch.boxes, objects, strict=True)])
+            masks = torch.cat([mask[index] for mask, index in zip(batch.masks, objects, strict=True)])
+            targets = mask_targets(masks, truths, torch.cat(own_rois), own.shape[-1])
+        return functional.binary_cross_entropy_with_logits(own, targets)
+
+
+def class_losses(logits: Tensor, outputs: Tensor, labelled: Tensor) -> Tensor:
+    """(R,): -log p of each sample's output; of a background sample, of the background or any class not looked for.
+
+    logits (R, C); outputs (R,) int64; labelled (R, C) bool, the classes looked for on the sample's picture, with
+    output 0 True.
+    """
+    own = functional.one_hot(outputs, logits.shape[1]).bool()
+    allowed = own | (~labelled & (outputs == 0)[:, None])
+    losses: Tensor = logits.logsumexp(1) - logits.masked_fill(~allowed, float("-inf")).logsumexp(1)
+    return losses
+
+
+def mask_targets(masks: Tensor, boxes: Tensor, rois: Tensor, side: int) -> Tensor:
+    """(R, side, side) float32 in [0, 1]: what of the object fills each cell of the RoI.
+
+    masks (R, 112, 112) uint8, stretched to boxes (R, 4); rois (R, 4), in the same pixels.
+    """
+    origin, scale = boxes[:, :2].repeat(1, 2), MASK_TARGET_SIDE / (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    local = (rois - origin) * scale
+    index = torch.arange(len(rois), device=rois.device, dtype=local.dtype)[:, None]
+    targets: Tensor = roi_align(
+        masks[:, None].float() / 255, torch.cat([index, local], 1), side, sampling_ratio=4, aligned=True
+    )
+    return targets[:, 0]
+
+
+def _rows(boxes: Tensor, index: Tensor) -> Tensor:
+    """boxes[index], zeros for a picture without objects, where every index is 0 and stands for nothing."""
+    return boxes[index] if len(boxes) else boxes.new_zeros((len(index), 4))
+
+
+def _some(index: Tensor, most: int) -> Tensor:
+    return index if len(index) <= most else index[torch.randperm(len(index), device=index.device)[:most]]
+
+
+def _integral(ignored: Tensor) -> Tensor:
+    """(B, H + 1, W + 1) float32: the number of ignored pixels above and to the left."""
+    sums = ignored.float().cumsum(1).cumsum(2)
+    return functional.pad(sums, (1, 0, 1, 0))
+
+
+def _ignored_share(integral: Tensor, boxes: Tensor) -> Tensor:
+    """(N,): the share that is ignored of the pixels in the picture that each box touches."""
+    height, width = integral.shape[0] - 1, integral.shape[1] - 1
+    x1, y1 = boxes[:, 0].floor().clamp(0, width - 1).long(), boxes[:, 1].floor().clamp(0, height - 1).long()
+    x2 = torch.maximum(boxes[:, 2].ceil().clamp(max=width).long(), x1 + 1)
+    y2 = torch.maximum(boxes[:, 3].ceil().clamp(max=height).long(), y1 + 1)
+    count = integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
+    return count / ((x2 - x1) * (y2 - y1))

@@ -1,0 +1,114 @@
+"""The network in the form it is trained in, and its way back to the form it is stored in.
+
+Batch norms are folded into their convolutions: the running statistics stay as they are, the scale and the bias are
+learnt with the convolution, and a processor has two passes over memory less to make. Everything up to the first level
+of the pyramid is frozen, as detectron2 freezes the stem and the first stage: it knows edges and colours already, and
+its large maps would cost most of the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from pipeline.engine.architectures import build, fold_batch_norm
+from pipeline.engine.weights import load_weights
+from pipeline.errors import UsageError
+from pipeline.models import ModelSpec
+
+State = dict[str, Tensor]
+
+
+def start_network(spec: ModelSpec, base: ModelSpec, init: str | None) -> FasterRCNN:
+    """The network of `spec` with folded batch norms, in fp32, with the weights of `base` or of the file `init`.
+
+    Rows of the class head and of the masks are taken over by the label; those of labels that `base` does not know
+    start at random (torch's global generator). Raises ModelError for weights that cannot be used, UsageError for a
+    network of keypoints.
+    """
+    if spec.output == "keypoints":
+        raise UsageError(f"model {spec.name} finds keypoints, which cannot be trained; choose one for masks or boxes")
+    source = build(base.architecture, len(base.head_class_ids) + 1)
+    load_weights(source, base, init)
+    network = build(spec.architecture, len(spec.head_class_ids) + 1)
+    network.load_state_dict(_taken_over(source.state_dict(), network.state_dict(), base, spec))
+    fold_batch_norm(network)
+    network.to(memory_format=torch.channels_last)
+    network.requires_grad_(requires_grad=True)
+    frozen_part(network).requires_grad_(requires_grad=False)
+    return network
+
+
+def frozen_part(network: FasterRCNN) -> nn.ModuleList:
+    """The layers of the body up to the first that the pyramid takes."""
+    body = network.backbone.body
+    first = next(iter(body.return_layers))
+    names = list(dict(body.named_children()))
+    return nn.ModuleList(body[name] for name in names[: names.index(first) + 1])
+
+
+def stored_state(spec: ModelSpec, folded: Mapping[str, Tensor]) -> State:
+    """The state dict of the architecture as `pipeline.engine.architectures.build` makes it, from a folded one."""
+    template = build(spec.architecture, len(spec.head_class_ids) + 1)
+    state = {name: tensor.detach().float().cpu() for name, tensor in folded.items()}
+    norms = dict(_folded_norms(template))
+    for norm_name, conv_name in norms.items():
+        norm = template.get_submodule(norm_name)
+        bias = state.pop(f"{conv_name}.bias")
+        ones = torch.ones_like(bias)
+        state[f"{norm_name}.weight"], state[f"{norm_name}.bias"] = ones, bias
+        state[f"{norm_name}.running_mean"] = torch.zeros_like(bias)
+        state[f"{norm_name}.running_var"] = ones - norm.eps
+        if isinstance(norm, nn.BatchNorm2d):
+            state[f"{norm_name}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return {name: state[name] for name in template.state_dict()}
+
+
+def _folded_norms(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(norm, convolution) names of each pair that `fold_batch_norm` merges."""
+    before: tuple[str, nn.Module] | None = None
+    for name, child in module.named_children():
+        if (
+            before is not None
+            and isinstance(before[1], nn.Conv2d)
+            and isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d)
+        ):
+            yield prefix + name, prefix + before[0]
+        else:
+            yield from _folded_norms(child, f"{prefix}{name}.")
+        before = (name, child)
+
+
+def _taken_over(source: State, target: State, base: ModelSpec, spec: ModelSpec) -> State:
+    """`target` with what it shares with `source`, the rows of each label moved to where `spec` has them."""
+    rows = torch.tensor(_source_rows(base, spec))
+    known = rows >= 0
+    for name, tensor in target.items():
+        given = source[name]
+        if not name.startswith(_PREDICTORS):
+            target[name] = given
+            continue
+        per_output = 4 if ".bbox_pred." in name else 1
+        grouped = tensor.clone().view(len(rows), per_output, *tensor.shape[1:])
+        grouped[known] = given.view(-1, per_output, *given.shape[1:])[rows[known]]
+        target[name] = grouped.flatten(0, 1)
+    return target
+
+
+_PREDICTORS = (
+    "roi_heads.box_predictor.cls_score.",
+    "roi_heads.box_predictor.bbox_pred.",
+    "roi_heads.mask_predictor.mask_fcn_logits.",
+)
+
+
+def _source_rows(base: ModelSpec, spec: ModelSpec) -> list[int]:
+    """The output of `base` for each output of `spec`, -1 for a label it does not know; the background is 0 in both."""
+    output_of = {
+        base.labels[class_id]: k for k, class_id in enumerate(base.head_class_ids, 1) if class_id in base.labels
+    }
+    return [0, *(output_of.get(spec.labels.get(class_id, ""), -1) for class_id in spec.head_class_ids)]

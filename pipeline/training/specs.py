@@ -1,0 +1,29 @@
+"""Which model a training run makes: the registered one, or one with the categories of the data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from pipeline.models import ModelSpec
+from pipeline.training.coco import CocoData
+
+
+def spec_for_data(base: ModelSpec, data: CocoData) -> ModelSpec:
+    """`base` where the data has exactly its categories; else `base` with those of the data."""
+    if set(data.categories) == set(base.categories):
+        return base
+    ids = tuple(category_id for category_id, _ in data.categories)
+    return replace(base, categories=data.categories, head_class_ids=ids)
+
+
+def weights_metadata(spec: ModelSpec) -> dict[str, str]:
+    """What a weights file says of itself; `pipeline.engine.weights` reads it."""
+    return {
+        "format": "pt",
+        "architecture": spec.architecture,
+        "categories": json.dumps({str(class_id): label for class_id, label in spec.categories}),
+        "head_class_ids": json.dumps(list(spec.head_class_ids)),
+        "min_size": str(spec.min_size),
+        "max_size": str(spec.max_size),
+    }

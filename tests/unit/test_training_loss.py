@@ -1,0 +1,169 @@
+"""The loss is torchvision's where both say the same, and follows its two rules where they do not."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import roi_heads
+from torchvision.models.detection.image_list import ImageList
+
+from pipeline.engine.architectures import build
+from pipeline.training.loss import DetectionLoss, Losses, Sampling, class_losses, mask_targets
+from pipeline.training.picture import MASK_TARGET_SIDE, Batch
+
+HW = (96, 128)
+NUM_OUTPUTS = 4
+AS_TORCHVISION = Sampling(num_anchors=256, num_rois=512, num_masks=10_000, pre_nms_top_n=2000, post_nms_top_n=2000)
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    torch.manual_seed(0)
+    network = build("street", NUM_OUTPUTS)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    return network
+
+
+def batch(*, objects: bool = True, ignored: bool = False, labelled: tuple[bool, ...] = (True,) * NUM_OUTPUTS) -> Batch:
+    """Two pictures, the second without objects."""
+    generator = torch.Generator().manual_seed(1)
+    boxes = torch.tensor([[10.0, 12, 50, 70], [60, 20, 120, 60], [30, 30, 46, 46]])[: 3 if objects else 0]
+    masks = torch.randint(0, 256, (len(boxes), MASK_TARGET_SIDE, MASK_TARGET_SIDE), generator=generator)
+    return Batch(
+        rgb=torch.randint(0, 256, (2, 3, *HW), dtype=torch.uint8, generator=generator),
+        boxes=[boxes, boxes[:0]],
+        outputs=[torch.tensor([1, 3, 2])[: len(boxes)], torch.zeros(0, dtype=torch.int64)],
+        masks=[masks.to(torch.uint8), masks[:0].to(torch.uint8)],
+        ignored=torch.full((2, *HW), ignored),
+        labelled=torch.tensor([labelled, labelled]),
+    )
+
+
+def losses_of(network: Any, given: Batch, sampling: Sampling = AS_TORCHVISION) -> Losses:
+    loss = DetectionLoss(network, MEAN, STD, contextlib.nullcontext(), sampling)
+    torch.manual_seed(7)
+    return loss(given)
+
+
+def theirs(network: Any, given: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """torchvision's losses, its masks cut from ours: its own way with them takes masks of whole pictures."""
+
+    def project(masks: Tensor, rois: Tensor, matched: Tensor, side: int) -> Tensor:
+        if len(masks) == 0:
+            return masks.new_zeros((0, side, side), dtype=torch.float32)
+        return mask_targets(masks[matched], given.boxes[0][matched], rois, side)
+
+    monkeypatch.setattr(roi_heads, "project_masks_on_boxes", project)
+    pictures = (given.rgb.float() / 255 - MEAN[0]) / STD[0]
+    targets = [
+        {"boxes": boxes, "labels": outputs, "masks": masks}
+        for boxes, outputs, masks in zip(given.boxes, given.outputs, given.masks, strict=True)
+    ]
+    # parts in training mode, the norms not
+    monkeypatch.setattr(network.rpn, "training", True)
+    monkeypatch.setattr(network.roi_heads, "training", True)
+    torch.manual_seed(7)
+    features = network.backbone(pictures)
+    images = ImageList(pictures, [HW, HW])
+    proposals, proposal_losses = network.rpn(images, features, targets)
+    _, head_losses = network.roi_heads(features, proposals, images.image_sizes, targets)
+    return {**proposal_losses, **head_losses}
+
+
+def test_equals_torchvision(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = losses_of(network, batch())
+    expected = theirs(network, batch(), monkeypatch)
+    # the same samples and the same sums in another order, in float32
+    for mine, name in (
+        (ours.objectness, "loss_objectness"),
+        (ours.proposals, "loss_rpn_box_reg"),
+        (ours.classes, "loss_classifier"),
+        (ours.boxes, "loss_box_reg"),
+        (ours.masks, "loss_mask"),
+    ):
+        assert float(mine) > 0
+        torch.testing.assert_close(
+            mine, expected[name], rtol=2e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_ignored_regions_are_no_background(network: Any) -> None:
+    empty = losses_of(network, batch(objects=False))
+    ignored = losses_of(network, batch(objects=False, ignored=True))
+    assert float(empty.objectness) > 0
+    assert float(empty.classes) > 0
+    assert [float(value) for value in ignored] == [0.0] * 5
+
+
+def test_objects_in_ignored_regions_are_learnt(network: Any) -> None:
+    found = losses_of(network, batch(ignored=True))
+    assert all(float(value) > 0 for value in found)
+
+
+def test_only_boxes_mostly_inside_are_ignored(network: Any) -> None:
+    given = batch(objects=False)
+    given.ignored[:, :, : HW[1] // 2] = True
+    whole, half = losses_of(network, batch(objects=False)), losses_of(network, given)
+    assert float(half.objectness) > 0
+    assert float(half.objectness) != float(whole.objectness)
+
+
+def test_no_background_for_proposals_where_classes_are_missing(network: Any) -> None:
+    found = losses_of(network, batch(objects=False, labelled=(True, True, False, True)))
+    assert float(found.objectness) == 0.0
+    assert float(found.classes) > 0
+
+
+def test_background_may_be_what_was_not_looked_for() -> None:
+    logits = torch.tensor([[0.0, math.log(2.0), math.log(5.0)]]).repeat(3, 1)  # p = 1/8, 2/8, 5/8
+    outputs = torch.tensor([0, 0, 1])
+    labelled = torch.tensor([[True, True, True], [True, True, False], [True, True, False]])
+    expected = [-math.log(1 / 8), -math.log(6 / 8), -math.log(2 / 8)]
+    # one float32 rounding in each of two logarithms of sums
+    assert class_losses(logits, outputs, labelled).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradient_leaves_a_missing_class_alone() -> None:
+    logits = torch.zeros(1, 3, requires_grad=True)
+    labelled = torch.tensor([[True, True, False]])
+    class_losses(logits, torch.tensor([0]), labelled).sum().backward()
+    assert logits.grad is not None
+    background, looked_for, missing = logits.grad[0].tolist()
+    assert looked_for > 0  # pushed down
+    assert missing < 0  # not pushed down: it shares what the background gains
+    assert background == pytest.approx(missing)
+
+
+def test_mask_targets_by_hand() -> None:
+    left_half = torch.zeros(1, MASK_TARGET_SIDE, MASK_TARGET_SIDE, dtype=torch.uint8)
+    left_half[:, :, : MASK_TARGET_SIDE // 2] = 255
+    boxes = torch.tensor([[10.0, 20, 50, 60]])
+    rois = torch.tensor([[10.0, 20, 50, 60], [30, 20, 50, 60], [10, 20, 30, 40], [-10, 20, 30, 60]])
+    same, right, corner, shifted = mask_targets(left_half.repeat(4, 1, 1), boxes.repeat(4, 1), rois, 4)
+    assert same.tolist() == [[1, 1, 0, 0]] * 4
+    assert not right[:, 1:].any()  # the first column touches the edge, where the mask is interpolated
+    assert (corner[:, :3] == 1).all()
+    assert shifted.tolist() == [[0, 0, 1, 1]] * 4
+
+
+def test_fewer_samples_are_fewer(network: Any) -> None:
+    few = Sampling(num_anchors=16, num_rois=16, num_masks=1, pre_nms_top_n=50, post_nms_top_n=20)
+    found = losses_of(network, batch(), few)
+    assert all(math.isfinite(float(value)) for value in found)
+    assert float(found.masks) != float(losses_of(network, batch()).masks)
+
+
+def test_boxes_alone_have_no_mask_loss() -> None:
+    torch.manual_seed(0)
+    network = build("fasterrcnn_mobilenet_v3_large_320_fpn", NUM_OUTPUTS)
+    found = losses_of(network, batch(), Sampling())
+    assert float(found.masks) == 0.0
+    assert float(found.total) == pytest.approx(sum(float(value) for value in found[:4]))
