@@ -7,18 +7,19 @@ captured in a CUDA graph. Triton is imported with the first call on CUDA.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, library
 
 from ops.nms import nms as nms_on_cpu
 from ops.roi_align import roi_align as roi_align_on_cpu
 
 
-@torch.library.custom_op("maskstream::preprocess", mutates_args=(), device_types="cuda")
+@library.custom_op("maskstream::preprocess", mutates_args=(), device_types="cuda")
 def preprocess(
     planes: Tensor,
     params: Tensor,
@@ -49,7 +50,7 @@ def _(
     return planes.new_empty((len(planes), *padded_hw, 3), dtype=dtype).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("maskstream::nms", mutates_args=(), device_types="cpu")
+@library.custom_op("maskstream::nms", mutates_args=(), device_types="cpu")
 def nms(
     boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -64,23 +65,19 @@ def nms(
 
 
 @nms.register_kernel("cuda")
-def _(
-    boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     from ops.nms_triton import nms as nms_on_cuda
 
-    return nms_on_cuda(boxes_xyxy, is_candidate, iou_threshold, max_kept, classes)
+    return nms_on_cuda(*arguments)
 
 
 @nms.register_fake
-def _(
-    boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _(boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, *_: Any) -> tuple[Tensor, Tensor]:
     kept = is_candidate.new_empty((len(is_candidate), max_kept), dtype=torch.int64)
     return kept, is_candidate.new_empty(len(is_candidate), dtype=torch.int64)
 
 
-@torch.library.custom_op("maskstream::roi_align", mutates_args=(), device_types="cpu")
+@library.custom_op("maskstream::roi_align", mutates_args=(), device_types="cpu")
 def roi_align(
     levels: Sequence[Tensor],
     scales: Sequence[float],
@@ -142,7 +139,7 @@ def _(
     image_idx: Tensor,
     num_valid: Tensor,
     output_side: int,
-    sampling_ratio: int,
+    *_: Any,
 ) -> Tensor:
     shape = (len(boxes_xyxy), output_side, output_side, levels[0].shape[1])
     return levels[0].new_empty(shape).permute(0, 3, 1, 2)

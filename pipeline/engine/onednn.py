@@ -6,6 +6,7 @@ this file, and only after the kind of layer has been compared with torch's own o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 
@@ -26,7 +27,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 _MAX_SHAPES = 1024
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """A layer with the activation that follows it. It only runs forward, on the CPU, in the dtype of its weight.
 
     The best layout of the weight depends on the shape of the input, so it is made when a shape is seen first. There
@@ -42,9 +43,9 @@ class Layer(nn.Module):
         self._weight_of_shape: dict[torch.Size, Tensor] = {}
         self._weight_of_layout: dict[bytes, Tensor] = {}
 
+    @abstractmethod
     def _reorder(self, shape: torch.Size) -> Tensor:
         """The weight as an opaque tensor, in the layout for an input of this shape."""
-        raise NotImplementedError
 
     def _weight_for(self, shape: torch.Size) -> Tensor:
         weight = self._weight_of_shape.get(shape)

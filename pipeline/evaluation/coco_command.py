@@ -31,6 +31,7 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import coco_of_file
+from pipeline.job import DEFAULT_CONF
 from pipeline.models import ModelSpec, bus_hw
 from pipeline.source import Converter, Picture
 from pipeline.source.picture import UPRIGHT
@@ -39,8 +40,6 @@ from pipeline.training.coco import Annotation, CocoData, PictureRecord, read_coc
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
-
-DEFAULT_CONF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
+from pipeline.job import DEFAULT_CONF
 from pipeline.messages import FrameResult
 from pipeline.models import ModelSpec
 from pipeline.structures import ColourMatrix, Detections, I420Frame
@@ -41,8 +42,6 @@ from pipeline.training.coco import Annotation
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
-
-DEFAULT_CONF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from ops.roi_align import infer_scales
@@ -72,7 +72,7 @@ def test_the_operators_keep_what_they_declare() -> None:
     features = levels(torch.bfloat16, torch.channels_last)
     scales = list(infer_scales([level.shape[2:] for level in features], IMAGE_HW))
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(nms, (boxes, is_candidate, 0.5, 50, classes), test_utils=checks)
-    torch.library.opcheck(nms, (boxes, is_candidate, 0.5, 50, None), test_utils=checks)
+    library.opcheck(nms, (boxes, is_candidate, 0.5, 50, classes), test_utils=checks)
+    library.opcheck(nms, (boxes, is_candidate, 0.5, 50, None), test_utils=checks)
     cut = (features, scales, BOXES[0].contiguous(), IMAGE_IDX[:3], torch.tensor([3]), 7, 2)
-    torch.library.opcheck(roi_align, cut, test_utils=checks)
+    library.opcheck(roi_align, cut, test_utils=checks)

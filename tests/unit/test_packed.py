@@ -265,6 +265,8 @@ def test_street(dtype: torch.dtype) -> None:
     picture, pooled = maps(3, 64, 96, dtype=dtype), maps(128, 7, 7, dtype=dtype)
     pairs = list(zip(found.backbone(picture).values(), plain.backbone(picture).values(), strict=True))
     pairs.append((found.roi_heads.box_head(pooled), plain.roi_heads.box_head(pooled)))
+    # float32: the box head sums 6,272 products in another order; bfloat16: ten additions are rounded once, not twice
+    bound = roundings(dtype, 16 if dtype == torch.float32 else 2)
     for output, expected in pairs:
         error = float((output - expected).abs().max() / expected.abs().max())
-        assert error <= roundings(dtype, 32)  # through 52 layers, of which ten add
+        assert error <= bound
