@@ -26,7 +26,7 @@ from pipeline.weights_table import spec_of_weights
 # Every level of the pyramid must divide the input.
 _SIZE_DIVISOR = 32
 
-# Frames whose run lengths are written at once. Beyond this the GPU is no longer waited for by the host.
+# Frames whose run lengths are written at once.
 _PASTE_THREADS = 8
 
 

@@ -75,7 +75,7 @@ class GraphRunner:
     """Runs jobs of at most MAX_BATCH frames on a CUDA device; two of a shape can be on their way at once."""
 
     def __init__(self, network: Network, spec: ModelSpec) -> None:
-        torch.backends.cudnn.benchmark = True  # shapes are fixed: it pays
+        torch.backends.cudnn.benchmark = True  # shapes are fixed
         self._network = network
         self._spec = spec
         self._compute, self._upload, self._download = (
