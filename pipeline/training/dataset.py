@@ -21,13 +21,16 @@ from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
 from pipeline.training.coco import Annotation, CocoData, PictureRecord
 from pipeline.training.picture import Instance, Picture, Rgb, Sample, to_sample
+from pipeline.training.seen_from_above import KINDS, with_vehicles
 from pipeline.training.synthetic_pictures import SyntheticPictures
 
 # Pictures of classes that are on fewer than this share of all are shown more often, by the root of what they lack
 # (repeat-factor sampling, Gupta et al., LVIS, 2019).
 _FREQUENT_SHARE = 0.25
-# Of all: pictures of objects alone on a plain ground, as a camera above a car park shows them.
-_SHARE_PLAIN_GROUND = 0.04
+# Of all: pictures of objects alone on a plain ground, as a camera above a car park shows them; objects of other
+# pictures, or vehicles drawn as they are seen from above.
+_SHARE_PLAIN_GROUND = 0.03
+_SHARE_SEEN_FROM_ABOVE = 0.1
 # Objects worth being pasted elsewhere, in pixels of their picture.
 _MIN_DONOR_AREA_PX = 600
 
@@ -54,6 +57,7 @@ class TrainingPictures(Dataset[Sample]):
         self._num_outputs = len(spec.head_class_ids) + 1
         labels = {label: output for (_, label), output in zip(spec.categories, self._all_in_order(), strict=True)}
         self._synthetic = SyntheticPictures(labels, self._all_outputs)
+        self._vehicles = {kind: labels[kind] for kind in KINDS if kind in labels}
         self._repeats = repeat_factors(data)
         self._donors = _donors(data)
 
@@ -69,12 +73,16 @@ class TrainingPictures(Dataset[Sample]):
         cv2.setNumThreads(0)  # the processor's cores belong to the network
         mixture = self._mixture
         rng = np.random.default_rng([mixture.seed, _SAMPLE, position])
-        kind = float(rng.random())
-        if kind < mixture.synthetic_share:
+        kind = float(rng.random()) - mixture.synthetic_share
+        if kind < 0:
             picture = self._synthetic.pick(rng)
             picture = random_view(rng, picture, self._scale(picture.hw), mixture.crop_hw)
-        elif kind < mixture.synthetic_share + _SHARE_PLAIN_GROUND and self._donors:
+        elif kind < _SHARE_PLAIN_GROUND and self._donors:
             picture = with_pasted(rng, plain_ground(rng, mixture.crop_hw, self._all_outputs), self._donor, share=1.0)
+        elif kind < _SHARE_PLAIN_GROUND + _SHARE_SEEN_FROM_ABOVE and self._vehicles:
+            picture = with_vehicles(rng, plain_ground(rng, mixture.crop_hw, self._all_outputs), self._vehicles)
+            if self._donors:
+                picture = with_pasted(rng, picture, self._donor)
         else:
             picture = self._load(self._data.pictures[self._index(position)])
             picture = random_view(rng, picture, self._scale(picture.hw), mixture.crop_hw)

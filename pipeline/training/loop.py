@@ -100,10 +100,10 @@ class Trainer:
                 line_time, line_step = now, self._step
             if ends_epoch and self._progress() < 1:
                 self._validate()
-                line_time = time.monotonic()
             if now - saved > 60 * self._settings.checkpoint_minutes:
                 self._save()
-                saved = line_time = time.monotonic()
+                saved = time.monotonic()
+            line_time += time.monotonic() - now  # the rate is that of the steps alone
         finished = self._progress() >= 1
         self._check_finite()
         self._save()
