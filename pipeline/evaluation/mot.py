@@ -1,4 +1,8 @@
-"""Tracking figures: MOTA as CLEAR MOT counts it (Bernardin and Stiefelhagen 2008), IDF1 (Ristani et al. 2016)."""
+"""Tracking figures: MOTA as CLEAR MOT counts it (Bernardin and Stiefelhagen 2008), IDF1 (Ristani et al. 2016).
+
+With IoUs of boxes they are those of MOTChallenge; with IoUs of masks, MOTA is the MOTSA of MOTS (Voigtlaender et al.
+2019).
+"""
 
 from __future__ import annotations
 

@@ -61,16 +61,16 @@ def chosen(found: Detections, min_score: float, class_ids: Collection[int]) -> D
     )
 
 
-def overlaps(annotations: Sequence[Annotation], found: Detections) -> NDArray[np.float64]:
+def overlaps(annotations: Sequence[Annotation], found: Detections, *, of_boxes: bool = False) -> NDArray[np.float64]:
     """(N, M): the IoU of each object of the truth with each that was found; for a crowd region the share of the found
-    object inside it; 0 between different classes. Of masks, or of boxes where either side has no masks.
+    object inside it; 0 between different classes. Of masks; of boxes where either side has no masks, or asked for.
     """
     table = np.zeros((len(annotations), len(found)))
     if not table.size:
         return table
     truth: list[object] | NDArray[np.float64]
     ours: list[object] | NDArray[np.float64]
-    if found.rle_counts is not None and all(entry.rle is not None for entry in annotations):
+    if not of_boxes and found.rle_counts is not None and all(entry.rle is not None for entry in annotations):
         size = [found.height, found.width]
         truth = [entry.rle for entry in annotations]
         ours = [{"size": size, "counts": counts} for counts in found.rle_counts]

@@ -83,7 +83,7 @@ def print_video(metrics: dict[str, Any]) -> None:
                 [f"{kind} AP, {label}", through[of_class][label], alone[of_class][label]]
                 for label in metrics["classes"]
             ]
-    rows += [[name.upper(), through[name], alone[name]] for name in ("mota", "idf1")]
+    rows += [[name.upper(), through[name], alone[name]] for name in ("mota", "motsa", "idf1")]
     rows += [[name, through[f"num_{name}"], alone[f"num_{name}"]] for name in ("missed", "false", "switches")]
     _print_columns(
         console,

@@ -71,10 +71,13 @@ class FrameFound:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Of all frames."""
+    """Of all frames. Tracks are held to the truth by boxes, as MOTChallenge does, and by masks, as MOTS does (None for
+    a model without masks).
+    """
 
     precision: CocoPrecision
     tracking: TrackingFigures
+    mask_tracking: TrackingFigures | None
 
 
 def evaluate_video(settings: VideoSettings) -> dict[str, Any]:
@@ -138,13 +141,17 @@ def judge(
     coco = coco_of_scene([frame.annotations for frame in truth], labels, hw)
     empty = Detections.empty(hw[1], hw[0], with_masks=with_masks)
     detections = {index: frame.detections if len(frame.detections) else empty for index, frame in enumerate(found)}
-    frames = [_tracked(*pair) for pair in zip(truth, found, strict=True)]
-    return Judgement(coco_precision(coco, detections), tracking_figures(frames))
+    by_boxes, by_masks = (
+        tracking_figures([_tracked(*pair, of_boxes=of_boxes) for pair in zip(truth, found, strict=True)])
+        for of_boxes in (True, False)
+    )
+    return Judgement(coco_precision(coco, detections), by_boxes, by_masks if with_masks else None)
 
 
-def _tracked(truth: FrameTruth, found: FrameFound) -> TrackedFrame:
+def _tracked(truth: FrameTruth, found: FrameFound, *, of_boxes: bool) -> TrackedFrame:
     """Without objects that are too small to count, and without what was found of them."""
-    table, is_crowd = overlaps(truth.annotations, found.detections), crowds_of(truth.annotations)
+    table = overlaps(truth.annotations, found.detections, of_boxes=of_boxes)
+    is_crowd = crowds_of(truth.annotations)
     with_id = found.track_ids > 0
     places = np.flatnonzero(with_id)
     neutral = places[list(pair_objects(table[:, with_id], is_crowd).neutral)]
@@ -245,7 +252,7 @@ def _conf(config: JobConfig) -> float:
 
 
 def _figures(judged: Judgement) -> dict[str, Any]:
-    tracking, precision = judged.tracking, judged.precision
+    tracking, precision, by_masks = judged.tracking, judged.precision, judged.mask_tracking
     return {
         "box": figures_of(precision.boxes),
         "mask": figures_of(precision.masks),
@@ -254,6 +261,7 @@ def _figures(judged: Judgement) -> dict[str, Any]:
         if precision.masks is None
         else {label: figure(value) for label, value in precision.masks.per_class.items()},
         "mota": figure(tracking.mota),
+        "motsa": None if by_masks is None else figure(by_masks.mota),
         "idf1": figure(tracking.idf1),
         "num_objects": tracking.num_objects,
         "num_missed": tracking.num_missed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -235,9 +236,22 @@ def test_the_truth_against_itself_is_perfect(scene_truths: list[FrameTruth], wit
     assert judged.precision.boxes.ap == pytest.approx(1)
     assert (judged.precision.masks is None) == (not with_masks)
     assert judged.precision.masks is None or judged.precision.masks.ap == pytest.approx(1)
-    tracking = judged.tracking
-    assert (tracking.num_objects, tracking.num_false) == (len(crowds) - sum(crowds), 0)
-    assert (tracking.mota, tracking.idf1) == (1, 1)
+    assert (judged.mask_tracking is None) == (not with_masks)
+    for tracking in filter(None, (judged.tracking, judged.mask_tracking)):
+        assert (tracking.num_objects, tracking.num_false) == (len(crowds) - sum(crowds), 0)
+        assert (tracking.mota, tracking.idf1) == (1, 1)
+
+
+def test_tracks_are_held_to_boxes_and_to_masks(scene_truths: list[FrameTruth]) -> None:
+    itself = [as_found(frame) for frame in scene_truths]
+    swapped = []
+    for frame in itself:
+        empty = [encode_rle(np.zeros((SCENE.height, SCENE.width), bool)) for _ in range(len(frame.detections))]
+        swapped.append(FrameFound(dataclasses.replace(frame.detections, rle_counts=empty), frame.track_ids))
+    judged = judge(scene_truths, swapped, LABELS, (SCENE.height, SCENE.width), with_masks=True)
+    assert judged.tracking.mota == 1
+    assert judged.mask_tracking is not None
+    assert judged.mask_tracking.num_missed == judged.mask_tracking.num_objects
 
 
 def test_frames_without_a_result_are_missed(scene_truths: list[FrameTruth]) -> None:
