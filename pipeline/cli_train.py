@@ -70,7 +70,7 @@ def train(
         float | None,
         _number(
             "--synthetic-share",
-            "of drawn pictures among them; default 0.08 where the data has their classes",
+            "of drawn pictures among them; default 0.15 where the data has their classes",
             "SHARE",
             DATA_PANEL,
             min=0.0,

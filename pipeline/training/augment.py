@@ -67,7 +67,7 @@ def with_pasted(rng: Generator, picture: Picture, donor: Donor, *, share: float 
 
 
 def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> Picture:
-    """A road or floor seen from above, without anything on it: an uneven grey with grain and some painted lines."""
+    """A road or floor seen from above, without anything on it: an uneven grey with grain, specks and paint."""
     height, width = crop_hw
     colour = rng.uniform(40, 170) + rng.uniform(-8, 8, 3)
     coarse = rng.normal(0, rng.uniform(2, 14), (5, 8)).astype(np.float32)
@@ -75,20 +75,41 @@ def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[i
     grain = rng.standard_normal((height, width), np.float32) * float(rng.uniform(2, 9))
     softened = cv2.GaussianBlur(grain, (0, 0), float(rng.uniform(0.5, 1.5)))
     rgb = np.clip(colour + (spread + softened)[..., None], 0, 255).astype(np.uint8)
-    for _ in range(int(rng.integers(0, 5))):
-        start = rng.integers(0, (width, height))
-        angle, length = rng.uniform(0, np.pi), rng.uniform(10, 120)
-        end = start + (length * np.array([np.cos(angle), np.sin(angle)])).astype(int)
-        bright = float(rng.uniform(150, 250))
-        cv2.line(
-            rgb,
-            tuple(start.tolist()),
-            tuple(end.tolist()),
-            (bright,) * 3,
-            int(rng.integers(1, 7)),
-            cv2.LINE_AA,
-        )
+    for _ in range(int(rng.integers(0, 30))):
+        spot = rng.integers(0, (width, height)).tolist()
+        cv2.circle(rgb, spot, int(rng.integers(0, 3)), (float(rng.uniform(20, 220)),) * 3, -1, cv2.LINE_AA)
+    for _ in range(int(rng.integers(0, 6))):
+        _mark(rng, rgb)
     return Picture(rgb, (), labelled)
+
+
+def _mark(rng: Generator, rgb: Rgb) -> None:
+    """One marking of a road, often cut by the border: stripes, arrows, corners, letters, white or yellow."""
+    height, width = rgb.shape[:2]
+    bright = float(rng.uniform(140, 255))
+    paint = (bright, bright, bright * (0.3 if rng.random() < 0.2 else 1.0))
+    thickness = int(rng.integers(1, 16))
+    start = rng.uniform((-0.05 * width, -0.05 * height), (1.05 * width, 1.05 * height))
+    kind = float(rng.random())
+    if kind < 0.15:
+        text = "".join(rng.choice(list("ABCEFHKLMNOPRSTUVXYZ0123456789"), int(rng.integers(1, 5))).tolist())
+        size, at = float(rng.uniform(0.5, 4.0)), start.astype(int).tolist()
+        cv2.putText(rgb, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, paint, max(thickness // 2, 1), cv2.LINE_AA)
+        return
+    angle, length = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(10, 140))
+    end = start + length * np.array([np.cos(angle), np.sin(angle)])
+    if kind < 0.3:
+        tip = float(rng.uniform(0.15, 0.5))
+        cv2.arrowedLine(
+            rgb, start.astype(int).tolist(), end.astype(int).tolist(), paint, thickness, cv2.LINE_AA, 0, tip
+        )
+        return
+    points = [start, end]
+    if kind > 0.6:  # around one or two corners
+        for _ in range(int(rng.integers(1, 3))):
+            angle += float(rng.uniform(0.5, 2.9)) * (1 if rng.random() < 0.5 else -1)
+            points.append(points[-1] + length * rng.uniform(0.3, 1.2) * np.array([np.cos(angle), np.sin(angle)]))
+    cv2.polylines(rgb, [np.array(points).round().astype(np.int32)], False, paint, thickness, cv2.LINE_AA)
 
 
 def _pasted(rng: Generator, picture: Picture, source: Picture, instance: Instance, scale: float) -> Picture:

@@ -34,7 +34,7 @@ from pipeline.weights_table import spec_of_weights
 
 # A line of metrics; the losses are fetched from the device only then.
 _STEPS_PER_LINE = 20
-_DEFAULT_SYNTHETIC_SHARE = 0.08
+_DEFAULT_SYNTHETIC_SHARE = 0.15
 _MAX_WORKERS = 8
 
 
