@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from ops.assignment import match_pairs
 from ops.iou import iou_at, sweep_pairs
 from ops.kalman import correct_filter, filter_boxes, predict_filters, start_filter
+from ops.mask_overlap import mask_area, shared_area
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Cells = NDArray[np.uint8]
 
 FIRST_SEEN_S, LAST_SEEN_S = range(2)
 TRACK_ID, CLASS_ID, FIRST_SEQ, LAST_SEQ, NUM_HITS = range(5)
@@ -33,11 +35,12 @@ ROUNDING_S = 1e-6
 @njit(cache=True)
 def step_tracks(
     filters: Floats, seen_s: Floats, records: Ints, num_tracks: int, num_confirmed: int,
-    boxes_xyxy: Floats, scores: Floats, class_ids: Ints, frame_seq: int, clock_s: float, step_s: float,
-    high_score: float, low_score: float, high_iou: float, low_iou: float, duplicate_iou: float,
+    boxes_xyxy: Floats, scores: Floats, class_ids: Ints, cells: Cells, frame_seq: int, clock_s: float, step_s: float,
+    high_score: float, low_score: float, high_iou: float, low_iou: float, duplicate_iou: float, duplicate_share: float,
     confirm_s: float, lost_s: float,
 ) -> tuple[int, int, Ints, Ints, Ints, Ints, Ints]:  # fmt: skip
-    """One frame. The tables must have room for every detection to become a track.
+    """One frame. The tables must have room for every detection to become a track; cells are (N, 28, 28) uint8, the
+    masks as `ops.mask_overlap` has them, or (0, 28, 28) where the detections have none.
 
     Returns the number of living tracks, the number of tracks ever confirmed, the places (K,) of the detections to
     show, rising, their track ids (K,) and ages in frames (K,), and the records of tracks that started (S, 5) and
@@ -62,7 +65,17 @@ def step_tracks(
         if track_of[detection] >= 0:
             correct_filter(filters, track_of[detection], boxes_xyxy, detection)
     num_tracks = _give_births(
-        filters, records, num_tracks, boxes_xyxy, class_ids, high, duplicate_iou, frame_seq, track_of
+        filters,
+        records,
+        num_tracks,
+        boxes_xyxy,
+        class_ids,
+        cells,
+        high,
+        duplicate_iou,
+        duplicate_share,
+        frame_seq,
+        track_of,
     )
 
     started = np.zeros(num_tracks, np.bool_)
@@ -137,8 +150,8 @@ def _associate(
 
 @njit(cache=True)
 def _give_births(
-    filters: Floats, records: Ints, num_tracks: int, boxes_xyxy: Floats, class_ids: Ints, high: Ints,
-    duplicate_iou: float, frame_seq: int, track_of: Ints,
+    filters: Floats, records: Ints, num_tracks: int, boxes_xyxy: Floats, class_ids: Ints, cells: Cells, high: Ints,
+    duplicate_iou: float, duplicate_share: float, frame_seq: int, track_of: Ints,
 ) -> int:  # fmt: skip
     """Begin a track for each detection of `high` without one, unless it has no area or copies one that has a track.
 
@@ -155,8 +168,9 @@ def _give_births(
             continue
         is_copy = False
         for other in owned[:num_owned]:
-            if class_ids[other] == class_ids[detection]:
-                is_copy = is_copy or iou_at(boxes_xyxy, other, boxes_xyxy, detection) > duplicate_iou
+            is_copy = is_copy or _is_copy(
+                boxes_xyxy, class_ids, cells, detection, other, duplicate_iou, duplicate_share
+            )
         if is_copy:
             continue
         start_filter(filters, num_tracks, boxes_xyxy, detection)
@@ -169,6 +183,27 @@ def _give_births(
         owned[num_owned] = detection
         num_owned += 1
     return num_tracks
+
+
+@njit(cache=True)
+def _is_copy(
+    boxes_xyxy: Floats, class_ids: Ints, cells: Cells, detection: int, other: int,
+    duplicate_iou: float, duplicate_share: float,
+) -> bool:  # fmt: skip
+    """Whether `detection` is `other` seen again, or a part of it: of one class by box, or with its mask inside the
+    other mask; of any class where the masks are nearly the same pixels.
+    """
+    same_class = class_ids[detection] == class_ids[other]
+    iou = iou_at(boxes_xyxy, other, boxes_xyxy, detection)
+    if same_class and iou > duplicate_iou:
+        return True
+    if len(cells) == 0 or iou == 0.0:
+        return False
+    shared = shared_area(cells, boxes_xyxy, detection, cells, boxes_xyxy, other)
+    area = mask_area(cells, boxes_xyxy, detection)
+    if same_class and shared > duplicate_share * area:
+        return True
+    return bool(shared > duplicate_iou * (area + mask_area(cells, boxes_xyxy, other) - shared))
 
 
 @njit(cache=True)

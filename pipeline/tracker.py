@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from pipeline.structures import Detections
-from pipeline.track_step import NUM_HITS, TRACK_ID, Floats, Ints, step_tracks
+from ops.mask_overlap import unpack_cells
+from pipeline.structures import MASK_BYTES, Detections
+from pipeline.track_step import NUM_HITS, TRACK_ID, Cells, Floats, Ints, step_tracks
 
 TrackState = Literal["tentative", "confirmed"]
 
@@ -39,7 +40,10 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     low_iou: Fraction = 0.4
     """the same for a low-score detection"""
     duplicate_iou: Fraction = 0.7
-    """a detection without a track is dropped when it overlaps one that has a track, of the same class, by more"""
+    """a detection without a track is dropped when its box overlaps one that has a track, of the same class, by more, or
+    when their masks do, of whatever class: one pixel belongs to one object"""
+    duplicate_share: Fraction = 0.8
+    """the same when a larger share of its mask lies inside the mask of one of the same class: a part is no object"""
     confirm_s: Seconds = 0.25
     """seconds from the first to the current detection, two of them at least, after which a track is given its id"""
     lost_s: Seconds = 1.5
@@ -60,7 +64,7 @@ class TrackSpan(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class TrackedDetections:
     """What one frame shows, N instances in the order of the detections given. Left out are weak detections without a
-    confirmed track, second copies of an object that has a track, and boxes without area.
+    confirmed track, second copies and parts of an object that has a track, and boxes without area.
 
     track_ids       (N,) int64, positive; 0 while the track is not confirmed
     ages_frames     (N,) int64, frames since the track began, this one included
@@ -127,7 +131,7 @@ class Tracker:
         a time that repeats or goes back counts as a step of 1 ms, and the next step is measured from it. Raises
         ValueError, and changes nothing, for wrong shapes, boxes or scores that are not finite, x2 < x1 or y2 < y1.
         """
-        boxes_xyxy, scores, class_ids = _checked(detections)
+        boxes_xyxy, scores, class_ids, cells = _checked(detections)
         if frame_seq <= self._frame_seq:
             raise ValueError(f"frame_seq must rise: expected more than {self._frame_seq}, got {frame_seq}")
         if not np.isfinite(time_s):
@@ -140,9 +144,9 @@ class Tracker:
         config = self.config
         self._num_tracks, self._num_confirmed, shown, track_ids, ages_frames, started, ended = step_tracks(
             self._filters, self._seen_s, self._records, self._num_tracks, self._num_confirmed,
-            boxes_xyxy, scores, class_ids, frame_seq, self._clock_s, step_s,
+            boxes_xyxy, scores, class_ids, cells, frame_seq, self._clock_s, step_s,
             config.high_score, config.low_score, config.high_iou, config.low_iou, config.duplicate_iou,
-            config.confirm_s, config.lost_s,
+            config.duplicate_share, config.confirm_s, config.lost_s,
         )  # fmt: skip
         return TrackedDetections(track_ids, ages_frames, shown, _spans(started), _spans(ended))
 
@@ -209,8 +213,10 @@ def _spans(records: Ints) -> list[TrackSpan]:
     return [TrackSpan(*row[:NUM_HITS]) for row in records.tolist()]
 
 
-def _checked(detections: Detections) -> tuple[Floats, Floats, Ints]:
-    """Boxes (N, 4), scores (N,), classes (N,) as arrays of our own, of the types the compiled code is built for."""
+def _checked(detections: Detections) -> tuple[Floats, Floats, Ints, Cells]:
+    """Boxes (N, 4), scores (N,), classes (N,), masks (N, 28, 28) or (0, 28, 28), as arrays of our own, of the types the
+    compiled code is built for.
+    """
     num = len(detections.scores)
     if detections.boxes_xyxy.shape != (num, 4) or detections.class_ids.shape != (num,):
         raise ValueError(
@@ -227,4 +233,8 @@ def _checked(detections: Detections) -> tuple[Floats, Floats, Ints]:
     if (boxes_xyxy[:, :2] > boxes_xyxy[:, 2:]).any():
         bad = int(np.argmax((boxes_xyxy[:, :2] > boxes_xyxy[:, 2:]).any(axis=1)))
         raise ValueError(f"boxes must have x2 >= x1 and y2 >= y1, got {boxes_xyxy[bad].tolist()} at place {bad}")
-    return boxes_xyxy, scores, np.array(detections.class_ids, np.int64)
+    bits = detections.mask_bits
+    cells = unpack_cells(np.zeros((0, MASK_BYTES), np.uint8) if bits is None else bits)
+    if bits is not None and len(bits) != num:
+        raise ValueError(f"mask_bits must be (N, {MASK_BYTES}) with N = {num}, got {bits.shape}")
+    return boxes_xyxy, scores, np.array(detections.class_ids, np.int64), cells

@@ -198,6 +198,24 @@ def test_a_second_copy_of_a_tracked_object_is_left_out() -> None:
     assert sorted(result.track_ids.tolist()) == [1, 2, 3]
 
 
+def test_a_part_of_a_tracked_object_is_left_out() -> None:
+    """The right third of a car, and a person before the car: the person's pixels are not the car's."""
+    car = np.ones((28, 28), bool)
+    car[14:, 9:14] = False  # where the person stands
+    full = np.ones((28, 28), bool)
+    boxes = [[0, 0, 280, 140], [180, 5, 280, 135], [90, 70, 140, 140], [1, 1, 279, 139]]
+    cells = [car, full, full, car]
+    for class_ids, expected in (([3, 3, 1, 6], [0, 2]), ([3, 3, 3, 3], [0, 2]), ([3, 6, 1, 6], [0, 1, 2])):
+        given = detections(boxes, [0.9, 0.8, 0.7, 0.6], class_ids)
+        given.mask_bits = np.packbits(np.reshape(cells, (4, -1)), axis=1)
+        tracker = Tracker(CONFIG)
+        for seq in range(1, 5):
+            assert tracker.update(given, seq, seq / 10).detection_idx.tolist() == expected
+    given.mask_bits = given.mask_bits[:3]
+    with pytest.raises(ValueError, match=r"mask_bits must be \(N, 98\) with N = 4, got \(3, 98\)"):
+        tracker.update(given, 9, 1.0)
+
+
 # time
 
 
@@ -388,8 +406,10 @@ def test_small_cases_pass_without_the_compiler() -> None:
     """The same functions as plain Python: an index out of range or a fresh value never written would show here."""
     if os.environ.get("NUMBA_DISABLE_JIT") == "1":
         pytest.skip("this is that run")
-    chosen = "known_values or without_area or fair_pairs or 8x8 or confirmation or cross or weak or copy or restored"
-    files = [f"tests/unit/test_{name}.py" for name in ("iou", "assignment", "kalman", "tracker")]
+    chosen = (
+        "known_values or without_area or fair_pairs or 8x8 or confirmation or cross or weak or copy or part or restored"
+    )
+    files = [f"tests/unit/test_{name}.py" for name in ("iou", "mask_overlap", "assignment", "kalman", "tracker")]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
         cwd=ROOT, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, timeout=100, check=False,

@@ -1,0 +1,82 @@
+"""Shared area of box-local masks: by hand, and against masks that are drawn very finely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, NDArray
+
+from ops.mask_overlap import SIDE, mask_area, shared_area, unpack_cells
+
+
+def shared(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: ArrayLike) -> float:
+    masks = [np.asarray(cells, np.uint8).reshape(1, SIDE, SIDE) for cells in (cells_a, cells_b)]
+    boxes = [np.asarray(box, np.float64).reshape(1, 4) for box in (box_a, box_b)]
+    found = shared_area(masks[0], boxes[0], 0, masks[1], boxes[1], 0)
+    assert shared_area(masks[1], boxes[1], 0, masks[0], boxes[0], 0) == pytest.approx(found, abs=1e-9)
+    return float(found)
+
+
+FULL = np.ones((SIDE, SIDE), np.uint8)
+LEFT = np.zeros((SIDE, SIDE), np.uint8)
+LEFT[:, : SIDE // 2] = 1
+TOP = LEFT.T.copy()
+
+
+def test_known_values() -> None:
+    box = (10, 20, 66, 48)
+    assert shared(FULL, box, FULL, box) == pytest.approx(56 * 28)
+    assert shared(LEFT, box, FULL, box) == pytest.approx(28 * 28)
+    assert shared(LEFT, box, 1 - LEFT, box) == 0
+    assert shared(LEFT, box, TOP, box) == pytest.approx(28 * 14)
+    # a box of 10 x 4 in the upper left quarter, and one that lies half in the left half
+    assert shared(LEFT, box, FULL, (12, 22, 22, 26)) == pytest.approx(40)
+    assert shared(LEFT, box, FULL, (33, 22, 43, 26)) == pytest.approx(20)
+    assert shared(FULL, box, FULL, (60, 40, 70, 60)) == pytest.approx(6 * 8)
+
+
+@pytest.mark.parametrize("other", [(66, 20, 80, 48), (100, 100, 120, 120), (30, 30, 30, 40), (30, 30, 40, 30)])
+def test_apart_or_without_area(other: tuple[int, ...]) -> None:
+    assert shared(FULL, (10, 20, 66, 48), FULL, other) == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_masks_that_are_drawn(seed: int) -> None:
+    """On a grid so fine that every edge of a cell lies on it."""
+    rng = np.random.default_rng(seed)
+    boxes, drawn, masks = [], [], []
+    for _ in range(2):
+        corner, cell = rng.integers(0, 60, 2), rng.integers(1, 5, 2)
+        mask = (rng.random((SIDE, SIDE)) < rng.uniform(0.2, 0.9)).astype(np.uint8)
+        canvas = np.zeros((60 + SIDE * 4, 60 + SIDE * 4), np.uint8)
+        size = SIDE * cell
+        canvas[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]] = mask.repeat(cell[1], 0).repeat(
+            cell[0], 1
+        )
+        boxes.append(np.concatenate([corner, corner + size]) / 16)
+        drawn.append(canvas)
+        masks.append(mask)
+    expected = (drawn[0] & drawn[1]).sum() / 256
+    assert shared(masks[0], boxes[0], masks[1], boxes[1]) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_full_masks_are_their_boxes(seed: int) -> None:
+    """At any place and size, tiny and huge ones too."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-50, 2000, (2, 2))
+    sizes = np.exp(rng.uniform(-6, 8, (2, 2)))
+    corners[1] = corners[0] + rng.uniform(-0.5, 0.8, 2) * sizes[0]
+    low, high = corners.max(0), (corners + sizes).min(0)
+    boxes = np.hstack([corners, corners + sizes])
+    assert shared(FULL, boxes[0], FULL, boxes[1]) == pytest.approx(np.prod((high - low).clip(0)), rel=1e-9, abs=1e-9)
+
+
+def test_area_and_bits() -> None:
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 2, (3, SIDE, SIDE), np.uint8)
+    np.testing.assert_array_equal(unpack_cells(np.packbits(cells.reshape(3, -1), axis=1)), cells)
+    boxes: NDArray[np.float64] = np.array([[0, 0, 28, 28], [5, 5, 61, 33], [1, 1, 1, 9]], np.float64)
+    assert [mask_area(cells, boxes, i) for i in range(3)] == pytest.approx([cells[0].sum(), 2 * cells[1].sum(), 0])
+    with pytest.raises(ValueError, match=r"mask_bits must be \(N, 98\), got \(3, 97\)"):
+        unpack_cells(np.zeros((3, 97), np.uint8))
