@@ -78,7 +78,7 @@ def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[i
     for _ in range(int(rng.integers(0, 30))):
         spot = rng.integers(0, (width, height)).tolist()
         cv2.circle(rgb, spot, int(rng.integers(0, 3)), (float(rng.uniform(20, 220)),) * 3, -1, cv2.LINE_AA)
-    for _ in range(int(rng.integers(0, 6))):
+    for _ in range(int(rng.integers(0, 12))):
         _mark(rng, rgb)
     return Picture(rgb, (), labelled)
 
@@ -90,6 +90,9 @@ def _mark(rng: Generator, rgb: Rgb) -> None:
     paint = (bright, bright, bright * (0.3 if rng.random() < 0.2 else 1.0))
     thickness = int(rng.integers(1, 16))
     start = rng.uniform((-0.05 * width, -0.05 * height), (1.05 * width, 1.05 * height))
+    if rng.random() < 0.4:  # what the border leaves of an arrow looks like legs
+        axis = int(rng.integers(2))
+        start[axis] = (width, height)[axis] * float(rng.choice([0, 1]) + rng.uniform(-0.08, 0.08))
     kind = float(rng.random())
     if kind < 0.15:
         text = "".join(rng.choice(list("ABCEFHKLMNOPRSTUVXYZ0123456789"), int(rng.integers(1, 5))).tolist())
