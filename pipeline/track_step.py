@@ -3,7 +3,7 @@
 The tables have a row for each living track, in the order of birth, and room for more:
 
 filters   (C, 4, 5) float64, motion, as `ops.kalman` lays it out
-seen_s    (C, 2) float64, FIRST_SEEN_S and LAST_SEEN_S on the tracker's own clock
+sightings (C, 3) float64, FIRST_SEEN_S and LAST_SEEN_S on the tracker's own clock, SCORE_SUM of all detections
 records   (C, 5) int64: TRACK_ID (0 while tentative), CLASS_ID, FIRST_SEQ and LAST_SEQ (frames of the first and the
           latest detection), NUM_HITS (detections so far)
 
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Cells = NDArray[np.uint8]
 
-FIRST_SEEN_S, LAST_SEEN_S = range(2)
+FIRST_SEEN_S, LAST_SEEN_S, SCORE_SUM = range(3)
 TRACK_ID, CLASS_ID, FIRST_SEQ, LAST_SEQ, NUM_HITS = range(5)
 
 ROUNDING_S = 1e-6
@@ -34,7 +34,7 @@ ROUNDING_S = 1e-6
 
 @njit(cache=True)
 def step_tracks(
-    filters: Floats, seen_s: Floats, records: Ints, num_tracks: int, num_confirmed: int,
+    filters: Floats, sightings: Floats, records: Ints, num_tracks: int, num_confirmed: int,
     boxes_xyxy: Floats, scores: Floats, class_ids: Ints, cells: Cells, frame_seq: int, clock_s: float, step_s: float,
     high_score: float, low_score: float, high_iou: float, low_iou: float, duplicate_iou: float, duplicate_share: float,
     confirm_s: float, lost_s: float,
@@ -46,7 +46,7 @@ def step_tracks(
     show, rising, their track ids (K,) and ages in frames (K,), and the records of tracks that started (S, 5) and
     ended (E, 5).
     """
-    num_tracks, ended = _end_lost(filters, seen_s, records, num_tracks, clock_s, step_s, confirm_s, lost_s)
+    num_tracks, ended = _end_lost(filters, sightings, records, num_tracks, clock_s, step_s, confirm_s, lost_s)
     predict_filters(filters, num_tracks, step_s)
     ranked = _ranked(boxes_xyxy, scores, class_ids)
     high = ranked[scores[ranked] >= high_score]
@@ -65,28 +65,24 @@ def step_tracks(
         if track_of[detection] >= 0:
             correct_filter(filters, track_of[detection], boxes_xyxy, detection)
     num_tracks = _give_births(
-        filters,
-        records,
-        num_tracks,
-        boxes_xyxy,
-        class_ids,
-        cells,
-        high,
-        duplicate_iou,
-        duplicate_share,
-        frame_seq,
-        track_of,
-    )
+        filters, sightings, records, num_tracks, boxes_xyxy, class_ids, cells, high, duplicate_iou, duplicate_share,
+        frame_seq, track_of,
+    )  # fmt: skip
 
+    for detection, track in enumerate(track_of):
+        if track >= 0:
+            sightings[track, SCORE_SUM] += scores[detection]
     started = np.zeros(num_tracks, np.bool_)
     for track in range(num_tracks):
         if records[track, LAST_SEQ] != frame_seq:
             continue
         if records[track, NUM_HITS] == 0:
-            seen_s[track, FIRST_SEEN_S] = clock_s
-        seen_s[track, LAST_SEEN_S] = clock_s
+            sightings[track, FIRST_SEEN_S] = clock_s
+        sightings[track, LAST_SEEN_S] = clock_s
         records[track, NUM_HITS] += 1
-        old_enough = clock_s - seen_s[track, FIRST_SEEN_S] >= confirm_s - ROUNDING_S
+        mean_score = sightings[track, SCORE_SUM] / records[track, NUM_HITS]
+        wait_s = confirm_s * min((1.0 - mean_score) / max(1.0 - high_score, 1e-9), 1.0)
+        old_enough = clock_s - sightings[track, FIRST_SEEN_S] >= wait_s - ROUNDING_S
         if records[track, TRACK_ID] == 0 and records[track, NUM_HITS] >= 2 and old_enough:
             num_confirmed += 1
             records[track, TRACK_ID] = num_confirmed
@@ -100,7 +96,7 @@ def step_tracks(
 
 @njit(cache=True)
 def _end_lost(
-    filters: Floats, seen_s: Floats, records: Ints, num_tracks: int,
+    filters: Floats, sightings: Floats, records: Ints, num_tracks: int,
     clock_s: float, step_s: float, confirm_s: float, lost_s: float,
 ) -> tuple[int, Ints]:  # fmt: skip
     """Close the tables up over the tracks that are over: confirmed ones after lost_s, tentative ones after confirm_s,
@@ -112,14 +108,14 @@ def _end_lost(
     num_ended = 0
     num_kept = 0
     for track in range(num_tracks):
-        unseen_s = clock_s - seen_s[track, LAST_SEEN_S]
+        unseen_s = clock_s - sightings[track, LAST_SEEN_S]
         if records[track, TRACK_ID] > 0:
             alive = unseen_s <= lost_s + ROUNDING_S
         else:
             alive = unseen_s <= max(step_s, confirm_s) + ROUNDING_S
         if alive:
             filters[num_kept] = filters[track]
-            seen_s[num_kept] = seen_s[track]
+            sightings[num_kept] = sightings[track]
             records[num_kept] = records[track]
             num_kept += 1
         elif records[track, TRACK_ID] > 0:
@@ -150,8 +146,8 @@ def _associate(
 
 @njit(cache=True)
 def _give_births(
-    filters: Floats, records: Ints, num_tracks: int, boxes_xyxy: Floats, class_ids: Ints, cells: Cells, high: Ints,
-    duplicate_iou: float, duplicate_share: float, frame_seq: int, track_of: Ints,
+    filters: Floats, sightings: Floats, records: Ints, num_tracks: int, boxes_xyxy: Floats, class_ids: Ints,
+    cells: Cells, high: Ints, duplicate_iou: float, duplicate_share: float, frame_seq: int, track_of: Ints,
 ) -> int:  # fmt: skip
     """Begin a track for each detection of `high` without one, unless it has no area or copies one that has a track.
 
@@ -175,6 +171,7 @@ def _give_births(
             continue
         start_filter(filters, num_tracks, boxes_xyxy, detection)
         records[num_tracks] = 0
+        sightings[num_tracks] = 0.0
         records[num_tracks, CLASS_ID] = class_ids[detection]
         records[num_tracks, FIRST_SEQ] = frame_seq
         records[num_tracks, LAST_SEQ] = frame_seq

@@ -23,7 +23,7 @@ TrackState = Literal["tentative", "confirmed"]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0)]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 MIN_STEP_S = 1e-3
 """time step when the clock stood still or went back"""
 
@@ -45,7 +45,8 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_share: Fraction = 0.8
     """the same when a larger share of its mask lies inside the mask of one of the same class: a part is no object"""
     confirm_s: Seconds = 0.25
-    """seconds from the first to the current detection, two of them at least, after which a track is given its id"""
+    """seconds from the first to the current detection, two of them at least, after which a track whose detections have
+    just high_score is given its id; surer ones wait less, in proportion to what their mean score lacks of 1"""
     lost_s: Seconds = 1.5
     """seconds without a detection after which a confirmed track ends; it must exceed the interval between frames"""
 
@@ -96,7 +97,7 @@ class _Checkpoint(msgspec.Struct, frozen=True):
     time_s: float | None
     clock_s: float
     filters: bytes
-    seen_s: bytes
+    sightings: bytes
     records: bytes
 
 
@@ -116,7 +117,7 @@ class Tracker:
         self._time_s: float | None = None
         self._clock_s = 0.0
         self._filters = np.zeros((16, 4, 5), np.float64)
-        self._seen_s = np.zeros((16, 2), np.float64)
+        self._sightings = np.zeros((16, 3), np.float64)
         self._records = np.zeros((16, 5), np.int64)
 
     @property
@@ -143,7 +144,7 @@ class Tracker:
         self._reserve(self._num_tracks + len(scores))
         config = self.config
         self._num_tracks, self._num_confirmed, shown, track_ids, ages_frames, started, ended = step_tracks(
-            self._filters, self._seen_s, self._records, self._num_tracks, self._num_confirmed,
+            self._filters, self._sightings, self._records, self._num_tracks, self._num_confirmed,
             boxes_xyxy, scores, class_ids, cells, frame_seq, self._clock_s, step_s,
             config.high_score, config.low_score, config.high_iou, config.low_iou, config.duplicate_iou,
             config.duplicate_share, config.confirm_s, config.lost_s,
@@ -168,7 +169,7 @@ class Tracker:
                 time_s=self._time_s,
                 clock_s=self._clock_s,
                 filters=self._filters[:num].astype("<f8").tobytes(),
-                seen_s=self._seen_s[:num].astype("<f8").tobytes(),
+                sightings=self._sightings[:num].astype("<f8").tobytes(),
                 records=self._records[:num].astype("<i8").tobytes(),
             )
         )
@@ -183,7 +184,7 @@ class Tracker:
         if state.version != CHECKPOINT_VERSION:
             raise ValueError(f"tracker checkpoint has version {state.version}, expected {CHECKPOINT_VERSION}")
         num, rest = divmod(len(state.records), 5 * 8)
-        if rest or len(state.filters) != num * 4 * 5 * 8 or len(state.seen_s) != num * 2 * 8:
+        if rest or len(state.filters) != num * 4 * 5 * 8 or len(state.sightings) != num * 3 * 8:
             raise ValueError("tracker checkpoint is damaged: its tables differ in length")
         tracker = cls(config)
         tracker._reserve(num)
@@ -193,7 +194,7 @@ class Tracker:
         tracker._time_s = state.time_s
         tracker._clock_s = state.clock_s
         tracker._filters[:num] = np.frombuffer(state.filters, "<f8").reshape(num, 4, 5)
-        tracker._seen_s[:num] = np.frombuffer(state.seen_s, "<f8").reshape(num, 2)
+        tracker._sightings[:num] = np.frombuffer(state.sightings, "<f8").reshape(num, 3)
         tracker._records[:num] = np.frombuffer(state.records, "<i8").reshape(num, 5)
         return tracker
 
@@ -205,7 +206,7 @@ class Tracker:
         if capacity > len(self._records):
             extra = capacity - len(self._records)
             self._filters = np.concatenate((self._filters, np.zeros((extra, 4, 5), np.float64)))
-            self._seen_s = np.concatenate((self._seen_s, np.zeros((extra, 2), np.float64)))
+            self._sightings = np.concatenate((self._sightings, np.zeros((extra, 3), np.float64)))
             self._records = np.concatenate((self._records, np.zeros((extra, 5), np.int64)))
 
 

@@ -75,12 +75,23 @@ def assert_equal(first: TrackedDetections, second: TrackedDetections) -> None:
 def test_an_id_is_given_after_the_time_of_confirmation() -> None:
     tracker = Tracker(TrackerConfig(confirm_s=0.1))
     box = [100, 100, 160, 220]
-    results = [tracker.update(detections([box]), seq, seq / 30) for seq in range(1, 6)]
+    results = [tracker.update(detections([box], 0.5), seq, seq / 30) for seq in range(1, 6)]
     assert [result.track_ids.tolist() for result in results] == [[0], [0], [0], [1], [1]]
     assert [result.states for result in results] == [["tentative"]] * 3 + [["confirmed"]] * 2
     assert [result.ages_frames.tolist() for result in results] == [[1], [2], [3], [4], [5]]
     assert [result.started for result in results] == [[], [], [], [TrackSpan(1, 1, 1, 4)], []]
     assert tracker.num_confirmed == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "first_seq"),
+    # at 20 frames a second, of 0.2 s: all at 0.5, half at 0.75, none at 1; two detections in any case
+    [([0.5] * 6, 5), ([0.75] * 6, 3), ([0.5, 1.0] * 3, 4), ([1.0] * 6, 2), ([0.5, 0.5, 0.5, 1.0, 1.0, 1.0], 4)],
+)
+def test_sure_detections_give_an_id_sooner(scores: list[float], first_seq: int) -> None:
+    tracker = Tracker(TrackerConfig(confirm_s=0.2))
+    results = [tracker.update(detections([[0, 0, 50, 50]], score), n, n / 20) for n, score in enumerate(scores, 1)]
+    assert [result.started for result in results].index([TrackSpan(1, 1, 1, first_seq)]) == first_seq - 1
 
 
 def test_two_detections_are_needed_however_long_the_step() -> None:
