@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import report
 
-SIZES_WH = {"street": (568, 320), "resnet50": (1332, 750), "1080p": (1920, 1080)}
+SIZES_WH = {"street": (682, 384), "resnet50": (1332, 750), "1080p": (1920, 1080)}
 """of a 16:9 source on the bus"""
 CHOICES = [(parser, blocks) for parser in ("pure", "hiredis") for blocks in ("glibc", "large blocks")]
 MAX_IN_FLIGHT = 16

@@ -91,8 +91,8 @@ def fault(case: Case, found: list[Detections], expected: list[Detections]) -> st
     same = agreement(found, expected)
     if same.share < MIN_SHARE:
         return f"only {same.share:.1%} of torchvision's detections have a partner"
-    if same.mask_ious.min() < 0.99:
-        return f"partners whose masks have an IoU of {same.mask_ious.min():.3f}"
+    if same.least_iou < 0.99:
+        return f"partners whose masks have an IoU of {same.least_iou:.3f}"
     return None
 
 

@@ -54,7 +54,7 @@ class PreprocessCase(NamedTuple):
 
 PREPROCESS_CASES = (
     PreprocessCase("I420 to input: 8 images, 1080p to 748x1332", 8, (1080, 1920), (748, 1332), (768, 1344)),
-    PreprocessCase("I420 to input: 8 images, 568x320 as they are", 8, (320, 568), (320, 568), (320, 576)),
+    PreprocessCase("I420 to input: 8 images, 682x384 as they are", 8, (384, 682), (384, 682), (384, 704)),
 )
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

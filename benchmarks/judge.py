@@ -29,6 +29,11 @@ from pipeline.structures import ColourMatrix, Detections, I420Frame
 MIN_BOX_IOU = 0.99
 MAX_SCORE_DIFFERENCE = 1e-3
 
+# A mask is pasted into its box, widened by 30/28 and cut to whole pixels: where an edge of that is nearer to a whole
+# number than sums in float32 agree, either of two pastings, a pixel apart, is right.
+_WIDENING = 30 / 28
+_UNDECIDED_PX = 1e-4
+
 # (Kr, Kb) of the recommendations
 _LUMA_SHARES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
@@ -129,13 +134,24 @@ class Agreement(NamedTuple):
     """How far detections repeat those of a judge."""
 
     num_expected: int
+    num_partners: int
     mask_ious: NDArray[np.float64]
-    """of each pair of partners, 1 for a model without masks"""
+    """of each pair of partners, 1 for a model without masks; without pairs whose pasting is undecided by a pixel"""
 
     @property
     def share(self) -> float:
         """of the expected ones that have a partner; 1 where nothing was expected"""
-        return len(self.mask_ious) / self.num_expected if self.num_expected else 1.0
+        return self.num_partners / self.num_expected if self.num_expected else 1.0
+
+    @property
+    def least_iou(self) -> float:
+        """of the masks; 1 where there is none"""
+        return float(self.mask_ious.min(initial=1.0))
+
+    @property
+    def share_undecided(self) -> float:
+        """of the partners, whose masks were not compared"""
+        return 1 - len(self.mask_ious) / self.num_partners if self.num_partners else 0.0
 
 
 def partners(found: Detections, expected: Detections) -> NDArray[np.int64]:
@@ -155,12 +171,22 @@ def partners(found: Detections, expected: Detections) -> NDArray[np.int64]:
 
 def agreement(founds: Sequence[Detections], expecteds: Sequence[Detections]) -> Agreement:
     """Of all pictures together."""
-    ious = [
-        _mask_iou(found, expected, *pair)
-        for found, expected in zip(founds, expecteds, strict=True)
-        for pair in partners(found, expected).tolist()
-    ]
-    return Agreement(sum(map(len, expecteds)), np.array(ious, np.float64))
+    ious, num_partners = [], 0
+    for found, expected in zip(founds, expecteds, strict=True):
+        pairs = partners(found, expected)
+        num_partners += len(pairs)
+        decided = pairs[_is_pasting_decided(expected.boxes_xyxy[pairs[:, 1]])]
+        ious += [_mask_iou(found, expected, *pair) for pair in decided.tolist()]
+    return Agreement(sum(map(len, expecteds)), num_partners, np.array(ious, np.float64))
+
+
+def _is_pasting_decided(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N, 4) -> (N,)"""
+    corners = boxes_xyxy.astype(np.float64).reshape(-1, 2, 2)
+    centre = corners.mean(axis=1, keepdims=True)
+    edges = centre + (corners - centre) * _WIDENING
+    decided: NDArray[np.bool_] = (np.abs(edges - edges.round()) > _UNDECIDED_PX).all(axis=(1, 2))
+    return decided
 
 
 def _mask_iou(found: Detections, expected: Detections, found_idx: int, expected_idx: int) -> float:

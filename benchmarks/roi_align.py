@@ -52,10 +52,10 @@ CASES = [
     Case("1000 7x7, 256 channels, bf16", (800, 1344), 256, 1000, 7, bf16=True),
     Case("100 14x14, 256 channels, fp32", (800, 1344), 256, 100, 14, bf16=False),
     Case("100 14x14, 256 channels, bf16", (800, 1344), 256, 100, 14, bf16=True),
-    Case("street: 300 7x7, 128 channels, fp32", (320, 576), 128, 300, 7, bf16=False),
-    Case("street: 300 7x7, 128 channels, from bf16", (320, 576), 128, 300, 7, bf16=True, from_bf16=True),
-    Case("street: 20 14x14, 128 channels, fp32", (320, 576), 128, 20, 14, bf16=False),
-    Case("street: 20 14x14, 128 channels, from bf16", (320, 576), 128, 20, 14, bf16=True, from_bf16=True),
+    Case("street: 300 7x7, 128 channels, fp32", (384, 704), 128, 300, 7, bf16=False),
+    Case("street: 300 7x7, 128 channels, from bf16", (384, 704), 128, 300, 7, bf16=True, from_bf16=True),
+    Case("street: 20 14x14, 128 channels, fp32", (384, 704), 128, 20, 14, bf16=False),
+    Case("street: 20 14x14, 128 channels, from bf16", (384, 704), 128, 20, 14, bf16=True, from_bf16=True),
 ]
 CUDA_CASES = [
     Case("CUDA: 1000 7x7, 256 channels, bf16", (800, 1344), 256, 1000, 7, bf16=True),

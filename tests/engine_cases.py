@@ -20,7 +20,7 @@ SHARE_OF_MASK_PIXELS = 0.002
 
 def street_pictures() -> list[NDArray[np.uint8]]:
     """Three frames of the synthetic street at the model's own input size."""
-    scene = Scene(SceneConfig(width=568, height=320, num_frames=100))
+    scene = Scene(SceneConfig(width=682, height=384, num_frames=100))
     return [scene.render(index).image for index in (0, 40, 80)]
 
 

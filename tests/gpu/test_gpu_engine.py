@@ -110,7 +110,7 @@ def test_low_precision_finds_the_clear_ones(
 
 def test_warming_up_captures_all_that_is_needed(cuda: torch.device, pictures: Pictures) -> None:
     engine = load_engine("street", device=str(cuda), precision="bf16")
-    engine.warm_up([(320, 568)], 4)
+    engine.warm_up([(384, 682)], 4)
     torch.cuda.synchronize()
     reserved = torch.cuda.memory_reserved()
     for num_images in (1, 2, 3, 4):

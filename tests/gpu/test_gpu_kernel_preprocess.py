@@ -171,7 +171,7 @@ def test_a_captured_graph_takes_pictures_of_other_sizes(cuda: torch.device) -> N
     with torch.cuda.graph(graph):
         batch = preprocess(planes, params, padded_hw, MEAN, STD, torch.float32)
     host_planes, host_params = np.zeros((2, capacity), np.uint8), np.zeros((2, NUM_PARAMS), np.float32)
-    for hws, input_hws in (([(1080, 1920), (320, 568)], [(750, 1333), (320, 568)]), ([(798, 1342)], [(798, 1342)])):
+    for hws, input_hws in (([(1080, 1920), (384, 682)], [(750, 1333), (384, 682)]), ([(798, 1342)], [(798, 1342)])):
         frames = [random_frame(hw, seed) for seed, hw in enumerate(hws)]
         pack_frames(frames, input_hws, host_planes, host_params)
         planes.copy_(torch.from_numpy(host_planes))

@@ -83,8 +83,8 @@ def test_a_frame_does_not_depend_on_its_neighbours(engine: Engine, pictures: lis
 
 def test_detections_are_in_pixels_of_the_source(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
     (same,) = found_on(engine, frame_of(pictures[0]))
-    (large,) = found_on(engine, frame_of(pictures[0], source_wh=(1704, 1280)))
-    assert (large.width, large.height) == (1704, 1280)
+    (large,) = found_on(engine, frame_of(pictures[0], source_wh=(2046, 1536)))
+    assert (large.width, large.height) == (2046, 1536)
     np.testing.assert_array_equal(large.scores, same.scores)
     np.testing.assert_array_equal(large.mask_bits, same.mask_bits)
     np.testing.assert_allclose(large.boxes_xyxy, same.boxes_xyxy * [3, 4, 3, 4], rtol=1e-6)
@@ -102,12 +102,12 @@ def test_arrays_have_the_promised_form(engine: Engine, pictures: list[NDArray[np
     assert (found.class_ids.shape, found.class_ids.dtype) == ((num,), np.int32)
     assert found.mask_bits is not None
     assert (found.mask_bits.shape, found.mask_bits.dtype) == ((num, 98), np.uint8)
-    assert found.masks().shape == (num, 320, 568)
+    assert found.masks().shape == (num, 384, 682)
     assert set(found.class_ids.tolist()) <= set(STREET.labels)
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes_xyxy[:, 2:] > found.boxes_xyxy[:, :2]).all()
     assert found.boxes_xyxy.min() >= 0
-    assert (found.boxes_xyxy[:, 2:] <= [568, 320]).all()
+    assert (found.boxes_xyxy[:, 2:] <= [682, 384]).all()
 
 
 def test_masks_lie_in_their_boxes_and_fill_them_as_the_packed_bits_do(

@@ -76,7 +76,7 @@ def found_on(engine: Engine, frames: list[I420Frame]) -> list[Detections]:
 def fails(founds: list[Detections], expecteds: list[Detections]) -> bool:
     """Whether the goals of fp32 find fault with them."""
     agreed = agreement(founds, expecteds)
-    return agreed.share < parity.MIN_SHARE or agreed.mask_ious.min() < parity.MIN_MASK_IOU
+    return agreed.share < parity.MIN_SHARE or agreed.least_iou < parity.MIN_MASK_IOU
 
 
 def detections(boxes: list[tuple[float, ...]], scores: list[float], class_ids: list[int], **rest: object) -> Detections:
@@ -127,7 +127,7 @@ def test_the_picture_itself_is_resized_by_torchvision(torchvision: Torchvision) 
     handle = torchvision.network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     found = torchvision.on_picture(picture)
     handle.remove()
-    assert seen[0].shape == (1, 3, 320, 576)
+    assert seen[0].shape == (1, 3, 384, 704)
     assert (found.width, found.height) == (852, 480)
     assert found.boxes_xyxy[:, 2].max() > 640
 
@@ -168,6 +168,19 @@ def test_the_share_is_of_what_was_expected_and_masks_are_compared_pixel_by_pixel
     assert agreed.num_expected == 4
     assert agreed.share == 0.75
     np.testing.assert_allclose(sorted(agreed.mask_ious), [49 / 51, 1, 1])
+
+
+def test_masks_whose_pasting_hangs_by_a_rounding_are_counted_apart() -> None:
+    """Widened by 30/28, the box of 14 px reaches half a pixel further: to whole pixels, from edges at a half."""
+    mask = np.zeros((80, 100), bool)
+    mask[20:34, 20:34] = True
+    rles = [encode_rle(mask)], [encode_rle(np.roll(mask, 1, axis=0))]
+    for edge, num_compared in ((20.5, 0), (20.5 + 5e-5, 0), (20.5 - 5e-5, 0), (20.5 + 5e-4, 1), (20.2, 1)):
+        found, expected = (detections([(20.2, edge, 34.2, edge + 14)], [0.5], [1], rle_counts=rle) for rle in rles)
+        agreed = agreement([found], [expected])
+        assert (agreed.num_partners, len(agreed.mask_ious), agreed.share) == (1, num_compared, 1)
+        assert agreed.share_undecided == 1 - num_compared
+        assert (agreed.least_iou < 0.9) == bool(num_compared)
 
 
 def test_nothing_expected_nothing_missing() -> None:
@@ -219,7 +232,14 @@ def test_the_goals_of_fp32_are_reached_on_the_scene(
     assert all(row["detections"] > 10 * NUM_PICTURES for row in rows)
     goals = {row["case"]: row["reached"] for row in rows if row["goal"] is not None}
     assert goals == dict.fromkeys(
-        ["partners: share", "masks of partners: least IoU", "AP of boxes", "AP of masks"], True
+        [
+            "partners: share",
+            "masks of partners: least IoU",
+            "masks of partners: undecided",
+            "AP of boxes",
+            "AP of masks",
+        ],
+        True,
     )
     truth_is_used = next(row for row in rows if row["case"] == "AP of boxes")
     assert 0.05 < truth_is_used["ours"] < 1
@@ -259,7 +279,7 @@ def test_the_goals_of_fp32_are_reached_on_real_pictures(shared_data: Path, torch
         (results.ours[image_id],) = found_on(engine, [frame])
         results.theirs[image_id] = torchvision.on_frame(frame)
     lines = parity.figures(truth, results._replace(direct=results.theirs), "fp32")
-    assert sum(line.goal != "" for line in lines) == 4
+    assert sum(line.goal != "" for line in lines) == 5
     assert [line for line in lines if not line.reached] == []
 
 
@@ -274,7 +294,7 @@ def test_the_goals_are_reached_on_all_real_pictures(
     parity.main()
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert all(row["pictures"] >= 100 for row in rows)
-    assert sum(row["goal"] is not None for row in rows) == (4 if precision == "fp32" else 2)
+    assert sum(row["goal"] is not None for row in rows) == (5 if precision == "fp32" else 3)
 
 
 # -- engines that are wrong on purpose

@@ -74,7 +74,8 @@ def test_bundled_weights_are_the_ones_that_were_measured() -> None:
     with safe_open(path, framework="np") as file:
         metadata = file.metadata()
     assert metadata["architecture"] == STREET.architecture
-    assert [tuple(pair) for pair in json.loads(metadata["categories"])] == list(STREET.categories)
+    assert {int(class_id): label for class_id, label in json.loads(metadata["categories"]).items()} == STREET.labels
+    assert (int(metadata["min_size"]), int(metadata["max_size"])) == (STREET.min_size, STREET.max_size)
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
@@ -115,11 +116,11 @@ def test_cuda_is_expected_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("name", "picture_hw", "expected_hw"),
     [
-        ("street", (432, 768), (320, 568)),
-        ("street", (768, 432), (568, 320)),
-        ("street", (1080, 1920), (320, 568)),
-        ("street", (400, 1600), (160, 640)),
-        ("street", (200, 320), (320, 512)),
+        ("street", (432, 768), (384, 682)),
+        ("street", (768, 432), (682, 384)),
+        ("street", (1080, 1920), (384, 682)),
+        ("street", (400, 1600), (192, 768)),
+        ("street", (200, 320), (384, 614)),
         ("maskrcnn_resnet50_fpn_v2", (480, 640), (800, 1066)),
         ("maskrcnn_resnet50_fpn_v2", (1080, 1920), (748, 1332)),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", (1080, 1920), (320, 568)),
