@@ -16,6 +16,7 @@ import run_pipeline
 from pipeline.engine.architectures import build
 from pipeline.evaluation.coco_ap import FIGURES
 from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH
+from pipeline.synthetic import SceneConfig
 from pipeline.training.scene_data import write_scene_data
 
 WIDTH, HEIGHT = 320, 180
@@ -216,29 +217,32 @@ def test_a_folder_that_cannot_be_made_is_one_line(run: Run, scene_data: Path, tm
 # -- video ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: object) -> None:
-    output = tmp_path / "report"
+    """The scene of the demo at a quarter of its pixels."""
+    output, (width, height) = tmp_path / "report", (480, 270)
     code, out, err = run(
-        "evaluate", "video", "--seconds", 1.2, "--fps", 5, "--size", f"{WIDTH}x{HEIGHT}", "--model", "street",
+        "evaluate", "video", "--size", f"{width}x{height}", "--model", "street",
         "--json", "--output", output,
     )  # fmt: skip
     assert (code, err) == (0, f"written to {output}\n")
     metrics = json.loads(out)
     assert metrics == json.loads((output / "metrics.json").read_text())
-    assert metrics["scene"] == {"width": WIDTH, "height": HEIGHT, "fps": 5, "num_frames": 6, "seed": 92}
+    seed = SceneConfig().seed
+    assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 250, "seed": seed}
     assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 25
     through, alone = metrics["pipeline"], metrics["engine_alone"]
     for judged in (through, alone):
         assert judged["num_objects"] == metrics["num_objects"]
-        assert judged["mask"]["AP50"] > 0.1
+        assert judged["mask"]["AP50"] >= 0.7
+        assert judged["mota"] >= 0.8
         lost = judged["num_missed"] + judged["num_false"] + judged["num_switches"]
         assert judged["mota"] == pytest.approx(1 - lost / judged["num_objects"], abs=1e-6)
     # frames that were numbered or scaled wrongly would share next to nothing with the truth
-    assert through["mask"]["AP50"] > 0.5 * alone["mask"]["AP50"]
+    assert through["mask"]["AP50"] > 0.9 * alone["mask"]["AP50"]
     assert (output / "scene.mp4").stat().st_size > 1000
     for name in ("worst", "best"):
         with Image.open(output / f"{name}.png") as sheet:
             sheet.load()
-            # two frames a second apart
-            band = CAPTION_PX + TILE_WH[0] * HEIGHT // WIDTH + GAP_PX
-            assert sheet.height in {HEADING_PX + band, HEADING_PX + 2 * band}
+            band = CAPTION_PX + TILE_WH[0] * height // width + GAP_PX
+            assert (sheet.height - HEADING_PX) % band == 0
