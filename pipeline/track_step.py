@@ -69,9 +69,8 @@ def step_tracks(
         frame_seq, track_of,
     )  # fmt: skip
 
-    for detection, track in enumerate(track_of):
-        if track >= 0:
-            sightings[track, SCORE_SUM] += scores[detection]
+    for detection in np.flatnonzero(track_of >= 0):
+        sightings[track_of[detection], SCORE_SUM] += scores[detection]
     started = np.zeros(num_tracks, np.bool_)
     for track in range(num_tracks):
         if records[track, LAST_SEQ] != frame_seq:
