@@ -69,8 +69,9 @@ def step_tracks(
         frame_seq, track_of,
     )  # fmt: skip
 
-    for detection in np.flatnonzero(track_of >= 0):
-        sightings[track_of[detection], SCORE_SUM] += scores[detection]
+    shown = np.flatnonzero(track_of >= 0)
+    for place in shown:
+        sightings[track_of[place], SCORE_SUM] += scores[place]
     started = np.zeros(num_tracks, np.bool_)
     for track in range(num_tracks):
         if records[track, LAST_SEQ] != frame_seq:
@@ -87,7 +88,6 @@ def step_tracks(
             records[track, TRACK_ID] = num_confirmed
             started[track] = True
 
-    shown = np.flatnonzero(track_of >= 0)
     track_ids = records[track_of[shown], TRACK_ID]
     ages_frames = frame_seq - records[track_of[shown], FIRST_SEQ] + 1
     return num_tracks, num_confirmed, shown, track_ids, ages_frames, records[:num_tracks][started], ended
