@@ -53,8 +53,8 @@ def test_people_one_by_one(shared_data: Path, tmp_path: Path) -> None:
     video = shared_data / "videos" / "intel_one-by-one-person-detection.mp4"
     count = Count()
     for result, moving in results_and_truth(video, tmp_path):
-        wanted = [mask for mask in moving if mask.sum() > 20_000 and not touches_border(mask)]
-        add(count, result, wanted, moving, "person", least_iou=0.7)
+        wanted = [mask for mask in moving if mask.sum() > 20_000 and not leaves_picture(mask)]
+        add(count, result, wanted, moving, "person", least_iou=0.6)
     print(f"people: {count}")
     assert count.asked > 700
     assert count.found >= 0.98, str(count)
@@ -118,8 +118,9 @@ def moving_masks(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> list
     return masks
 
 
-def touches_border(mask: Mask) -> bool:
-    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+def leaves_picture(mask: Mask) -> bool:
+    """At a side or below; heads of people who stand just reach the upper border."""
+    return bool(mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
 def iou(first: Mask, second: Mask) -> float:
