@@ -94,8 +94,8 @@ def print_video(metrics: dict[str, Any]) -> None:
         _say(console, f"No figures of masks: {metrics['no_masks']}.")
     _say(
         console,
-        f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px, or "
-        f"hidden to more than {1 - metrics['min_visibility']:.0%}, count neither way.",
+        f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px count "
+        "neither way.",
     )
     _say(console, "Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
 

@@ -17,9 +17,6 @@ from pipeline.training.coco import Annotation, CocoData, coco_masks
 MIN_AREA_PX = 100
 """visible pixels below which an object of a scene counts neither way: a person of 20 px height covers so many"""
 
-MIN_VISIBILITY = 0.25
-"""the same for an object of which others hide more than three quarters: nobody can say what such a sliver belongs to"""
-
 
 def check_pycocotools() -> None:
     """Raises UsageError where they are not installed."""
@@ -58,16 +55,14 @@ def coco_of_scene(truth: Sequence[Sequence[Annotation]], labels: dict[int, str],
 def scene_truth(frame: SceneFrame, class_ids: Collection[int]) -> tuple[list[Annotation], list[int]]:
     """The objects of a frame that belong to these classes, and their ids over the scene.
 
-    The masks are the pixels that can be seen. Objects of fewer than MIN_AREA_PX, or of less than MIN_VISIBILITY,
-    are crowds: they count neither way.
+    The masks are the pixels that can be seen. Objects of fewer than MIN_AREA_PX are crowds: they count neither way.
     """
     encode = coco_masks().encode
     annotations, object_ids = [], []
     for item in frame.objects:
         if item.class_id in class_ids:
             rle = encode(np.asfortranarray(frame.mask(item.object_id), np.uint8))
-            is_crowd = item.area_px < MIN_AREA_PX or item.visibility < MIN_VISIBILITY
-            annotations.append(Annotation(item.class_id, item.box_xyxy, rle, is_crowd))
+            annotations.append(Annotation(item.class_id, item.box_xyxy, rle, item.area_px < MIN_AREA_PX))
             object_ids.append(item.object_id)
     return annotations, object_ids
 

@@ -31,7 +31,7 @@ from pipeline.evaluation.session import (
     write_json,
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
-from pipeline.evaluation.truth import MIN_AREA_PX, MIN_VISIBILITY, coco_of_scene, scene_truth
+from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
 from pipeline.job import DEFAULT_CONF
 from pipeline.messages import FrameResult
 from pipeline.models import ModelSpec
@@ -118,7 +118,6 @@ def evaluate_video(settings: VideoSettings) -> dict[str, Any]:
         "conf": _conf(settings.config),
         "num_objects": len(objects),
         "min_area_px": MIN_AREA_PX,
-        "min_visibility": MIN_VISIBILITY,
         "classes": {label: {"num_objects": objects.count(class_id)} for class_id, label in labels.items()},
         "no_masks": None if with_masks else f"model {spec.name} finds boxes alone",
         "pipeline": _figures(judged) | {"wall_s": round(pipeline_s, 3)},

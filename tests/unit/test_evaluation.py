@@ -17,7 +17,7 @@ from pipeline.evaluation.pairing import Pairing, chosen, crowds_of, overlaps, pa
 from pipeline.evaluation.regions import Region, Regions
 from pipeline.evaluation.session import worst_and_best
 from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH, SheetRow, draw_sheet
-from pipeline.evaluation.truth import MIN_AREA_PX, MIN_VISIBILITY, coco_of_scene, scene_truth
+from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
 from pipeline.evaluation.video_command import FrameFound, FrameTruth, judge
 from pipeline.structures import Detections
 from pipeline.synthetic import LABELS, Scene, SceneConfig
@@ -280,16 +280,7 @@ def test_the_truth_of_a_scene_is_what_can_be_seen() -> None:
     for entry, item in zip(annotations, cars, strict=True):
         assert entry.rle is not None
         assert coco_mask.area(entry.rle) == item.area_px
-        assert entry.is_crowd == (item.area_px < MIN_AREA_PX or item.visibility < MIN_VISIBILITY)
-
-
-def test_what_others_hide_to_three_quarters_counts_neither_way() -> None:
-    shown = Scene(SCENE).render(3)
-    item = max(shown.objects, key=lambda item: item.area_px)
-    for visibility, is_crowd in ((0.25, False), (0.24, True)):
-        objects = (dataclasses.replace(item, visibility=visibility),)
-        (annotation,), _ = scene_truth(dataclasses.replace(shown, objects=objects), [item.class_id])
-        assert annotation.is_crowd == is_crowd
+        assert entry.is_crowd == (item.area_px < MIN_AREA_PX)
 
 
 def test_precision_by_hand() -> None:
