@@ -18,6 +18,7 @@ TRAIN_EPILOG = """
 
   maskstream train --data train.json --val val.json --model street --output runs/mine --epochs 20
   maskstream train --data shots/ --model maskrcnn_resnet50_fpn_v2 --output runs/mine --minutes 60 --lr 1e-4
+  maskstream train --data few.json --model street --freeze backbone.body --output runs/few --epochs 20 --lr 1e-4
   maskstream train --data train.json --model street --output runs/mine --epochs 20 --resume
   maskstream video.mp4 --model street --weights runs/mine/weights.safetensors
 
@@ -54,6 +55,10 @@ def train(
     model: Annotated[str, cli.option("--model", "see `models`; default street", "NAME", cli.MODEL_PANEL)] = "street",
     init: Annotated[
         Path | None, cli.option("--init", "weights to start from; default the model's own", "FILE", cli.MODEL_PANEL)
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        cli.option("--freeze", "a part not to train, as backbone.body; again for another", "PART", cli.MODEL_PANEL),
     ] = None,
     epochs: Annotated[float | None, _number("--epochs", "length of the run: this or --minutes", "N")] = None,
     minutes: Annotated[float | None, _number("--minutes", "length of the run: this or --epochs", "T")] = None,
@@ -114,6 +119,7 @@ def train(
         val=val,
         model=model,
         init=init,
+        frozen=tuple(freeze or ()),
         output=output.expanduser(),
         epochs=epochs,
         minutes=minutes,

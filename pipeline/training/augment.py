@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from pipeline.training.clutter import draw_room
 from pipeline.training.picture import (
     Instance,
     Matrix,
@@ -35,6 +36,7 @@ _SHARE_TILTED = 0.3
 _MAX_TILT_DEGREES = 6.0
 _SHARE_WITH_PASTED = 0.35
 _MAX_PASTED = 3
+_SHARE_ROOMS = 0.25
 
 Donor = Callable[[Generator, frozenset[int]], "tuple[Picture, Instance, float] | None"]
 """A picture, one of its objects with an output among those given, and the scale at which the engine looks at it."""
@@ -67,7 +69,7 @@ def with_pasted(rng: Generator, picture: Picture, donor: Donor, *, share: float 
 
 
 def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> Picture:
-    """A road or floor seen from above, without anything on it: an uneven grey with grain, specks and paint."""
+    """A road or floor seen from above, without anything on it: an uneven grey with grain and paint; or a room."""
     height, width = crop_hw
     colour = rng.uniform(40, 170) + rng.uniform(-8, 8, 3)
     coarse = rng.normal(0, rng.uniform(2, 14), (5, 8)).astype(np.float32)
@@ -75,10 +77,12 @@ def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[i
     grain = rng.standard_normal((height, width), np.float32) * float(rng.uniform(2, 9))
     softened = cv2.GaussianBlur(grain, (0, 0), float(rng.uniform(0.5, 1.5)))
     rgb = np.clip(colour + (spread + softened)[..., None], 0, 255).astype(np.uint8)
+    if rng.random() < _SHARE_ROOMS:
+        draw_room(rng, rgb)
     for _ in range(int(rng.integers(0, 30))):
         spot = rng.integers(0, (width, height)).tolist()
         cv2.circle(rgb, spot, int(rng.integers(0, 3)), (float(rng.uniform(20, 220)),) * 3, -1, cv2.LINE_AA)
-    for _ in range(int(rng.integers(0, 12))):
+    for _ in range(int(rng.integers(0, 14))):
         _mark(rng, rgb)
     return Picture(rgb, (), labelled)
 
@@ -110,7 +114,7 @@ def _mark(rng: Generator, rgb: Rgb) -> None:
     points = [start, end]
     if kind > 0.6:  # around one or two corners
         for _ in range(int(rng.integers(1, 3))):
-            angle += float(rng.uniform(0.5, 2.9)) * (1 if rng.random() < 0.5 else -1)
+            angle += float(rng.uniform(0.5, 3.0)) * (1 if rng.random() < 0.5 else -1)
             points.append(points[-1] + length * rng.uniform(0.3, 1.2) * np.array([np.cos(angle), np.sin(angle)]))
     cv2.polylines(rgb, [np.array(points).round().astype(np.int32)], False, paint, thickness, cv2.LINE_AA)
 

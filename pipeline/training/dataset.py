@@ -19,6 +19,7 @@ from pipeline.errors import SourceError
 from pipeline.models import ModelSpec, input_hw
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
+from pipeline.training.clutter import with_clutter
 from pipeline.training.coco import Annotation, CocoData, PictureRecord
 from pipeline.training.picture import Instance, Picture, Rgb, Sample, to_sample
 from pipeline.training.seen_from_above import KINDS, with_vehicles
@@ -29,8 +30,11 @@ from pipeline.training.synthetic_pictures import SyntheticPictures
 _FREQUENT_SHARE = 0.25
 # Of all: pictures of objects alone on a plain ground, as a camera above a car park shows them; objects of other
 # pictures, or vehicles drawn as they are seen from above.
-_SHARE_PLAIN_GROUND = 0.03
+_SHARE_PLAIN_GROUND = 0.08
 _SHARE_SEEN_FROM_ABOVE = 0.1
+# Of pictures on such a ground and of all others: those with unlabelled things before it.
+_SHARE_CLUTTERED_GROUND = 0.6
+_SHARE_CLUTTERED = 0.12
 # Objects worth being pasted elsewhere, in pixels of their picture.
 _MIN_DONOR_AREA_PX = 600
 
@@ -78,19 +82,25 @@ class TrainingPictures(Dataset[Sample]):
             picture = self._synthetic.pick(rng)
             picture = random_view(rng, picture, self._scale(picture.hw), mixture.crop_hw)
         elif kind < _SHARE_PLAIN_GROUND and self._donors:
-            picture = with_pasted(rng, plain_ground(rng, mixture.crop_hw, self._all_outputs), self._donor, share=1.0)
+            picture = with_pasted(rng, self._ground(rng), self._donor, share=1.0)
         elif kind < _SHARE_PLAIN_GROUND + _SHARE_SEEN_FROM_ABOVE and self._vehicles:
-            picture = with_vehicles(rng, plain_ground(rng, mixture.crop_hw, self._all_outputs), self._vehicles)
+            picture = with_vehicles(rng, self._ground(rng), self._vehicles)
             if self._donors:
                 picture = with_pasted(rng, picture, self._donor)
         else:
             picture = self._load(self._data.pictures[self._index(position)])
             picture = random_view(rng, picture, self._scale(picture.hw), mixture.crop_hw)
+            if rng.random() < _SHARE_CLUTTERED:
+                picture = with_clutter(rng, picture)
             if self._donors:
                 picture = with_pasted(rng, picture, self._donor)
         return to_sample(
             Picture(photographed(rng, picture.rgb), picture.instances, picture.labelled), self._num_outputs
         )
+
+    def _ground(self, rng: Generator) -> Picture:
+        ground = plain_ground(rng, self._mixture.crop_hw, self._all_outputs)
+        return with_clutter(rng, ground) if rng.random() < _SHARE_CLUTTERED_GROUND else ground
 
     def _index(self, position: int) -> int:
         """Of the picture: each epoch is a permutation of the pictures, those of rare classes more than once."""

@@ -53,7 +53,8 @@ class Trainer:
         self._identity = _identity(settings, data, self._precision)
         self._output = _made_folder(settings.output, settings.resume)
         torch.manual_seed(settings.seed)
-        self._network = start_network(self._spec, base, None if settings.init is None else str(settings.init))
+        init = None if settings.init is None else str(settings.init)
+        self._network = start_network(self._spec, base, init, settings.frozen)
         self._network.to(self._device)
         self._data = TrainingPictures(data, self._spec, Mixture(settings.seed, settings.crop_hw, self._share(data)))
         self._optimizer = make_optimizer(self._network, settings.optimizer, settings.lr)
@@ -243,6 +244,7 @@ def _identity(settings: TrainSettings, data: CocoData, precision: str) -> dict[s
     names = ("model", "epochs", "minutes", "batch", "lr", "optimizer", "crop_hw", "seed", "synthetic_share")
     identity = {f"--{name.removesuffix('_hw').replace('_', '-')}": str(getattr(settings, name)) for name in names}
     identity["--precision"] = precision
+    identity["--freeze"] = " ".join(settings.frozen) or "nothing"
     identity["--data with SHA-256"] = data.sha256
     if settings.init is not None:
         identity["--init with SHA-256"] = _sha256(settings.init)

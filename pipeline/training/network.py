@@ -8,7 +8,7 @@ its large maps would cost most of the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ from pipeline.models import ModelSpec
 State = dict[str, Tensor]
 
 
-def start_network(spec: ModelSpec, base: ModelSpec, init: str | None) -> FasterRCNN:
+def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Sequence[str] = ()) -> FasterRCNN:
     """The network of `spec` with folded batch norms, in fp32, with the weights of `base` or of the file `init`.
 
     Rows of the class head and of the masks are taken over by the label; those of labels that `base` does not know
-    start at random (torch's global generator). Raises ModelError for weights that cannot be used, UsageError for a
-    network of keypoints.
+    start at random (torch's global generator). `frozen`: names of modules that stay as they are, beside `frozen_part`.
+    Raises ModelError for weights that cannot be used, UsageError for a network of keypoints or for an unknown module.
     """
     if spec.output == "keypoints":
         raise UsageError(f"model {spec.name} finds keypoints, which cannot be trained; choose one for masks or boxes")
@@ -40,6 +40,8 @@ def start_network(spec: ModelSpec, base: ModelSpec, init: str | None) -> FasterR
     network.to(memory_format=torch.channels_last)
     network.requires_grad_(requires_grad=True)
     frozen_part(network).requires_grad_(requires_grad=False)
+    for name in frozen:
+        _module(network, name).requires_grad_(requires_grad=False)
     return network
 
 
@@ -49,6 +51,18 @@ def frozen_part(network: FasterRCNN) -> nn.ModuleList:
     first = next(iter(body.return_layers))
     names = list(dict(body.named_children()))
     return nn.ModuleList(body[name] for name in names[: names.index(first) + 1])
+
+
+def _module(network: nn.Module, name: str) -> nn.Module:
+    """By its dotted name. Raises UsageError with the names that there are at the place where it goes wrong."""
+    module, path = network, ""
+    for part in name.split("."):
+        children = dict(module.named_children())
+        if part not in children:
+            known = ", ".join(f"{path}{child}" for child in children) or "no parts"
+            raise UsageError(f"--freeze {name}: the network has no such part; at that place it has {known}")
+        module, path = children[part], f"{path}{part}."
+    return module
 
 
 def stored_state(spec: ModelSpec, folded: Mapping[str, Tensor]) -> State:

@@ -15,6 +15,7 @@ class TrainSettings:
 
     data, val         COCO JSON file, or folder with one; val None trains without validation
     model, init       registered model; weights file to start from, None for the model's own
+    frozen            modules of the network that are not trained, by their dotted names in the state dict
     output            folder of checkpoint, metrics, plot and weights
     epochs, minutes   the length of the run: one of the two is given
     batch             pictures a step
@@ -29,6 +30,7 @@ class TrainSettings:
     val: Path | None
     model: str
     init: Path | None
+    frozen: tuple[str, ...]
     output: Path
     epochs: float | None
     minutes: float | None

@@ -58,6 +58,7 @@ def settings(scene: Path, output: Path, **changes: object) -> TrainSettings:
         val=None,
         model="street",
         init=None,
+        frozen=(),
         output=output,
         epochs=1.0,
         minutes=None,
@@ -140,6 +141,17 @@ def test_training_goes_on_from_weights_of_a_run(trained: Path, scene: Path, tmp_
         torch.testing.assert_close(
             second[name], tensor, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_frozen_parts_keep_their_bits(trained: Path, scene: Path, tmp_path: Path) -> None:
+    frozen = ("backbone.body", "roi_heads.box_head.fc6")
+    init = trained / "weights.safetensors"
+    trainer = train(settings(scene, tmp_path / "few", init=init, frozen=frozen, epochs=0.25))
+    after = load_file(trainer.weights_path)
+    for name, tensor in load_file(init).items():
+        kept = name.startswith(frozen)
+        if kept or tensor.ndim > 1:
+            assert torch.equal(after[name], tensor) is kept, name
 
 
 def test_folding_and_unfolding_keeps_the_network() -> None:
@@ -238,6 +250,7 @@ def test_a_resumed_run_must_be_the_same(scene: Path, tmp_path: Path) -> None:
         ({"batch": 1}, "made with --batch 2, not 1"),
         ({"seed": 2}, "made with --seed 1, not 2"),
         ({"crop_hw": (64, 64)}, "made with --crop"),
+        ({"frozen": ("backbone.body",)}, "made with --freeze nothing, not backbone.body"),
         ({"data": scene / "val.json"}, "made with --data with SHA-256"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -282,6 +295,8 @@ def test_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
         (["--epochs", "1", "--model", "steet"], "did you mean 'street'?"),
         (["--epochs", "1", "--model", "keypointrcnn_resnet50_fpn"], "finds keypoints, which cannot be trained"),
         (["--epochs", "1", "--init", "nothing.safetensors"], "nothing.safetensors"),
+        (["--epochs", "1", "--freeze", "body"], "--freeze body: the network has no such part; at that place it has"),
+        (["--epochs", "1", "--freeze", "backbone.head"], "it has backbone.body, backbone.fpn"),
         (["--epochs", "1", "--val", "DATA"], "is the training data"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from pipeline.models import get_model
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
+from pipeline.training.clutter import draw_room, with_clutter
 from pipeline.training.coco import Annotation, CocoData, PictureRecord, read_coco
 from pipeline.training.dataset import Mixture, Positions, TrainingPictures, _epoch_order, repeat_factors
 from pipeline.training.picture import Instance, Picture, Sample, covered, scaling, shift, to_sample, warp
@@ -139,6 +141,30 @@ def test_pasting_needs_a_labelled_class_and_covers_what_is_behind() -> None:
 def test_a_plain_ground_has_nothing_on_it() -> None:
     ground = plain_ground(np.random.default_rng(5), CROP_HW, frozenset({1}))
     assert (ground.hw, ground.instances, ground.labelled) == (CROP_HW, (), {1})
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_clutter_is_unlabelled_and_hides_what_is_behind_it(seed: int) -> None:
+    """Wherever the picture changed by more than an edge's softness, no mask is left; elsewhere all of it is."""
+    picture = painted((96, 160), block(0, 0, 80, 96), block(80, 0, 80, 96, output=2))
+    cluttered = with_clutter(np.random.default_rng(seed), picture)
+    assert cluttered.labelled == picture.labelled
+    left = np.zeros((96, 160), np.uint8)
+    for instance in cluttered.instances:
+        x1, y1, x2, y2 = box(instance)
+        left[y1:y2, x1:x2] |= instance.mask
+    changed = np.abs(cluttered.rgb.astype(int) - picture.rgb).max(axis=2) > 0
+    assert changed.any()
+    assert changed[left == 0].mean() > 0.9
+    near = cv2.dilate((left == 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert not changed[~near].any()
+
+
+def test_a_room_is_not_one_tone() -> None:
+    for seed in range(20):
+        rgb = np.full((96, 160, 3), 90, np.uint8)
+        draw_room(np.random.default_rng(seed), rgb)
+        assert rgb.std() > 0
 
 
 def test_camera_noise_keeps_the_form_and_follows_the_generator() -> None:
