@@ -30,11 +30,11 @@ from pipeline.training.synthetic_pictures import SyntheticPictures
 _FREQUENT_SHARE = 0.25
 # Of all: pictures of objects alone on a plain ground, as a camera above a car park shows them; objects of other
 # pictures, or vehicles drawn as they are seen from above.
-_SHARE_PLAIN_GROUND = 0.08
+_SHARE_PLAIN_GROUND = 0.15
 _SHARE_SEEN_FROM_ABOVE = 0.1
 # Of pictures on such a ground and of all others: those with unlabelled things before it.
-_SHARE_CLUTTERED_GROUND = 0.6
-_SHARE_CLUTTERED = 0.12
+_SHARE_CLUTTERED_GROUND = 0.7
+_SHARE_CLUTTERED = 0.2
 # Objects worth being pasted elsewhere, in pixels of their picture.
 _MIN_DONOR_AREA_PX = 600
 

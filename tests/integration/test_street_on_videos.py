@@ -1,6 +1,6 @@
 """`street` on real videos of a camera that stands still: what moves is known from the empty first second alone.
 
-The truth of a frame is what differs from the median of the first frames, joined and without holes; shadows are in it.
+The truth of a frame is what differs from the median of the first frames and is no shadow, joined and without holes.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ def moving_masks(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> list
     difference = picture - empty
     difference -= np.median(difference[::4, ::4], axis=(0, 1))
     changed = cv2.GaussianBlur(np.abs(difference).max(axis=2), (0, 0), 1.5) > DIFFERENCE
+    shaded = cv2.blur((changed & is_shaded(picture, empty)).astype(np.float32), (9, 9))
+    changed &= shaded <= 0.5 * cv2.blur(changed.astype(np.float32), (9, 9))
     cleaned = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     joined = cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)))
     outlines, _ = cv2.findContours(joined, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -116,6 +118,30 @@ def moving_masks(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> list
         if mask.sum() >= SMALLEST_PX:
             masks.append(mask > 0)
     return masks
+
+
+def is_shaded(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> Mask:
+    """Pixels that are darker than in the empty picture and still show what is behind (Jacques et al., SIBGRAPI 2005).
+
+    Where that has a texture, it correlates with the one of the empty picture; where it has none, there is none in the
+    shadow either and all colours are darker by one factor.
+    """
+    ratio = (cv2.GaussianBlur(picture, (0, 0), 2).astype(np.float32) + 2) / (cv2.GaussianBlur(empty, (0, 0), 2) + 2)
+    tint = np.ptp(ratio, axis=2) / ratio.max(axis=2)
+    seen, ground = (
+        cv2.cvtColor(rgb.astype(np.uint8), cv2.COLOR_RGB2GRAY).astype(np.float32) for rgb in (picture, empty)
+    )
+    spread_seen, spread_ground = covariance(seen, seen), covariance(ground, ground)
+    correlation = covariance(seen, ground) / np.sqrt(np.maximum(spread_seen, 1) * np.maximum(spread_ground, 1))
+    plain = (spread_seen < 16) & (spread_ground < 16)
+    darker = (ratio.mean(axis=2) < 1) & (ratio.min(axis=2) > 0.35)
+    return np.asarray(darker & np.where(plain, tint < 0.08, (tint < 0.4) & (correlation > 0.5)))
+
+
+def covariance(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Over the 11 x 11 pixels around each."""
+    means = cv2.blur(first * second, (11, 11)) - cv2.blur(first, (11, 11)) * cv2.blur(second, (11, 11))
+    return np.asarray(means, np.float32)
 
 
 def leaves_picture(mask: Mask) -> bool:
