@@ -48,11 +48,10 @@ MOT_EPILOG = r"""
   maskstream evaluate mot --gt MOT15/train/TUD-Stadtmitte --results out/TUD-Stadtmitte.jsonl
   maskstream evaluate mot --gt MOTS/train --results out
 
-DIR of --gt: SEQUENCE/gt/gt.txt and SEQUENCE/seqinfo.ini of MOTChallenge, or one such SEQUENCE. Without --results our
-tracker is judged, with its default configuration, on SEQUENCE/det/det.txt or on --det. FILE of --results is named like
-its sequence: SEQUENCE.jsonl of our own, whose frame_seq counts all frames, or SEQUENCE.txt of MOTChallenge; DIR holds
-such files. Where the ground truth is of masks, so must be the results. With --output: metrics.json, and what was judged
-as SEQUENCE.txt.
+--gt holds SEQUENCE/gt/gt.txt and SEQUENCE/seqinfo.ini, or is one such SEQUENCE. Without --results our tracker is
+judged, with its default configuration, on SEQUENCE/det/det.txt there or in --det. A file of --results is named like
+its sequence: SEQUENCE.jsonl of our own, or SEQUENCE.txt of MOTChallenge; a folder holds such files. Where the truth is
+of masks (MOTS), so must be the results. With --output: metrics.json, and what was judged as SEQUENCE.txt.
 
 Needs TrackEval: pip install 'maskstream\[mot]'
 """

@@ -27,7 +27,14 @@ _MEANING = {
     "ARl": "larger ones",
 }
 
-_MOT_NAMES = {"deta": "DetA", "assa": "AssA", "smotsa": "sMOTSA", "frag": "Frag"}
+_MOT_NAMES = {
+    "num_objects": "objects",
+    "num_ids": "ids",
+    "deta": "DetA",
+    "assa": "AssA",
+    "smotsa": "sMOTSA",
+    "frag": "Frag",
+}
 
 
 def print_coco(metrics: dict[str, Any]) -> None:
@@ -107,13 +114,15 @@ def print_mot(metrics: dict[str, Any]) -> None:
     console, num = make_console(sys.stdout), len(metrics["sequences"])
     what = "results" if metrics["tracker"] is None else "detections, tracked by MaskStream's tracker"
     _say(console, f"{what} on {num} sequence{'s' if num > 1 else ''} of {metrics['gt']}, by IoU of {metrics['iou_of']}")
-    names = [name for name in metrics["combined"] if not name.startswith("num_")]
     rows = [*metrics["sequences"].items(), ("all", metrics["combined"])]
-    _print_columns(
-        console,
-        ["sequence", "objects", "ids", *(_MOT_NAMES.get(name, name.upper()) for name in names)],
-        [[label, row["num_objects"], row["num_ids"], *(row[name] for name in names)] for label, row in rows],
-    )
+    counts = ["num_objects", "num_ids", "fp", "fn", "idsw", "frag", "mt", "ml"]
+    shares = [name for name in metrics["combined"] if name not in counts]
+    for names in (shares, counts):
+        _print_columns(
+            console,
+            ["sequence", *(_MOT_NAMES.get(name, name.upper()) for name in names)],
+            [[label, *(row[name] for name in names)] for label, row in rows],
+        )
     left_out = "what lies in ignored regions" if metrics["iou_of"] == "masks" else "rows of the truth with flag 0"
     _say(console, f"By TrackEval {metrics['trackeval']}, without {left_out}; no further preprocessing.")
 
