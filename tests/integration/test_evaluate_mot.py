@@ -119,10 +119,9 @@ def test_a_table_of_all_sequences(run: Run, tmp_path: Path, monkeypatch: pytest.
     code, out, err = run("evaluate", "mot", "--gt", truth, *files)
     assert (code, err) == (0, "")
     assert out.startswith(f"results on 3 sequences of {truth}, by IoU of boxes\n")
-    tables = [
-        [line.split() for line in part.splitlines()] for part in out.split("\n\n") if part.startswith(("seq", "\nseq"))
-    ]
-    shares, counts = ([row for row in table if row] for table in tables)
+    lines = [line.split() for line in out.splitlines()]
+    starts = [place for place, words in enumerate(lines) if words[:1] == ["sequence"]]
+    shares, counts = (lines[place : place + 5] for place in starts)
     assert (shares[0], counts[0]) == (["sequence", *SHARES], ["sequence", "objects", "ids", *COUNTS])
     assert [row[0] for row in shares[1:]] == [row[0] for row in counts[1:]] == ["a", "b", "empty", "all"]
     assert int(counts[4][1]) == sum(int(row[1]) for row in counts[1:4]) == 900
