@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ops.iou import box_iou
 from pipeline.errors import UsageError
-from pipeline.evaluation.mot import MIN_IOU, TrackedFrame
+from pipeline.evaluation.mot import TrackedFrame
 from pipeline.evaluation.motchallenge import IGNORED, PEDESTRIAN, BoxRows, MaskRows, by_frame
 from pipeline.evaluation.session import figure
 from pipeline.training.coco import coco_masks
@@ -35,8 +35,8 @@ def compare_boxes(truth: BoxRows, found: BoxRows, num_frames: int) -> list[Track
 
 
 def compare_masks(truth: MaskRows, found: MaskRows, num_frames: int) -> list[TrackedFrame]:
-    """By mask IoU: pedestrians alone. What is found of no pedestrian and by more than half in an ignored region does
-    not count, as in MOTS (Voigtlaender et al. 2019). Raises UsageError where sizes differ.
+    """By mask IoU: pedestrians alone. What lies by more than half in an ignored region does not count, as in MOTS
+    (Voigtlaender et al. 2019), where the masks of a frame never overlap. Raises UsageError where sizes differ.
     """
     sizes = {tuple(rle["size"]) for rle in (*truth.rles, *found.rles)}
     if len(sizes) > 1:
@@ -126,17 +126,9 @@ def _renumbered(ids: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64
 
 def _without_ignored(frame: TrackedFrame, inside: NDArray[np.float64]) -> TrackedFrame:
     """inside: (M,), the share of each found mask that lies in ignored regions."""
-    if not (inside > 0.5).any():
-        return frame
-    from scipy.optimize import linear_sum_assignment
-
-    # TrackEval's own steps, down to the margins: another optimum of a tie would give other figures
-    margin = np.finfo(np.float64).eps
-    worth = np.where(frame.ious < MIN_IOU - margin, -10000.0, frame.ious)
-    rows, cols = linear_sum_assignment(-worth)
-    drop = inside > 0.5 + margin
-    drop[cols[worth[rows, cols] > margin]] = False
-    return TrackedFrame(frame.truth_ids, frame.track_ids[~drop], frame.ious[:, ~drop])
+    # as objects lie outside of these regions, such a mask has less than half in common with any
+    keep = inside <= 0.5 + np.finfo(np.float64).eps
+    return TrackedFrame(frame.truth_ids, frame.track_ids[keep], frame.ious[:, keep])
 
 
 def _picked(rows: MaskRows, places: NDArray[np.int64]) -> list[dict[str, Any]]:
