@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import cli_evaluate, cli_train
+from pipeline import cli_evaluate, cli_track, cli_train
 from pipeline import cli_options as cli
 from pipeline.errors import BusError, MaskStreamError, UsageError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.config import JobConfig
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-VERBS = ("subscribe", "worker", "status", "models", "train", "synthetic", "evaluate")
+VERBS = ("subscribe", "worker", "status", "models", "train", "synthetic", "evaluate", "track")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": "rich"}
@@ -38,13 +38,15 @@ verbs_app.add_typer(
 
 verbs_app.command("train", epilog=cli_train.TRAIN_EPILOG, context_settings=_CONTEXT)(cli_train.train)
 verbs_app.command("synthetic", epilog=cli_train.SYNTHETIC_EPILOG, context_settings=_CONTEXT)(cli_train.synthetic)
+verbs_app.command("track", epilog=cli_track.TRACK_EPILOG, context_settings=_CONTEXT)(cli_track.track)
 evaluate_app = typer.Typer(**_PLAIN)
 evaluate_app.command("coco", epilog=cli_evaluate.COCO_EPILOG, context_settings=_CONTEXT)(cli_evaluate.evaluate_coco)
 evaluate_app.command("video", epilog=cli_evaluate.VIDEO_EPILOG, context_settings=_CONTEXT)(cli_evaluate.evaluate_video)
+evaluate_app.command("mot", epilog=cli_evaluate.MOT_EPILOG, context_settings=_CONTEXT)(cli_evaluate.evaluate_mot)
 verbs_app.add_typer(
     evaluate_app,
     name="evaluate",
-    help="Tell how good a model is, on your pictures or a drawn video.",
+    help="Tell how good a model is, on your pictures or a drawn video, or a tracker.",
     context_settings=_CONTEXT,
 )
 

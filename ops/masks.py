@@ -90,6 +90,11 @@ def rle_area(counts: bytes) -> int:
     return int(_parsed(counts)[1::2].sum())
 
 
+def rle_num_pixels(counts: bytes) -> int:
+    """Pixels, set or not, of the frame of a COCO compressed RLE string. Raises ValueError for malformed counts."""
+    return int(_parsed(counts).sum())
+
+
 def pack_bits(masks: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(N, 98) uint8: (N, 28, 28) probabilities after the threshold `> 0.5`, rows first, packed by np.packbits."""
     if masks.shape[1:] != (_SIDE, _SIDE):

@@ -40,6 +40,22 @@ The same scene is judged twice: as an MP4 file through the whole pipeline, and b
 were drawn; the difference is lost on the way. With --output: scene.mp4, metrics.json, worst.png and best.png.
 """
 
+MOT_EPILOG = r"""
+[bold]Examples[/]
+
+  maskstream evaluate mot --gt MOT15/train
+  maskstream evaluate mot --gt MOT15/train --det detections --output report
+  maskstream evaluate mot --gt MOT15/train/TUD-Stadtmitte --results out/TUD-Stadtmitte.jsonl
+  maskstream evaluate mot --gt MOTS/train --results out
+
+--gt holds SEQUENCE/gt/gt.txt and SEQUENCE/seqinfo.ini, or is one such SEQUENCE. Without --results our tracker is
+judged, with its default configuration, on SEQUENCE/det/det.txt there or in --det. A file of --results is named like
+its sequence: SEQUENCE.jsonl of our own, or SEQUENCE.txt of MOTChallenge; a folder holds such files. Where the truth is
+of masks (MOTS), so must be the results. With --output: metrics.json, and what was judged as SEQUENCE.txt.
+
+Needs TrackEval: pip install 'maskstream\[mot]'
+"""
+
 DATA_PANEL, SCENE_PANEL = "Data", "Scene"
 
 AsJson = Annotated[bool, typer.Option("--json", help="one object for programs", rich_help_panel=cli.RESULT_PANEL)]
@@ -112,6 +128,33 @@ def evaluate_video(
         raise UsageError(f"the scene: {error}") from None
     metrics = evaluate_video(VideoSettings(scene=scene, config=config, output=output))
     _print(metrics, print_video, as_json=as_json, output=output)
+    return EXIT_DONE
+
+
+def evaluate_mot(
+    gt: Annotated[Path, cli.option("--gt", "sequences of MOTChallenge with their truth", "DIR", DATA_PANEL)],
+    det: Annotated[
+        Path | None, cli.option("--det", "detections to track; default beside the truth", "DIR", DATA_PANEL)
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        cli.option("--results", "judge these tracks instead; again for the next sequence", "FILE|DIR", DATA_PANEL),
+    ] = None,
+    classes: Annotated[
+        str, cli.option("--classes", "of our own result files, those judged; default person", "LABELS", DATA_PANEL)
+    ] = "person",
+    as_json: AsJson = False,
+    output: Folder = None,
+) -> int:
+    """Judge tracks on MOTChallenge sequences with TrackEval: HOTA, IDF1, MOTA, of boxes or of masks."""
+    labels = tuple(label.strip() for label in classes.split(",") if label.strip())
+    if not labels:
+        raise UsageError(f"--classes: expected one label or more, such as person, got {classes!r}")
+    from pipeline.evaluation.mot_command import MotSettings, evaluate_mot
+    from pipeline.evaluation.report import print_mot
+
+    settings = MotSettings(truth=gt, det=det, results=tuple(results or ()), labels=labels, output=output)
+    _print(evaluate_mot(settings), print_mot, as_json=as_json, output=output)
     return EXIT_DONE
 
 

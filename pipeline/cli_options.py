@@ -18,7 +18,9 @@ RUN_EPILOG = """
   models                list the models with their classes and weights
   train                 train a model, or fine-tune it to your own classes
   synthetic DIR         write pictures of the drawn street as COCO data
-  evaluate coco|video   tell how good a model is
+  evaluate coco|video|mot
+                        tell how good a model or a tracker is
+  track                 run the tracker alone on a file of detections
 
 [bold]Examples[/]
 

