@@ -1,73 +1,19 @@
+"""The life of a track and its association; what holds for any input and the checkpoint have files of their own."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import ArrayLike, NDArray
+from tracker_cases import CONFIG, crowd, detections, moving_box
 
-from pipeline.structures import Detections
-from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
+from pipeline.tracker import Tracker, TrackerConfig, TrackSpan
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = TrackerConfig()
-
-
-def detections(boxes_xyxy: ArrayLike, scores: ArrayLike = 0.9, class_ids: ArrayLike = 1) -> Detections:
-    boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
-    return Detections(
-        boxes_xyxy=boxes,
-        scores=np.broadcast_to(np.asarray(scores, np.float32), len(boxes)),
-        class_ids=np.broadcast_to(np.asarray(class_ids, np.int32), len(boxes)),
-        mask_bits=None,
-        rle_counts=None,
-        width=1920,
-        height=1080,
-    )
-
-
-def moving_box(time_s: float, start_xy: tuple[float, float], velocity_xy: tuple[float, float]) -> NDArray[np.float64]:
-    """A box of 60 x 120 pixels, velocity in pixels per second."""
-    x, y = np.add(start_xy, np.multiply(velocity_xy, time_s))
-    return np.array([x, y, x + 60, y + 120])
-
-
-def crowd(seed: int, num_objects: int = 25, num_frames: int = 60) -> Iterator[tuple[Detections, int, float]]:
-    """Objects of two classes on straight ways with noise, misses, weak scores and uneven time steps."""
-    rng = np.random.default_rng(seed)
-    start = rng.uniform(0, 600, (num_objects, 2))
-    velocity = rng.normal(0, 60, (num_objects, 2))
-    size = rng.uniform(30, 90, (num_objects, 2))
-    class_ids = rng.integers(1, 3, num_objects)
-    likeness = rng.uniform(0.5, 0.9, num_objects)
-    time_s = 0.0
-    for frame_seq in range(1, num_frames + 1):
-        corner = start + velocity * time_s
-        boxes = np.hstack([corner, corner + size]) + rng.normal(0, 1, (num_objects, 4))
-        scores = np.clip(likeness + rng.normal(0, 0.2, num_objects), 0.0, 1.0)
-        order = np.argsort(-scores)
-        seen = order[rng.random(num_objects) < 0.9]
-        yield (
-            detections(boxes[seen], scores[seen], class_ids[seen]),
-            frame_seq,
-            time_s,
-        )
-        time_s += rng.uniform(0.02, 0.2)
-
-
-def assert_equal(first: TrackedDetections, second: TrackedDetections) -> None:
-    np.testing.assert_array_equal(first.track_ids, second.track_ids)
-    np.testing.assert_array_equal(first.ages_frames, second.ages_frames)
-    np.testing.assert_array_equal(first.detection_idx, second.detection_idx)
-    assert (first.started, first.ended) == (second.started, second.ended)
-
 
 # life of a track
 
@@ -227,6 +173,14 @@ def test_a_part_of_a_tracked_object_is_left_out() -> None:
         tracker.update(given, 9, 1.0)
 
 
+def test_most_objects_of_a_crowd_keep_their_id() -> None:
+    tracker = Tracker(CONFIG)
+    for frame in crowd(3):
+        result = tracker.update(*frame)
+    assert 20 <= tracker.num_confirmed <= 40, "25 objects"
+    assert (result.track_ids > 0).sum() >= 15
+
+
 # time
 
 
@@ -247,172 +201,6 @@ def test_a_gap_in_the_numbers_counts_into_the_age() -> None:
     assert tracker.update(detections([[0, 0, 50, 50]]), 10, 0.9).ages_frames.tolist() == [10]
 
 
-# the border
-
-
-@pytest.mark.parametrize(
-    ("given_detections", "message"),
-    [
-        (detections([[0.0, 0, 5, 5], [0, np.nan, 5, 5]]), r"finite, got \[0.0, nan, 5.0, 5.0\] .* at place 1"),
-        (detections([[0, 0, np.inf, 5]]), "finite, got .* at place 0"),
-        (detections([[0, 0, 5, 5]], np.nan), "score nan at place 0"),
-        (detections([[5, 0, 0, 5]]), "x2 >= x1 and y2 >= y1, got .* at place 0"),
-        (
-            Detections(np.zeros((2, 4), np.float32), np.zeros(3, np.float32), np.zeros(2, np.int32), None, None, 9, 9),
-            "got",
-        ),
-    ],
-    ids=["nan box", "infinite box", "nan score", "inverted box", "lengths differ"],
-)
-def test_bad_detections_are_refused_and_change_nothing(given_detections: Detections, message: str) -> None:
-    tracker = Tracker(CONFIG)
-    tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
-    before = tracker.checkpoint()
-    with pytest.raises(ValueError, match=message):
-        tracker.update(given_detections, 2, 0.1)
-    assert tracker.checkpoint() == before
-
-
-@pytest.mark.parametrize(("frame_seq", "time_s", "message"), [(5, 1.0, "more than 5, got 5"), (6, np.nan, "time_s")])
-def test_a_number_that_does_not_rise_or_a_time_that_is_none_is_refused(
-    frame_seq: int, time_s: float, message: str
-) -> None:
-    tracker = Tracker(CONFIG)
-    tracker.update(detections([]), 5, 0.0)
-    with pytest.raises(ValueError, match=message):
-        tracker.update(detections([]), frame_seq, time_s)
-
-
-def test_boxes_without_area_are_left_out() -> None:
-    tracker = Tracker(CONFIG)
-    for seq in range(1, 6):
-        result = tracker.update(detections([[5, 5, 5, 5], [0, 0, 50, 50], [7, 0, 7, 90], [0, 7, 90, 7]]), seq, seq / 10)
-    assert (result.detection_idx.tolist(), result.track_ids.tolist()) == ([1], [1])
-
-
-def test_a_low_score_above_the_high_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"low_score must not exceed high_score 0\.5, got 0\.6"):
-        Tracker(TrackerConfig(low_score=0.6))
-
-
-# properties
-
-# few places, so that tracks are confirmed and compete; some boxes without area
-place = st.tuples(st.sampled_from([0, 12, 60]), st.integers(0, 3), st.sampled_from([30, 34, 0]))
-box = place.map(lambda place: (place[0] + place[1], place[1], place[0] + place[1] + place[2], place[1] + 30))
-detection = st.tuples(box, st.sampled_from([0.05, 0.3, 0.5, 0.9]), st.integers(1, 2))
-frame = st.tuples(st.lists(detection, max_size=8), st.sampled_from([-1.0, 0.0, 0.04, 0.2, 0.2, 2.0]))
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(frame, max_size=16), st.randoms(use_true_random=False))
-def test_any_input_keeps_the_promises(frames, random) -> None:  # type: ignore[no-untyped-def]
-    """No id twice in a frame, none used again after its end, and the order of the detections means nothing."""
-    tracker, shuffled_tracker = Tracker(CONFIG), Tracker(CONFIG)
-    time_s, gone, begun = 0.0, set[int](), set[int]()
-    for seq, (found, step_s) in enumerate(frames, 1):
-        # twins cannot be told apart, so which of them is shown may follow the order
-        found = list(dict.fromkeys(found))
-        time_s += step_s
-        order = random.sample(range(len(found)), len(found))
-        results = []
-        for subject, items in ((tracker, found), (shuffled_tracker, [found[place] for place in order])):
-            boxes, scores, class_ids = zip(*items, strict=True) if items else ((), (), ())
-            results.append(subject.update(detections(boxes, scores, class_ids), seq, time_s))
-        result, shuffled = results
-        rows = zip(shuffled.detection_idx, shuffled.track_ids, shuffled.ages_frames, strict=True)
-        assert sorted((order[place], track_id, age) for place, track_id, age in rows) == [
-            *zip(result.detection_idx, result.track_ids, result.ages_frames, strict=True)
-        ]
-        assert (shuffled.started, shuffled.ended) == (result.started, result.ended)
-
-        ids = result.track_ids[result.track_ids > 0].tolist()
-        started, ended = {span.track_id for span in result.started}, {span.track_id for span in result.ended}
-        assert len(set(ids)) == len(ids)
-        assert started == set(range(len(begun) + 1, len(begun) + 1 + len(started)))
-        begun |= started
-        gone |= ended
-        assert set(ids) <= begun - gone
-        strong = [place for place, (corners, score, _) in enumerate(found) if score >= 0.5 and corners[0] < corners[2]]
-        assert set(result.detection_idx[result.track_ids == 0].tolist()) <= set(strong)
-    assert {span.track_id for span in tracker.finish()} == begun - gone
-
-
-def test_two_streams_fed_in_turn_are_as_two_fed_alone() -> None:
-    def alone(seed: int) -> list[TrackedDetections]:
-        tracker = Tracker(CONFIG)
-        return [tracker.update(*frame) for frame in crowd(seed)]
-
-    first, second = Tracker(CONFIG), Tracker(CONFIG)
-    both = [(first.update(*a), second.update(*b)) for a, b in zip(crowd(1), crowd(2), strict=True)]
-    for (got_first, got_second), expected_first, expected_second in zip(both, alone(1), alone(2), strict=True):
-        assert_equal(got_first, expected_first)
-        assert_equal(got_second, expected_second)
-    assert min(first.num_confirmed, second.num_confirmed) > 10
-
-
-def test_most_objects_of_a_crowd_keep_their_id() -> None:
-    tracker = Tracker(CONFIG)
-    for frame in crowd(3):
-        result = tracker.update(*frame)
-    assert 20 <= tracker.num_confirmed <= 40, "25 objects"
-    assert (result.track_ids > 0).sum() >= 15
-
-
-# checkpoint
-
-
-def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
-    whole, halting = Tracker(CONFIG), Tracker(CONFIG)
-    for frame in crowd(4):
-        expected = whole.update(*frame)
-        halting = Tracker.restore(CONFIG, halting.checkpoint())
-        assert_equal(halting.update(*frame), expected)
-        assert halting.checkpoint() == whole.checkpoint()
-    assert halting.finish() == whole.finish()
-    assert whole.num_confirmed > 10
-
-
-def test_an_untouched_tracker_can_be_restored() -> None:
-    tracker = Tracker.restore(CONFIG, Tracker(CONFIG).checkpoint())
-    assert tracker.update(detections([[0, 0, 9, 9]]), 1, 100.0).track_ids.tolist() == [0]
-
-
-def damaged() -> dict[str, bytes]:
-    tracker = Tracker(CONFIG)
-    for frame in crowd(5, num_frames=5):
-        tracker.update(*frame)
-    good = tracker.checkpoint()
-    fields = msgspec.msgpack.decode(good)
-    return {
-        "empty": b"",
-        "truncated": good[:-1],
-        "followed by more": good + b"\0",
-        "not MessagePack": b"\xc1 nonsense",
-        "another message": msgspec.msgpack.encode({"kind": "frame"}),
-        "of another version": msgspec.msgpack.encode(fields | {"version": 99}),
-        "with a short table": msgspec.msgpack.encode(fields | {"filters": fields["filters"][:-8]}),
-        "with a cut row": msgspec.msgpack.encode(fields | {"records": fields["records"][:-8]}),
-    }
-
-
-@pytest.mark.parametrize("payload", [pytest.param(payload, id=name) for name, payload in damaged().items()])
-def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(payload: bytes) -> None:
-    with pytest.raises(ValueError, match="tracker checkpoint") as caught:
-        Tracker.restore(CONFIG, payload)
-    assert "\n" not in str(caught.value)
-
-
-def test_memory_stays_with_the_living() -> None:
-    tracker = Tracker(CONFIG)
-    sizes = []
-    for seq in range(1, 400):
-        x = seq * 100 % 5000
-        tracker.update(detections([[x, 0, x + 50, 50], [x, 200, x + 50, 250]]), seq, seq / 10)
-        sizes.append(len(tracker.checkpoint()))
-    assert max(sizes[200:]) <= max(sizes[20:200]) + 16, "the numbers themselves may take a few bytes more"
-
-
 def test_small_cases_pass_without_the_compiler() -> None:
     """The same functions as plain Python: an index out of range or a fresh value never written would show here."""
     if os.environ.get("NUMBA_DISABLE_JIT") == "1":
@@ -420,7 +208,8 @@ def test_small_cases_pass_without_the_compiler() -> None:
     chosen = (
         "known_values or without_area or fair_pairs or 8x8 or confirmation or cross or weak or copy or part or restored"
     )
-    files = [f"tests/unit/test_{name}.py" for name in ("iou", "mask_overlap", "assignment", "kalman", "tracker")]
+    names = ("iou", "mask_overlap", "assignment", "kalman", "tracker", "tracker_properties", "tracker_checkpoint")
+    files = [f"tests/unit/test_{name}.py" for name in names]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
         cwd=ROOT, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, timeout=100, check=False,
