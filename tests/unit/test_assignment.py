@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ops import reference
 from ops.assignment import match_pairs, solve_assignment
+from ops.iou import overlapping_pairs
 
 # sums of a few dozen float64 numbers of order 1, added in another order
 TOLERANCE = 1e-9
@@ -66,6 +69,40 @@ def test_sparse_pairs_reach_the_dense_optimum(density: float, ties: bool) -> Non
         assert (weight[matched, col_of_row[matched]] > 0.0).all(), "a pair outside the gate was matched"
         expected = weight[linear_sum_assignment(weight, maximize=True)].sum()
         assert total(weight, col_of_row) == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_each_component_of_a_crowd_is_at_its_optimum(ties: bool) -> None:
+    """Boxes where they were predicted and boxes found, in crowds of every density, at the tracker's gates of IoU. In
+    the crowds with ties all stand on a coarse grid, many in the same place.
+    """
+    rng = np.random.default_rng(7)
+    num_linked = 0
+    for _ in range(3000):
+        num_rows, num_cols = rng.integers(0, 40, 2)
+        spread_px = np.exp(rng.uniform(4.0, 6.0))
+        if ties:
+            corners = 20.0 * rng.integers(0, max(1, spread_px // 20), (num_rows + num_cols, 2))
+            boxes = np.hstack([corners, corners + 20.0 * rng.integers(1, 4, corners.shape)])
+        else:
+            corners = rng.uniform(0, spread_px, (num_rows + num_cols, 2))
+            boxes = np.hstack([corners, corners + rng.uniform(20, 80, corners.shape)])
+        rows, cols, iou = overlapping_pairs(boxes[:num_rows], boxes[num_rows:], rng.choice([0.1, 0.2, 0.4]))
+        col_of_row = match_pairs(rows, cols, iou, num_rows, num_cols)
+
+        weight = np.zeros((num_rows, num_cols))
+        weight[rows, cols] = iou
+        nodes = num_rows + num_cols
+        links = coo_array((iou, (rows, num_rows + cols)), shape=(nodes, nodes))
+        num_components, component = connected_components(links, directed=False)
+        for number in range(num_components):
+            own = weight[component[:num_rows] == number]
+            if own.any():
+                own_cols = own[:, component[num_rows:] == number]
+                expected = own_cols[linear_sum_assignment(own_cols, maximize=True)].sum()
+                assert total(own, col_of_row[component[:num_rows] == number]) == pytest.approx(expected, abs=TOLERANCE)
+                num_linked += min(own_cols.shape) > 1
+    assert num_linked > 2000, "too few components with a choice"
 
 
 def test_two_fair_pairs_beat_one_good_one() -> None:
