@@ -16,7 +16,7 @@ SETTLED_FRAME = 2_000
 
 MOST_GROWTH_BYTES = 2**20
 """of the process over the frames that follow: a forgotten mask (98 bytes) of each of the 16,000 tracks that end would
-take 2 MiB and more, a forgotten row of them 3; what allocators hold on to was measured at 16 KiB
+take 2 MiB; what allocators hold on to was measured at 16 KiB
 """
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracker_cases import CONFIG, assert_equal, crowd, detections
 
-from pipeline.structures import Detections
+from pipeline.structures import MASK_SIDE, Detections
 from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig
 
 # the border
@@ -64,25 +64,38 @@ def test_a_low_score_above_the_high_one_is_refused() -> None:
 # few places, so that tracks are confirmed and compete; some boxes without area
 place = st.tuples(st.sampled_from([0, 12, 60]), st.integers(0, 3), st.sampled_from([30, 34, 0]))
 box = place.map(lambda place: (place[0] + place[1], place[1], place[0] + place[1] + place[2], place[1] + 30))
-detection = st.tuples(box, st.sampled_from([0.05, 0.3, 0.5, 0.9]), st.integers(1, 2))
+mask = st.sampled_from(["full", "left", "top", "blob", "empty"])
+detection = st.tuples(box, st.sampled_from([0.05, 0.3, 0.5, 0.9]), st.integers(1, 2), mask)
 frame = st.tuples(st.lists(detection, max_size=8), st.sampled_from([-1.0, 0.0, 0.04, 0.2, 0.2, 2.0]))
+rows, cols = np.indices((MASK_SIDE, MASK_SIDE))
+CELLS = {
+    "full": rows >= 0,
+    "left": cols < 12,
+    "top": rows < 15,
+    "blob": np.hypot(rows - 13.5, cols - 13.5) < 9,
+    "empty": rows < 0,
+}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(frame, max_size=16), st.randoms(use_true_random=False))
-def test_any_input_keeps_the_promises(frames, random) -> None:  # type: ignore[no-untyped-def]
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(st.lists(frame, max_size=16), st.booleans(), st.randoms(use_true_random=False))
+def test_any_input_keeps_the_promises(frames, with_masks, random) -> None:  # type: ignore[no-untyped-def]
     """No id twice in a frame, none used again after its end, and the order of the detections means nothing."""
     tracker, shuffled_tracker = Tracker(CONFIG), Tracker(CONFIG)
     time_s, gone, begun = 0.0, set[int](), set[int]()
     for seq, (found, step_s) in enumerate(frames, 1):
-        # twins cannot be told apart, so which of them is shown may follow the order
-        found = list(dict.fromkeys(found))
+        # of twins, the same but for their masks, which one is shown may follow the order
+        found = list({item[:3]: item for item in found}.values())
         time_s += step_s
         order = random.sample(range(len(found)), len(found))
         results = []
         for subject, items in ((tracker, found), (shuffled_tracker, [found[place] for place in order])):
-            boxes, scores, class_ids = zip(*items, strict=True) if items else ((), (), ())
-            results.append(subject.update(detections(boxes, scores, class_ids), seq, time_s))
+            boxes, scores, class_ids, masks = zip(*items, strict=True) if items else ((), (), (), ())
+            given_detections = detections(boxes, scores, class_ids)
+            if with_masks:
+                cells = np.array([CELLS[mask] for mask in masks], bool).reshape(-1, MASK_SIDE * MASK_SIDE)
+                given_detections.mask_bits = np.packbits(cells, axis=1)
+            results.append(subject.update(given_detections, seq, time_s))
         result, shuffled = results
         rows = zip(shuffled.detection_idx, shuffled.track_ids, shuffled.ages_frames, strict=True)
         assert sorted((order[place], track_id, age) for place, track_id, age in rows) == [
@@ -97,7 +110,7 @@ def test_any_input_keeps_the_promises(frames, random) -> None:  # type: ignore[n
         begun |= started
         gone |= ended
         assert set(ids) <= begun - gone
-        strong = [place for place, (corners, score, _) in enumerate(found) if score >= 0.5 and corners[0] < corners[2]]
+        strong = [place for place, (corners, score, *_) in enumerate(found) if score >= 0.5 and corners[0] < corners[2]]
         assert set(result.detection_idx[result.track_ids == 0].tolist()) <= set(strong)
     assert {span.track_id for span in tracker.finish()} == begun - gone
 
@@ -109,6 +122,9 @@ def test_two_streams_fed_in_turn_are_as_two_fed_alone() -> None:
 
     first, second = Tracker(CONFIG), Tracker(CONFIG)
     both = [(first.update(*a), second.update(*b)) for a, b in zip(crowd(1), crowd(2), strict=True)]
+    for results in zip(*both, strict=True):
+        started = [span.track_id for result in results for span in result.started]
+        assert started == list(range(1, len(started) + 1))
     for (got_first, got_second), expected_first, expected_second in zip(both, alone(1), alone(2), strict=True):
         assert_equal(got_first, expected_first)
         assert_equal(got_second, expected_second)
