@@ -22,7 +22,7 @@ from pipeline.models import get_model
 
 ROOT = Path(__file__).resolve().parents[2]
 V1, V2 = "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"
-MODULES = ("alignment", "bus", "engine", "gpu", "keypoints", "masks", "parity", "roi_align")
+MODULES = ("alignment", "bus", "engine", "gpu", "keypoints", "masks", "parity", "roi_align", "tracker")
 
 ROUNDED = 1.5e-3
 """a ratio of two figures of four digits is off by 5e-4 at most for each, and is itself rounded as much"""

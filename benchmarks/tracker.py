@@ -1,0 +1,237 @@
+"""The tracker beside those that people use: milliseconds an update in crowds, or accuracy on MOTChallenge sequences.
+
+    python -m benchmarks.tracker [--case TEXT] [--peer TEXT] [--runs N] [--envs DIR] [--json]
+    python -m benchmarks.tracker --accuracy DIR [--peer TEXT] [--envs DIR] [--json]
+
+Peers are no dependency: each runs in an environment of its own, which is made when it is first needed (pip, once).
+Every tracker, ours too, is a process with one thread that is given the same detections and measures what passes inside
+its update alone, in time of the process. They take turns of 20 frames, of which the first two do not count, because the
+others have emptied the caches; a ratio is the median of those of the turns. A tracker that has used up its time for a
+scene rests from then on, so slow ones see fewer frames. MOTA and IDF1 on the scene stand beside the times, and there
+are none when ours tracks worse than the peers do.
+
+Accuracy is judged as `evaluate mot` does (docs/evaluation.md), of all sequences in DIR together: peers with their
+defaults, whatever the frame rate, ours with its own default configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import report
+from benchmarks.tracker_peers import ENVIRONMENTS, OURS, OURS_MASKS, PEERS, Child, Peer, children, default_folder
+from benchmarks.tracker_scenes import Boxes, judge, load_tracks, make_scene, save_detections
+from pipeline.errors import MaskStreamError
+from pipeline.evaluation.mot import TrackingFigures
+from pipeline.evaluation.mot_figures import Judge, compare_boxes
+from pipeline.evaluation.mot_tracking import track_boxes
+from pipeline.evaluation.motchallenge import (
+    BoxRows,
+    MotSequence,
+    by_frame,
+    find_sequences,
+    from_xyxy,
+    read_boxes,
+    to_xyxy,
+)
+
+Row = dict[str, Any]
+
+_WARM_UP_FRAMES = 30
+_TURN_FRAMES = 20
+_NOT_COUNTED = 2
+"""first frames of a turn"""
+_FEWEST_TURNS = 3
+_TIME_S = 10.0
+"""that a tracker may spend on a scene before it rests"""
+_WORSE = 0.05
+"""by which ours may stay behind the median of the peers in MOTA or IDF1 and still be timed"""
+_SPEED_ALONE = ("norfair", "motpy")
+"""peers that are left out of the table of accuracy"""
+
+
+class Case(NamedTuple):
+    name: str
+    num_objects: int
+    frame_hw: tuple[int, int]
+
+
+CASES = [
+    Case("50 objects", 50, (1080, 1920)),
+    Case("200 objects", 200, (1080, 1920)),
+    Case("1000 objects", 1000, (2160, 3840)),
+]
+
+
+class Timed(NamedTuple):
+    """times_ms (R,) milliseconds an update in each of its turns; num_updates of the scene, warm-up included"""
+
+    times_ms: NDArray[np.float64]
+    num_updates: int
+    figures: TrackingFigures
+
+
+def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path) -> list[Timed]:
+    """In the order of the trackers, which leave their files in the folder."""
+    scene = make_scene(case.num_objects, _WARM_UP_FRAMES + num_turns * _TURN_FRAMES, case.frame_hw)
+    path = folder / "scene.npz"
+    save_detections(path, scene.detections, scene.scores, scene.mask_bits)
+    for tracker in trackers:
+        tracker.open(path)
+    spent_s = [sum(tracker.run(_WARM_UP_FRAMES)) for tracker in trackers]
+    times_ms: list[list[float]] = [[] for _ in trackers]
+    for turn in range(num_turns):
+        for which, tracker in enumerate(trackers):
+            if turn < _FEWEST_TURNS or spent_s[which] < _TIME_S:
+                update_s = tracker.run(_TURN_FRAMES)
+                spent_s[which] += sum(update_s)
+                times_ms[which].append(float(np.mean(update_s[_NOT_COUNTED:])) * 1e3)
+    timed = []
+    for tracker, own_ms in zip(trackers, times_ms, strict=True):
+        tracker.save(folder / "tracks.npz")
+        found = load_tracks(folder / "tracks.npz")
+        timed.append(Timed(np.array(own_ms), len(found.starts) - 1, judge(scene.truth, found)))
+    return timed
+
+
+def fault(ours: TrackingFigures, peers: Sequence[TrackingFigures]) -> str | None:
+    """None when ours tracks no worse than the median of the peers."""
+    for name in ("mota", "idf1") if peers else ():
+        own, others = getattr(ours, name), float(np.median([getattr(peer, name) for peer in peers]))
+        if own < others - _WORSE:
+            return f"{name} {own:.3f} beside a median of {others:.3f}"
+    return None
+
+
+def speed_rows(case: Case, names: Sequence[str], timed: Sequence[Timed]) -> list[Row]:
+    """One for each tracker, beside the first, which is ours with boxes alone."""
+    rows = []
+    for name, (times_ms, num_updates, figures) in zip(names, timed, strict=True):
+        ours_ms = timed[0].times_ms[: len(times_ms)]
+        p20, p50, p80 = np.percentile(times_ms, [20, 50, 80])
+        row: Row = {"case": case.name, "tracker": name, "ours": _rounded(np.median(ours_ms)), "peer": _rounded(p50)}
+        row |= {"ratio": _rounded(np.median(times_ms / ours_ms)), "unit": "ms"}
+        row |= {"p20": _rounded(p20), "p80": _rounded(p80), "updates": num_updates}
+        rows.append(row | {"mota": round(figures.mota, 4), "idf1": round(figures.idf1, 4)})
+    return rows
+
+
+def accuracy_rows(sequences: Sequence[MotSequence], trackers: Sequence[Child], folder: Path) -> list[Row]:
+    """Ours first; shares from 0 to 1."""
+    names = ["ours", *(tracker.peer.tracker for tracker in trackers)]
+    judges = [Judge(of_masks=False) for _ in names]
+    for sequence in sequences:
+        num_frames = sequence.num_frames
+        truth = read_boxes(sequence.truth, num_frames)
+        detections = read_boxes(sequence.folder / "det" / "det.txt", num_frames, with_ids=False)
+        found = [track_boxes(detections, sequence.fps, num_frames)]
+        path = folder / "scene.npz"
+        order, boxes = _by_frame(detections, num_frames)
+        save_detections(path, boxes, detections.values[order].astype(np.float32))
+        for tracker in trackers:
+            tracker.open(path)
+            tracker.run(num_frames)
+            tracker.save(folder / "tracks.npz")
+            found.append(_as_rows(load_tracks(folder / "tracks.npz")))
+        for own, tracks in zip(judges, found, strict=True):
+            own.add(sequence.name, compare_boxes(truth, tracks, num_frames))
+    case = f"{len(sequences)} sequences"
+    return [{"case": case, "tracker": name, **own.combined()} for name, own in zip(names, judges, strict=True)]
+
+
+def _by_frame(detections: BoxRows, num_frames: int) -> tuple[NDArray[np.int64], Boxes]:
+    """The places of the rows, frame by frame, and their boxes with pixels numbered from 0."""
+    places = by_frame(detections.frames, num_frames)
+    order = np.concatenate(places)
+    starts = np.cumsum([0, *map(len, places)])
+    return order, Boxes(starts, detections.ids[order], to_xyxy(detections.boxes_ltwh[order]))
+
+
+def _as_rows(tracks: Boxes) -> BoxRows:
+    frames = np.repeat(np.arange(1, len(tracks.starts)), np.diff(tracks.starts))
+    return BoxRows(frames, tracks.ids, from_xyxy(tracks.boxes_xyxy), np.ones(len(frames)))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _print_speed(row: Row) -> None:
+    times = f"{row['p20']:9.3f} {row['peer']:9.3f} {row['p80']:9.3f} {row['ratio']:8.2f}"
+    print(f"{row['case']:>13} {row['tracker']:>22} {times} {row['updates']:8} {row['mota']:7.3f} {row['idf1']:7.3f}")
+
+
+def _print_accuracy(row: Row) -> None:
+    shares = " ".join(f"{100 * row[name]:6.1f}" for name in ("hota", "deta", "assa", "idf1", "mota"))
+    counts = " ".join(f"{row[name]:6}" for name in ("fp", "fn", "idsw"))
+    print(f"{row['tracker']:>22} {shares} {counts}")
+
+
+def _about(arguments: argparse.Namespace, peers: Sequence[Peer], versions: dict[str, str]) -> Row:
+    """device and versions; printed at once where people read."""
+    environments = dict.fromkeys(peer.environment for peer in peers if peer.environment is not None)
+    versions = versions | dict(ENVIRONMENTS[name][0].split("==") for name in environments)
+    device = f"{report.cpu_name()}, 1 thread"
+    if not arguments.json:
+        print(f"{device}; " + ", ".join(f"{name} {number}" for name, number in versions.items()), flush=True)
+    return {"device": device, "versions": versions}
+
+
+def _show_speed(arguments: argparse.Namespace, peers: Sequence[Peer], versions: dict[str, str]) -> None:
+    cases = report.selected([case.name for case in CASES], arguments.case)
+    chosen = [OURS, OURS_MASKS, *peers]
+    about = _about(arguments, peers, versions)
+    if not arguments.json:
+        head = f"{'p20':>9} {'p50':>9} {'p80':>9} {'ratio':>8} {'updates':>8} {'MOTA':>7} {'IDF1':>7}"
+        print(f"{'ms an update':>36} {head}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, children(chosen, arguments.envs) as trackers:
+        for case in (case for case in CASES if case.name in cases):
+            timed = measure(case, trackers, arguments.runs, Path(folder))
+            report.gate(case.name, fault(timed[0].figures, [own.figures for own in timed[2:]]))
+            for row in speed_rows(case, [peer.tracker for peer in chosen], timed):
+                print(json.dumps(row | about), flush=True) if arguments.json else _print_speed(row)
+
+
+def _show_accuracy(arguments: argparse.Namespace, peers: Sequence[Peer], versions: dict[str, str]) -> None:
+    sequences = find_sequences(arguments.accuracy)
+    about = _about(arguments, peers, versions | {"trackeval": Judge(of_masks=False).version})
+    with tempfile.TemporaryDirectory() as folder, children(peers, arguments.envs) as trackers:
+        rows = accuracy_rows(sequences, trackers, Path(folder))
+    if not arguments.json:
+        print(", ".join(sequence.name for sequence in sequences))
+        print(f"{'':>22}   HOTA   DetA   AssA   IDF1   MOTA     FP     FN   IDSW")
+    for row in rows:
+        print(json.dumps(row | about)) if arguments.json else _print_accuracy(row)
+
+
+def main() -> None:
+    parser = report.arguments("benchmarks.tracker", __doc__, num_runs=15)
+    parser.add_argument("--peer", default="", metavar="TEXT", help="only the peers whose name contains this")
+    parser.add_argument("--accuracy", type=Path, metavar="DIR", help="accuracy on MOTChallenge sequences, no times")
+    folder = default_folder()
+    parser.add_argument("--envs", type=Path, default=folder, metavar="DIR", help=f"of the peers (default {folder})")
+    arguments = parser.parse_args()
+    names = report.selected([peer.tracker for peer in PEERS], arguments.peer)
+    peers = [peer for peer in PEERS if peer.tracker in names]
+    versions = {"python": platform.python_version(), "numpy": version("numpy"), "numba": version("numba")}
+    try:
+        if arguments.accuracy is None:
+            _show_speed(arguments, peers, versions)
+        else:
+            _show_accuracy(arguments, [peer for peer in peers if peer.environment not in _SPEED_ALONE], versions)
+    except MaskStreamError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""One tracker for `benchmarks.tracker`, run as a script in an environment that has little beside it.
+
+    python tracker_child.py TRACKER
+
+Each line of stdin is a command as JSON and is answered by one line of JSON:
+
+    {"open": "scene.npz"}    begin that scene with a fresh tracker: {}
+    {"run": 10}              so many more of its frames, fewer at its end: {"update_s": [seconds inside each update]}
+    {"save": "tracks.npz"}   what came out of all frames so far: {}
+
+A scene has starts (F + 1,) int64, where each frame's rows begin; boxes_xyxy (N, 4) float32, scores (N,) float32, and,
+where it has masks, mask_bits (N, 98) uint8. Tracks have starts (frames run + 1,), ids (N,) int64, boxes_xyxy (N, 4).
+Inputs in the tracker's own form are made before the clock starts, results are read after it has stopped. The clock is
+that of the process: on a machine that does other work too, the wall's would charge slow trackers for its time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FPS = 30.0
+
+_USUAL_SCORE = 0.5
+"""norfair and motpy look at no scores: what users leave out before"""
+
+
+class Adapter(NamedTuple):
+    """given    boxes_xyxy, scores, mask_bits or None, index of the frame -> what `update` takes
+    update   -> its result
+    tracks   result of the update -> ids and boxes_xyxy of the tracks that it shows
+    """
+
+    given: Callable[[Any, Any, Any, int], Any]
+    update: Callable[[Any], Any]
+    tracks: Callable[[Any], tuple[Any, Any]]
+
+
+def maskstream(*, masks: bool) -> Adapter:
+    from pipeline.structures import Detections
+    from pipeline.tracker import Tracker, TrackerConfig
+
+    tracker = Tracker(TrackerConfig())
+
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+        class_ids = np.ones(len(scores), np.int32)
+        # width and height: the tracker reads neither
+        return Detections(boxes_xyxy, scores, class_ids, mask_bits if masks else None, None, 1, 1), index
+
+    def update(given: Any) -> Any:
+        detections, index = given
+        return detections, tracker.update(detections, index + 1, index / FPS)
+
+    def tracks(result: Any) -> tuple[Any, Any]:
+        detections, tracked = result
+        confirmed = tracked.track_ids > 0
+        return tracked.track_ids[confirmed], detections.boxes_xyxy[tracked.detection_idx[confirmed]]
+
+    return Adapter(given, update, tracks)
+
+
+def trackers(name: str) -> Adapter:
+    """Frames are not given, so BoT-SORT skips its compensation of camera motion, as it documents."""
+    import trackers
+
+    tracker = getattr(trackers, name)()
+    return Adapter(_supervision_detections, tracker.update, _supervision_tracks)
+
+
+def supervision_bytetrack() -> Adapter:
+    from supervision import ByteTrack
+
+    return Adapter(_supervision_detections, ByteTrack().update_with_detections, _supervision_tracks)
+
+
+def norfair() -> Adapter:
+    """Its distance and threshold have no default; an IoU above 0.3 is what its own examples ask of boxes."""
+    from norfair import Detection, Tracker
+
+    tracker = Tracker(distance_function="iou", distance_threshold=0.7)
+
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+        sure = scores >= _USUAL_SCORE
+        corners = boxes_xyxy[sure].reshape(-1, 2, 2)
+        return [Detection(pair, np.full(2, score)) for pair, score in zip(corners, scores[sure], strict=True)]
+
+    def tracks(result: Any) -> tuple[Any, Any]:
+        seen = [item for item in result if item.live_points.any()]
+        return [item.id for item in seen], [item.estimate.ravel() for item in seen]
+
+    return Adapter(given, tracker.update, tracks)
+
+
+def motpy() -> Adapter:
+    from motpy import Detection, MultiObjectTracker
+
+    tracker = MultiObjectTracker(dt=1 / FPS)
+    number_of: dict[str, int] = {}
+
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+        sure = scores >= _USUAL_SCORE
+        return [Detection(box=box, score=score) for box, score in zip(boxes_xyxy[sure], scores[sure], strict=True)]
+
+    def tracks(result: Any) -> tuple[Any, Any]:
+        numbers = [number_of.setdefault(track.id, len(number_of) + 1) for track in result]
+        return numbers, [track.box for track in result]
+
+    return Adapter(given, tracker.step, tracks)
+
+
+def _supervision_detections(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+    from supervision import Detections
+
+    return Detections(xyxy=boxes_xyxy, confidence=scores)
+
+
+def _supervision_tracks(result: Any) -> tuple[Any, Any]:
+    """Tracks that are not confirmed have the id -1."""
+    confirmed = result.tracker_id >= 0
+    return result.tracker_id[confirmed], result.xyxy[confirmed]
+
+
+TRACKERS: dict[str, Callable[[], Adapter]] = {
+    "ours": lambda: maskstream(masks=False),
+    "ours, masks": lambda: maskstream(masks=True),
+    "trackers SORT": lambda: trackers("SORTTracker"),
+    "trackers ByteTrack": lambda: trackers("ByteTrackTracker"),
+    "trackers OC-SORT": lambda: trackers("OCSORTTracker"),
+    "trackers BoT-SORT": lambda: trackers("BoTSORTTracker"),
+    "supervision ByteTrack": supervision_bytetrack,
+    "norfair": norfair,
+    "motpy": motpy,
+}
+
+
+class Session:
+    """A tracker on its way through a scene."""
+
+    def __init__(self, make: Callable[[], Adapter], scene: str) -> None:
+        self._adapter = make()
+        with np.load(scene) as content:
+            self._scene = dict(content)
+        self._shown: list[tuple[Any, Any]] = []
+
+    def run(self, num_frames: int) -> list[float]:
+        """Seconds inside each update."""
+        adapter, starts = self._adapter, self._scene["starts"]
+        begin = len(self._shown)
+        indices = range(begin, min(begin + num_frames, len(starts) - 1))
+        inputs = [adapter.given(*self._frame(index), index) for index in indices]
+        update_s = []
+        for given in inputs:
+            begin_s = time.process_time()
+            result = adapter.update(given)
+            update_s.append(time.process_time() - begin_s)
+            # now: some trackers change what they have returned at the next update
+            ids, boxes_xyxy = adapter.tracks(result)
+            self._shown.append((np.array(ids, np.int64), np.array(boxes_xyxy, np.float64).reshape(-1, 4)))
+        return update_s
+
+    def save(self, path: str) -> None:
+        ids = [ids for ids, _ in self._shown]
+        starts = np.cumsum([0, *map(len, ids)])
+        boxes = [boxes for _, boxes in self._shown]
+        np.savez(path, starts=starts, ids=np.concatenate(ids), boxes_xyxy=np.concatenate(boxes))
+
+    def _frame(self, index: int) -> tuple[Any, Any, Any]:
+        scene = self._scene
+        own = slice(*scene["starts"][index : index + 2])
+        bits = scene["mask_bits"][own] if "mask_bits" in scene else None
+        return scene["boxes_xyxy"][own].copy(), scene["scores"][own].copy(), bits
+
+
+def serve(tracker: str) -> None:
+    """Until stdin ends."""
+    # what a library prints must not get between the answers
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    session: Any = None
+    for line in sys.stdin:
+        ((command, value),) = json.loads(line).items()
+        answer: dict[str, Any] = {}
+        if command == "open":
+            session = Session(TRACKERS[tracker], value)
+        elif command == "run":
+            answer["update_s"] = session.run(value)
+        else:
+            session.save(value)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
