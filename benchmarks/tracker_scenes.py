@@ -9,7 +9,7 @@ them; masks are of what can be seen.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,7 @@ def save_detections(
     path: Path, detections: Boxes, scores: NDArray[np.float32], mask_bits: NDArray[np.uint8] | None = None
 ) -> None:
     """For `benchmarks/tracker_child.py`, which says what is in it."""
-    masks = {} if mask_bits is None else {"mask_bits": mask_bits}
+    masks: dict[str, Any] = {} if mask_bits is None else {"mask_bits": mask_bits}
     boxes_xyxy = detections.boxes_xyxy.astype(np.float32)
     np.savez(path, starts=detections.starts, boxes_xyxy=boxes_xyxy, scores=scores, **masks)
 
