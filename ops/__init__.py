@@ -1,4 +1,4 @@
-"""Array kernels, each with a slow and plainly correct form in `ops.reference`.
+"""Array kernels, each with a slow and plainly correct form in `ops.reference`, and the tracker's step, made of them.
 
 Compiled kernels are cached on disk. numba looks only at the file of the function it loads, not at the ones it calls, so
 an edited helper would leave its callers running the old code: the cache folder is therefore named by all sources here.

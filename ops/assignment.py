@@ -102,6 +102,22 @@ def match_pairs(
     compiled code. Among equally good matchings the choice depends on the order of the pairs alone.
     """
     col_of_row = np.full(num_rows, -1, np.int64)
+    rivals_of_row, rivals_of_col = np.zeros(num_rows, np.int64), np.zeros(num_cols, np.int64)
+    for k in range(len(rows)):
+        rivals_of_row[rows[k]] += 1
+        rivals_of_col[cols[k]] += 1
+    disputed = np.empty(len(rows), np.int64)
+    num_disputed = 0
+    for k in range(len(rows)):
+        if rivals_of_row[rows[k]] == 1 and rivals_of_col[cols[k]] == 1:
+            col_of_row[rows[k]] = cols[k]
+        else:
+            disputed[num_disputed] = k
+            num_disputed += 1
+    if num_disputed == 0:
+        return col_of_row
+    disputed = disputed[:num_disputed]
+    rows, cols, weights = rows[disputed], cols[disputed], weights[disputed]
     component = _components(rows, cols, num_rows, num_cols)
     order = np.argsort(component, kind="mergesort")
     local_of_row = np.full(num_rows, -1, np.int64)

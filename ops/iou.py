@@ -59,25 +59,41 @@ def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 def sweep_pairs(
     a: NDArray[np.float64], b: NDArray[np.float64], min_iou: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """`overlapping_pairs` without its checks, to be called from compiled code.
+    """`overlapping_pairs` without its checks, to be called from compiled code."""
+    return sweep_sorted(a, np.argsort(a[:, 0], kind="mergesort"), b, np.argsort(b[:, 0], kind="mergesort"), min_iou)
+
+
+@njit(cache=True)
+def sweep_sorted(
+    a: NDArray[np.float64],
+    order_a: NDArray[np.int64],
+    b: NDArray[np.float64],
+    order_b: NDArray[np.int64],
+    min_iou: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """`sweep_pairs` with the places of both sets by their left edges. The order of the pairs follows these two.
 
     A line sweeps over the left edges of both sets from left to right; a box is compared with those of the other set
-    that the line still cuts. The sort is stable, so the order of the pairs depends on the order of the boxes alone.
+    that the line still cuts.
     """
-    num_a = len(a)
-    order = np.argsort(np.concatenate((a[:, 0], b[:, 0])), kind="mergesort")
-    open_idx = np.empty((2, len(order)), np.int64)
+    num_a, num_b = len(order_a), len(order_b)
+    open_idx = np.empty((2, max(num_a, num_b)), np.int64)
     num_open = np.zeros(2, np.int64)
-    capacity = 4 * len(order) + 16
+    capacity = 4 * (num_a + num_b) + 16
     a_idx = np.empty(capacity, np.int64)
     b_idx = np.empty(capacity, np.int64)
     iou = np.empty(capacity, np.float64)
-    num_pairs = 0
-    for entry in order:
-        side = 0 if entry < num_a else 1
+    num_pairs = next_a = next_b = 0
+    while next_a < num_a or next_b < num_b:
+        if next_b == num_b or (next_a < num_a and a[order_a[next_a], 0] <= b[order_b[next_b], 0]):
+            side, index = 0, order_a[next_a]
+            left = a[index, 0]
+            next_a += 1
+        else:
+            side, index = 1, order_b[next_b]
+            left = b[index, 0]
+            next_b += 1
         other = 1 - side
-        index = entry if side == 0 else entry - num_a
-        left = a[index, 0] if side == 0 else b[index, 0]
         while num_pairs + num_open[other] > capacity:
             a_idx = np.concatenate((a_idx, np.empty_like(a_idx)))
             b_idx = np.concatenate((b_idx, np.empty_like(b_idx)))

@@ -116,15 +116,25 @@ class EpochResult(Message, frozen=True, kw_only=True, tag="epoch"):
 
 
 class EventResult(Message, frozen=True, kw_only=True, tag="event"):
-    """Something that happened on the stream at `frame_seq`: the start and the end of a track."""
+    """Something that happened on the stream at `frame_seq`: a track starts or ends, and what it was so far."""
 
     event: Literal["track_start", "track_end"]
     track_id: int
     track_uid: str
     class_id: int
+    """the class that its detections voted for, each with its score"""
     label: str
     first_seq: int
+    """frame of its first detection, when the track had no id"""
     last_seq: int
+    """frame of its latest detection"""
+    duration_s: float
+    """between the two, in the time of the media"""
+    num_detections: int
+    mean_score: float
+    path: list[tuple[int, float, float]]
+    """frame, x and y of the centroid of the mask (the centre of the box, without masks) in pixels of the source frame:
+    of the first and the latest detection, and of at most 15 evenly between them"""
 
 
 class EndResult(Message, frozen=True, kw_only=True, tag="end"):

@@ -74,6 +74,10 @@ def event(seq: int, kind: str = "track_start", track_id: int = 7, **changes: Any
         "label": "person",
         "first_seq": 1,
         "last_seq": seq,
+        "duration_s": (seq - 1) / 25,
+        "num_detections": seq,
+        "mean_score": 0.9,
+        "path": [(1, 100.0, 50.0), (seq, 100.0 + seq, 50.0)],
     }
     return EventResult(**(_base(seq) | fields | changes))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.structures import Detections
-from pipeline.tracker import TrackedDetections, TrackerConfig
+from pipeline.tracker import TrackedDetections, TrackerConfig, TrackSpan
 
 CONFIG = TrackerConfig()
 
@@ -24,6 +24,11 @@ def detections(boxes_xyxy: ArrayLike, scores: ArrayLike = 0.9, class_ids: ArrayL
         width=1920,
         height=1080,
     )
+
+
+def brief(spans: list[TrackSpan]) -> list[tuple[int, int, int, int]]:
+    """Id, class, first and last frame of each."""
+    return [(span.track_id, span.class_id, span.first_seq, span.last_seq) for span in spans]
 
 
 def moving_box(time_s: float, start_xy: tuple[float, float], velocity_xy: tuple[float, float]) -> NDArray[np.float64]:
@@ -57,6 +62,7 @@ def crowd(seed: int, num_objects: int = 25, num_frames: int = 60) -> Iterator[tu
 
 def assert_equal(first: TrackedDetections, second: TrackedDetections) -> None:
     np.testing.assert_array_equal(first.track_ids, second.track_ids)
+    np.testing.assert_array_equal(first.class_ids, second.class_ids)
     np.testing.assert_array_equal(first.ages_frames, second.ages_frames)
     np.testing.assert_array_equal(first.detection_idx, second.detection_idx)
     assert (first.started, first.ended) == (second.started, second.ended)

@@ -226,20 +226,24 @@ class StreamTracker:
                 label=self._labels[track.class_id],
                 first_seq=track.first_seq,
                 last_seq=track.last_seq,
+                duration_s=round(track.duration_s, 6),
+                num_detections=track.num_detections,
+                mean_score=round(track.mean_score, 4),
+                path=[(frame, round(x, 2), round(y, 2)) for frame, x, y in track.path],
             )
             results.append((f"{seq}-{self._progress.companions}", message))
         return results
 
     def _instances(self, detections: Detections, tracked: TrackedDetections) -> list[Instance]:
         instances = []
-        for index, track_id, age, state in zip(
+        for index, track_id, class_id, age, state in zip(
             tracked.detection_idx.tolist(),
             tracked.track_ids.tolist(),
+            tracked.class_ids.tolist(),
             tracked.ages_frames.tolist(),
             tracked.states,
             strict=True,
         ):
-            class_id = int(detections.class_ids[index])
             x1, y1, x2, y2 = (round(float(edge), 2) for edge in detections.boxes_xyxy[index])
             instances.append(
                 Instance(
@@ -363,4 +367,4 @@ def _tracker_config(stream: StreamConfig) -> TrackerConfig:
     lost_s = TrackerConfig().lost_s
     if stream.max_fps is not None:
         lost_s = max(lost_s, 2.5 / stream.max_fps)
-    return TrackerConfig(high_score=stream.conf, low_score=stream.score_floor, lost_s=lost_s)
+    return TrackerConfig.for_conf(stream.conf, stream.score_floor, lost_s)

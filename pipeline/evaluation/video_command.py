@@ -37,7 +37,7 @@ from pipeline.messages import FrameResult
 from pipeline.models import ModelSpec
 from pipeline.structures import ColourMatrix, Detections, I420Frame
 from pipeline.synthetic import LABELS, Scene, SceneConfig, write_video
-from pipeline.tracker import Tracker, TrackerConfig
+from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig
 from pipeline.training.coco import Annotation
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _engine_alone(
     the same size, which the engine resizes itself.
     """
     width, height, conf = scene.config.width, scene.config.height, _conf(config)
-    tracker = Tracker(TrackerConfig(high_score=conf, low_score=conf / 2))
+    tracker = Tracker(TrackerConfig.for_conf(conf, conf / 2))
     truth, found = [], []
     with bar("engine alone", len(scene)) as step:
         for frame in scene:
@@ -225,26 +225,24 @@ def _engine_alone(
             )
             (detections,) = engine.infer([i420], min_scores=[conf / 2], class_ids=[list(class_of)])
             tracked = tracker.update(detections, frame.index + 1, frame.pts_s)
-            found.append(_shown(detections, tracked.detection_idx, tracked.track_ids, class_of))
+            found.append(_shown(detections, tracked, class_of))
             step()
     return truth, found
 
 
-def _shown(
-    detections: Detections, places: NDArray[np.int64], track_ids: NDArray[np.int64], class_of: dict[int, int]
-) -> FrameFound:
+def _shown(detections: Detections, tracked: TrackedDetections, class_of: dict[int, int]) -> FrameFound:
     """Those that the tracker shows."""
-    rles = detections.rle_counts
+    rles, places = detections.rle_counts, tracked.detection_idx
     kept = Detections(
         boxes_xyxy=detections.boxes_xyxy[places],
         scores=detections.scores[places],
-        class_ids=np.array([class_of[int(class_id)] for class_id in detections.class_ids[places]], np.int32),
+        class_ids=np.array([class_of[int(class_id)] for class_id in tracked.class_ids], np.int32),
         mask_bits=None,
         rle_counts=None if rles is None else [rles[place] for place in places.tolist()],
         width=detections.width,
         height=detections.height,
     )
-    return FrameFound(kept, track_ids)
+    return FrameFound(kept, tracked.track_ids)
 
 
 def _conf(config: JobConfig) -> float:

@@ -46,6 +46,9 @@ class Sampling:
     """How much of each picture the loss looks at.
 
     num_anchors, num_rois    samples of each stage, at most half and a quarter of them objects
+    hard_share               of the background samples of the heads: those that are now taken for an object most; the
+                             others are drawn by lot (Shrivastava et al. 2016 take the hard ones alone, which needs
+                             labels without gaps)
     num_masks                masks learnt of those, at most
     pre_nms_top_n, post_nms_top_n    proposals of a level, of a picture
 
@@ -54,6 +57,7 @@ class Sampling:
 
     num_anchors: int = 256
     num_rois: int = 128
+    hard_share: float = 0.5
     num_masks: int = 16
     pre_nms_top_n: int = 600
     post_nms_top_n: int = 320
@@ -73,7 +77,7 @@ class DetectionLoss:
         """autocast surrounds the convolutions; boxes, sampling and the losses themselves are float32."""
         self._network, self._autocast = network, autocast
         self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (mean, std))
-        self._num_masks = sampling.num_masks
+        self._num_masks, self._hard_share = sampling.num_masks, sampling.hard_share
         rpn, heads = network.rpn, network.roi_heads
         # the proposal layer takes its numbers for training only in training mode, where batch norms would move
         rpn.training = True
@@ -92,7 +96,7 @@ class DetectionLoss:
         objectness, deltas = [level.float() for level in objectness], [level.float() for level in deltas]
         features = {name: level.float() for name, level in features.items()}
         proposals, objectness_loss, proposal_loss = self._propose(batch, inside, features, objectness, deltas)
-        rois, matched, outputs = self._sampled(batch, inside, proposals)
+        rois, matched, outputs = self._sampled(batch, inside, proposals, features, hw)
         class_loss, box_loss = self._box_losses(batch, features, rois, matched, outputs, hw)
         mask_loss = self._mask_loss(batch, features, rois, matched, outputs, hw)
         return Losses(objectness_loss, proposal_loss, class_loss, box_loss, mask_loss)
@@ -138,7 +142,7 @@ class DetectionLoss:
 
     @torch.no_grad()
     def _sampled(
-        self, batch: Batch, inside: Tensor, proposals: list[Tensor]
+        self, batch: Batch, inside: Tensor, proposals: list[Tensor], features: dict[str, Tensor], hw: tuple[int, int]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Of each picture: RoIs (R, 4), the object each matches, and its output (0 for background)."""
         heads = self._network.roi_heads
@@ -147,7 +151,14 @@ class DetectionLoss:
         for index, output in enumerate(outputs):
             share = _ignored_share(inside[index], candidates[index])
             output[(output == 0) & (share > _MAX_IGNORED_SHARE)] = -1
-        chosen = heads.subsample(outputs)
+        logits, _ = self._box_heads(features, candidates, hw)
+        lengths = [len(output) for output in outputs]
+        labelled = batch.labelled.repeat_interleave(torch.tensor(lengths, device=logits.device), 0)
+        hardness = torch.split(class_losses(logits, torch.cat(outputs).clamp(min=0), labelled), lengths)
+        chosen = [
+            with_hard_negatives(output, drawn, hard, round(self._hard_share * int((output[drawn] == 0).sum())))
+            for output, drawn, hard in zip(outputs, heads.subsample(outputs), hardness, strict=True)
+        ]
 
         def picked(tensors: list[Tensor]) -> list[Tensor]:
             return [tensor[kept] for tensor, kept in zip(tensors, chosen, strict=True)]
@@ -169,16 +180,21 @@ class DetectionLoss:
             codes = torch.cat(heads.box_coder.encode(truths, rois))
             wanted = torch.cat(outputs)
             image_idx = torch.cat([torch.full_like(output, index) for index, output in enumerate(outputs)])
-        pooled = heads.box_roi_pool(features, rois, [hw] * len(rois))
-        with self._autocast:
-            logits, deltas = heads.box_predictor(heads.box_head(pooled))
-        logits, deltas = logits.float(), deltas.float()
+        logits, deltas = self._box_heads(features, rois, hw)
         num_rois = max(len(wanted), 1)
         class_loss = class_losses(logits, wanted, batch.labelled[image_idx]).sum() / num_rois
         positive = (wanted > 0).nonzero()[:, 0]
         own = deltas.view(*logits.shape, 4)[positive, wanted[positive]]
         box_loss = functional.smooth_l1_loss(own, codes[positive], beta=_SMOOTH_L1_BETA, reduction="sum")
         return class_loss, box_loss / num_rois
+
+    def _box_heads(self, features: dict[str, Tensor], rois: list[Tensor], hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Logits (R, C) and box deltas (R, 4 C) of the RoIs of all pictures in a row, float32."""
+        heads = self._network.roi_heads
+        pooled = heads.box_roi_pool(features, rois, [hw] * len(rois))
+        with self._autocast:
+            logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        return logits.float(), deltas.float()
 
     def _mask_loss(
         self,
@@ -220,6 +236,18 @@ def class_losses(logits: Tensor, outputs: Tensor, labelled: Tensor) -> Tensor:
     allowed = own | (~labelled & (outputs == 0)[:, None])
     losses: Tensor = logits.logsumexp(1) - logits.masked_fill(~allowed, float("-inf")).logsumexp(1)
     return losses
+
+
+def with_hard_negatives(outputs: Tensor, drawn: Tensor, losses: Tensor, num_hard: int) -> Tensor:
+    """The samples that were drawn, num_hard of the background ones exchanged for those with the largest losses.
+
+    outputs (R,) int64, 0 for background, negative for what does not count; drawn (S,) places of samples; losses (R,).
+    Returns (S,) places, none twice.
+    """
+    positive, negative = drawn[outputs[drawn] > 0], drawn[outputs[drawn] == 0]
+    hard = losses.masked_fill(outputs != 0, float("-inf")).topk(min(num_hard, len(negative))).indices
+    by_lot = negative[~torch.isin(negative, hard)][: len(negative) - len(hard)]
+    return torch.cat([positive, hard, by_lot])
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, rois: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shared area of box-local masks: by hand, and against masks that are drawn very finely."""
+"""Area, centroid and shared area of box-local masks: by hand, and against masks that are drawn very finely."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from ops.mask_overlap import SIDE, mask_area, shared_area, unpack_cells
+from ops.mask_overlap import SIDE, mask_area, mask_centroid, shared_area
+
+
+def packed(cells: ArrayLike) -> NDArray[np.uint8]:
+    """(N, 98) of (N, 28, 28) or of one (28, 28)."""
+    return np.packbits(np.asarray(cells, np.uint8).reshape(-1, SIDE * SIDE), axis=1)
 
 
 def shared(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: ArrayLike) -> float:
-    masks = [np.asarray(cells, np.uint8).reshape(1, SIDE, SIDE) for cells in (cells_a, cells_b)]
+    masks = [packed(cells) for cells in (cells_a, cells_b)]
     boxes = [np.asarray(box, np.float64).reshape(1, 4) for box in (box_a, box_b)]
     found = shared_area(masks[0], boxes[0], 0, masks[1], boxes[1], 0)
     assert shared_area(masks[1], boxes[1], 0, masks[0], boxes[0], 0) == pytest.approx(found, abs=1e-9)
@@ -72,11 +77,17 @@ def test_full_masks_are_their_boxes(seed: int) -> None:
     assert shared(FULL, boxes[0], FULL, boxes[1]) == pytest.approx(np.prod((high - low).clip(0)), rel=1e-9, abs=1e-9)
 
 
-def test_area_and_bits() -> None:
+def test_area_and_centroid() -> None:
     rng = np.random.default_rng(0)
-    cells = rng.integers(0, 2, (3, SIDE, SIDE), np.uint8)
-    np.testing.assert_array_equal(unpack_cells(np.packbits(cells.reshape(3, -1), axis=1)), cells)
-    boxes: NDArray[np.float64] = np.array([[0, 0, 28, 28], [5, 5, 61, 33], [1, 1, 1, 9]], np.float64)
-    assert [mask_area(cells, boxes, i) for i in range(3)] == pytest.approx([cells[0].sum(), 2 * cells[1].sum(), 0])
-    with pytest.raises(ValueError, match=r"mask_bits must be \(N, 98\), got \(3, 97\)"):
-        unpack_cells(np.zeros((3, 97), np.uint8))
+    cells = rng.integers(0, 2, (4, SIDE, SIDE), np.uint8)
+    cells[3] = 0
+    bits = packed(cells)
+    boxes: NDArray[np.float64] = np.array([[0, 0, 28, 28], [5, 5, 61, 33], [1, 1, 1, 9], [2, 2, 4, 4]], np.float64)
+    areas = [mask_area(bits, boxes, i) for i in range(4)]
+    assert areas == pytest.approx([cells[0].sum(), 2 * cells[1].sum(), 0, 0])
+    rows, cols = np.nonzero(cells[0])
+    assert mask_centroid(bits, boxes, 0) == pytest.approx((cols.mean() + 0.5, rows.mean() + 0.5))
+    rows, cols = np.nonzero(cells[1])
+    assert mask_centroid(bits, boxes, 1) == pytest.approx((5 + 2 * cols.mean() + 1, 5 + rows.mean() + 0.5))
+    assert mask_centroid(bits, boxes, 3) == (3, 3), "an empty mask is taken for its box"
+    assert mask_centroid(bits[:0], boxes, 1) == (33, 19)

@@ -190,7 +190,7 @@ def test_the_tracker_sees_the_frames_at_their_rate(fps: float) -> None:
     """An object is in the results once it has been seen for `confirm_s`; a frame without it counts as time, too."""
     frames = np.array([2, 3, 5, 6, 7, 8, 9, 10])
     boxes = np.tile([11.0, 21.0, 30.0, 60.0], (len(frames), 1))
-    rows = track_boxes(BoxRows(frames, np.zeros(8, np.int64), boxes, np.full(8, 0.9)), fps, 10)
+    rows = track_boxes(BoxRows(frames, np.zeros(8, np.int64), boxes, np.full(8, 0.85)), fps, 10)
     first = 2 + TrackerConfig().confirm_s * fps
     assert rows.frames.tolist() == [frame for frame in frames.tolist() if frame >= first]
     assert set(rows.ids.tolist()) == {1}

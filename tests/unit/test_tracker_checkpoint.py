@@ -38,8 +38,8 @@ def damaged() -> dict[str, bytes]:
         "not MessagePack": b"\xc1 nonsense",
         "another message": msgspec.msgpack.encode({"kind": "frame"}),
         "of another version": msgspec.msgpack.encode(fields | {"version": 99}),
-        "with a short table": msgspec.msgpack.encode(fields | {"filters": fields["filters"][:-8]}),
-        "with a cut row": msgspec.msgpack.encode(fields | {"records": fields["records"][:-8]}),
+        "with a cut record": msgspec.msgpack.encode(fields | {"tracks": fields["tracks"][:-8]}),
+        "with a track too many": msgspec.msgpack.encode(fields | {"num_tracks": fields["num_tracks"] + 1}),
     }
 
 

@@ -13,6 +13,8 @@ from tracker_cases import CONFIG
 from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
 from pipeline.tracker import Tracker, TrackerConfig
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
+
 SEEDS = range(1, 4)
 FULL_FPS = 30
 ID_STRIDE = 100_000

@@ -10,6 +10,8 @@ from tracker_cases import CONFIG, detections
 from pipeline.structures import MASK_BYTES
 from pipeline.tracker import Tracker
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]
+
 NUM_FRAMES, FPS = 10_000, 25
 NUM_OBJECTS, LIFE_FRAMES = 200, 100
 SETTLED_FRAME = 2_000

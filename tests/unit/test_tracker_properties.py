@@ -17,8 +17,11 @@ from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig
 @pytest.mark.parametrize(
     ("given_detections", "message"),
     [
-        (detections([[0.0, 0, 5, 5], [0, np.nan, 5, 5]]), r"finite, got \[0.0, nan, 5.0, 5.0\] .* at place 1"),
-        (detections([[0, 0, np.inf, 5]]), "finite, got .* at place 0"),
+        (
+            detections([[0.0, 0, 5, 5], [0, np.nan, 5, 5]]),
+            r"finite numbers, .* got box \[0.0, nan, 5.0, 5.0\] .* at place 1",
+        ),
+        (detections([[0, 0, np.inf, 5]]), "finite numbers, .* got box .* at place 0"),
         (detections([[0, 0, 5, 5]], np.nan), "score nan at place 0"),
         (detections([[5, 0, 0, 5]]), "x2 >= x1 and y2 >= y1, got .* at place 0"),
         (
@@ -54,9 +57,10 @@ def test_boxes_without_area_are_left_out() -> None:
     assert (result.detection_idx.tolist(), result.track_ids.tolist()) == ([1], [1])
 
 
-def test_a_low_score_above_the_high_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"low_score must not exceed high_score 0\.5, got 0\.6"):
-        Tracker(TrackerConfig(low_score=0.6))
+@pytest.mark.parametrize("changes", [{"low_score": 0.6}, {"birth_score": 0.8}, {"high_score": 0.4}])
+def test_scores_out_of_order_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected low_score <= birth_score <= high_score, got 0\."):
+        Tracker(TrackerConfig(**changes))
 
 
 # properties

@@ -1,0 +1,134 @@
+"""Which detection continues which track: gated by boxes, decided by masks where boxes leave a doubt, optimal.
+
+Compiled; called by `ops.track_step`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ops.assignment import match_pairs
+from ops.iou import sweep_sorted
+from ops.mask_overlap import mask_area, shared_area
+from ops.track_tables import Table
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bits = NDArray[np.uint8]
+
+
+@njit(cache=True)
+def associate(
+    tracks: Table, predicted_xyxy: Floats, boxes_xyxy: Floats, scores: Floats, class_ids: Ints, mask_bits: Bits,
+    ranked: Ints, rules: Table, before_s: float,
+) -> Ints:  # fmt: skip
+    """The track of each of N detections, (N,) int64, -1 for none.
+
+    predicted_xyxy (M, 4) are the boxes of the M tracks on this frame, `ranked` (N,) the places of the detections by
+    their left edge, before_s is the time of the frame before on the tracker's clock.
+
+    A track that has proved itself chooses before one that has not, a sure detection is chosen before a weak one, and
+    what has another class than the track comes last.
+    """
+    rule = rules[0]
+    num_tracks = len(predicted_xyxy)
+    track_of = np.full(len(scores), -1, np.int64)
+    if num_tracks == 0:
+        return track_of
+    track_idx, detection_idx, iou = sweep_sorted(
+        predicted_xyxy, np.argsort(predicted_xyxy[:, 0], kind="mergesort"), boxes_xyxy, ranked,
+        min(rule["high_iou"], rule["low_iou"], rule["class_iou"]),
+    )  # fmt: skip
+    same_class = tracks["class_id"][track_idx] == class_ids[detection_idx]
+    similarity = _similarity(
+        tracks,
+        predicted_xyxy,
+        boxes_xyxy,
+        scores,
+        mask_bits,
+        track_idx,
+        detection_idx,
+        iou,
+        same_class,
+        rules,
+        before_s,
+    )
+    is_matched = np.zeros(num_tracks, np.bool_)
+    chosen = np.empty(len(iou), np.int64)
+    for stage in range(5):
+        num_chosen = 0
+        for k in range(len(iou)):
+            track, detection = track_idx[k], detection_idx[k]
+            if is_matched[track] or track_of[detection] >= 0 or same_class[k] == (stage == 4):
+                continue
+            proved = tracks["track_id"][track] > 0
+            score = scores[detection]
+            if stage == 0 or stage == 1:
+                allowed = score >= rule["high_score"] and iou[k] >= rule["high_iou"] and proved == (stage == 0)
+            elif stage == 2:
+                allowed = score >= rule["low_score"] and iou[k] >= rule["low_iou"] and proved
+            elif stage == 3:
+                allowed = score >= rule["birth_score"] and iou[k] >= rule["low_iou"] and not proved
+            else:
+                allowed = score >= rule["birth_score"] and iou[k] >= rule["class_iou"] and proved
+            if allowed and stage == 4 and len(mask_bits):
+                allowed = (
+                    _mask_iou(tracks, predicted_xyxy, track, mask_bits, boxes_xyxy, detection) >= rule["class_iou"]
+                )
+            if allowed and similarity[k] > 0.0:
+                chosen[num_chosen] = k
+                num_chosen += 1
+        if num_chosen == 0:
+            continue
+        pairs = chosen[:num_chosen]
+        matches = match_pairs(track_idx[pairs], detection_idx[pairs], similarity[pairs], num_tracks, len(scores))
+        for track in range(num_tracks):
+            if matches[track] >= 0:
+                track_of[matches[track]] = track
+                is_matched[track] = True
+    return track_of
+
+
+@njit(cache=True)
+def _similarity(
+    tracks: Table, predicted_xyxy: Floats, boxes_xyxy: Floats, scores: Floats, mask_bits: Bits,
+    track_idx: Ints, detection_idx: Ints, iou: Floats, same_class: NDArray[np.bool_], rules: Table, before_s: float,
+) -> Floats:  # fmt: skip
+    """(P,): the IoU of the boxes, mixed with that of the masks for pairs of one class that compete with another pair,
+    times the score of the detection and the trust in the track's place.
+    """
+    rule = rules[0]
+    with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
+    rivals_of_track = np.zeros(len(predicted_xyxy), np.int64)
+    rivals_of_detection = np.zeros(len(scores), np.int64)
+    if with_masks:
+        for k in range(len(iou)):
+            if same_class[k]:
+                rivals_of_track[track_idx[k]] += 1
+                rivals_of_detection[detection_idx[k]] += 1
+    similarity = np.empty(len(iou), np.float64)
+    last_seen_s = tracks["last_seen_s"]
+    for k in range(len(iou)):
+        track, detection = track_idx[k], detection_idx[k]
+        value = iou[k]
+        if same_class[k] and (rivals_of_track[track] > 1 or rivals_of_detection[detection] > 1):
+            mask_iou = _mask_iou(tracks, predicted_xyxy, track, mask_bits, boxes_xyxy, detection)
+            value += rule["mask_weight"] * (mask_iou - value)
+        # what was seen just now is where it is predicted to be, what was lost for long may be anywhere
+        unseen_s = max(before_s - last_seen_s[track], 0.0)
+        trust = 1.0 - rule["lost_discount"] * min(unseen_s / max(rule["lost_s"], 1e-9), 1.0)
+        similarity[k] = value * trust * scores[detection]
+    return similarity
+
+
+@njit(cache=True)
+def _mask_iou(
+    tracks: Table, predicted_xyxy: Floats, track: int, mask_bits: Bits, boxes_xyxy: Floats, detection: int
+) -> float:
+    """Of the track's latest mask, moved and stretched with its box, and the mask of the detection."""
+    masks = tracks["mask"]
+    shared = shared_area(masks, predicted_xyxy, track, mask_bits, boxes_xyxy, detection)
+    both = mask_area(masks, predicted_xyxy, track) + mask_area(mask_bits, boxes_xyxy, detection)
+    return float(shared / (both - shared)) if shared > 0.0 else 0.0

@@ -1,0 +1,71 @@
+"""What the tracker knows of a stream's tracks, and the numbers it goes by, as records that compiled code can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.mask_overlap import MASK_BYTES
+
+Table = NDArray[Any]
+"""a structured array; its fields are views: table["field"] is (C, …)"""
+
+NUM_VOTES = 4
+"""classes that a track remembers"""
+MAX_PATH_POINTS = 16
+
+# A living track. Tables hold them in the order of birth and have room for more.
+TRACK = np.dtype(
+    [
+        # motion, as `ops.kalman` lays it out
+        ("filter", "<f8", (4, 5)),
+        # of the first and the latest detection, on the tracker's own clock
+        ("first_seen_s", "<f8"),
+        ("last_seen_s", "<f8"),
+        # over all detections
+        ("score_sum", "<f8"),
+        # a class and the sum of the scores that it was seen with, 0 where the row is free
+        ("votes", "<f8", (NUM_VOTES, 2)),
+        # 0 while tentative
+        ("track_id", "<i8"),
+        # the one with the most votes
+        ("class_id", "<i8"),
+        # frames of the first and the latest detection
+        ("first_seq", "<i8"),
+        ("last_seq", "<i8"),
+        ("num_hits", "<i8"),
+        # frames since first_seq, x and y in pixels: path_length points from every path_stride-th detection
+        ("path", "<f4", (MAX_PATH_POINTS, 3)),
+        ("latest", "<f4", (3,)),
+        ("path_length", "<i8"),
+        ("path_stride", "<i8"),
+        # packed bits of the latest detection's mask, all 0 without one; padded to whole words
+        ("mask", "u1", (MASK_BYTES,)),
+        ("padding", "u1", (-MASK_BYTES % 8,)),
+    ]
+)
+
+# `pipeline.tracker.TrackerConfig`, which says what each is.
+RULES = np.dtype(
+    [
+        (name, "<f8")
+        for name in (
+            "high_score", "birth_score", "low_score", "high_iou", "low_iou", "class_iou", "mask_weight",
+            "lost_discount", "duplicate_iou", "duplicate_share", "confirm_s", "lost_s",
+        )
+    ]
+)  # fmt: skip
+
+
+def grown(table: Table, num: int) -> Table:
+    """With room for num tracks: as it is, or with a capacity doubled as often as it must be."""
+    capacity = len(table)
+    if capacity >= num:
+        return table
+    while capacity < num:
+        capacity *= 2
+    larger = np.zeros(capacity, table.dtype)
+    larger[: len(table)] = table
+    return larger
