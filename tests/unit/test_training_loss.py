@@ -13,12 +13,14 @@ from torchvision.models.detection import roi_heads
 from torchvision.models.detection.image_list import ImageList
 
 from pipeline.engine.architectures import build
-from pipeline.training.loss import DetectionLoss, Losses, Sampling, class_losses, mask_targets
+from pipeline.training.loss import DetectionLoss, Losses, Sampling, class_losses, mask_targets, with_hard_negatives
 from pipeline.training.picture import MASK_TARGET_SIDE, Batch
 
 HW = (96, 128)
 NUM_OUTPUTS = 4
-AS_TORCHVISION = Sampling(num_anchors=256, num_rois=512, num_masks=10_000, pre_nms_top_n=2000, post_nms_top_n=2000)
+AS_TORCHVISION = Sampling(
+    num_anchors=256, num_rois=512, hard_share=0.0, num_masks=10_000, pre_nms_top_n=2000, post_nms_top_n=2000
+)
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -167,3 +169,16 @@ def test_boxes_alone_have_no_mask_loss() -> None:
     found = losses_of(network, batch(), Sampling())
     assert float(found.masks) == 0.0
     assert float(found.total) == pytest.approx(sum(float(value) for value in found[:4]))
+
+
+def test_hard_negatives_take_the_place_of_drawn_ones() -> None:
+    outputs = torch.tensor([2, 0, 0, 0, -1, 0, 0, 1, 0])
+    losses = torch.tensor([9.0, 0.1, 0.5, 0.2, 9.0, 0.9, 0.3, 9.0, 0.4])
+    drawn = torch.tensor([0, 1, 3, 5, 6])
+    chosen = with_hard_negatives(outputs, drawn, losses, num_hard=2).tolist()
+    # the object, the two worst backgrounds, and of those drawn the first that are left
+    assert chosen == [0, 5, 2, 1, 3]
+    assert with_hard_negatives(outputs, drawn, losses, num_hard=0).tolist() == drawn.tolist()
+    assert sorted(with_hard_negatives(outputs, drawn, losses, num_hard=9).tolist()) == [0, 2, 5, 6, 8]
+    nothing = with_hard_negatives(outputs[:1], drawn[:1], losses[:1], num_hard=0)
+    assert nothing.tolist() == [0]
