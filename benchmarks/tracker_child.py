@@ -46,7 +46,7 @@ def maskstream(*, masks: bool) -> Adapter:
     from pipeline.structures import Detections
     from pipeline.tracker import Tracker, TrackerConfig
 
-    tracker = Tracker(TrackerConfig())
+    tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
 
     def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
         class_ids = np.ones(len(scores), np.int32)

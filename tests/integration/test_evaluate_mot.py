@@ -77,10 +77,10 @@ def test_our_tracker_is_judged_on_the_detections_of_a_sequence(run: Run, sequenc
     assert metrics["judged"] == {"walk": str(sequence / "det" / "det.txt")}
     assert metrics["tracker"]["confirm_s"] == TrackerConfig().confirm_s
     figures = metrics["sequences"]["walk"]
-    # a track has its id after 0.25 s: both are missed on the frames at 0, 0.1 and 0.2 s
-    expected = {"fp": 0, "fn": 6, "idsw": 0, "frag": 0, "mt": 2, "ml": 0, "num_objects": 40, "num_ids": 2}
+    # detections of 0.9 give a track its id at the second of them: both are missed on the first frame
+    expected = {"fp": 0, "fn": 2, "idsw": 0, "frag": 0, "mt": 2, "ml": 0, "num_objects": 40, "num_ids": 2}
     assert {name: figures[name] for name in expected} == expected
-    assert figures["mota"] == pytest.approx(34 / 40)
+    assert figures["mota"] == pytest.approx(38 / 40)
     assert metrics["combined"] == figures
 
     again = run("evaluate", "mot", "--gt", sequence, "--results", output, "--json")
@@ -221,15 +221,15 @@ def test_track_writes_what_evaluate_mot_judges(run: Run, sequence: Path, tmp_pat
     output = tmp_path / "result.txt"
     assert run("track", "--det", sequence / "det" / "det.txt", "--output", output) == (0, "", "")
     rows = output.read_text().splitlines()
-    assert rows[:2] == ["4,1,12,11,20,50,0.9,-1,-1,-1", "4,2,205,11,20,50,0.9,-1,-1,-1"]
-    assert len(rows) == 2 * (NUM_FRAMES - 3)
+    assert rows[:2] == ["2,1,6,11,20,50,0.9,-1,-1,-1", "2,2,203,11,20,50,0.9,-1,-1,-1"]
+    assert len(rows) == 2 * (NUM_FRAMES - 1)
 
 
 def test_track_takes_the_rate_given_above_that_of_the_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "result.txt"
     assert run("track", "--det", sequence / "det" / "det.txt", "--output", output, "--fps", "40")[0] == 0
-    # 0.25 s are ten frames
-    assert output.read_text().startswith("11,1,")
+    # half of confirm_s, for detections of 0.9, are two frames
+    assert output.read_text().startswith("3,1,")
 
 
 @pytest.mark.parametrize(
