@@ -65,8 +65,8 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def for_conf(cls, conf: float, low_score: float, lost_s: float | None = None) -> TrackerConfig:
-        """For detections that are wanted from a score of `conf` on: high_score is conf, because the networks here are less
-        sure of what they find than the detectors of MOTChallenge, whose scores lie close to 1.
+        """For detections that are wanted from a score of `conf` on: high_score is conf, because the networks here are
+        less sure of what they find than the detectors of MOTChallenge, whose scores lie close to 1.
         """
         lost_s = cls().lost_s if lost_s is None else lost_s
         return cls(high_score=conf, birth_score=conf, low_score=low_score, lost_s=lost_s)
