@@ -133,7 +133,7 @@ def test_a_child_tracks_as_the_tracker_does_here(scene: Scene, tmp_path: Path) -
 
 
 def _tracked_here(scene: Scene, *, with_masks: bool) -> Boxes:
-    own_tracker = Tracker(TrackerConfig())
+    own_tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))
     starts, ids, boxes = [0], [], []
     for index in range(NUM_FRAMES):
         rows = slice(*scene.detections.starts[index : index + 2])
