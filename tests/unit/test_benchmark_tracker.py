@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import tracker, tracker_peers
 from benchmarks.tracker_peers import OURS, OURS_MASKS, Peer, children, interpreter
 from benchmarks.tracker_scenes import Boxes, Scene, judge, load_tracks, make_scene, save_detections, visible_cells
+from pipeline.evaluation import mot_tracking
 from pipeline.evaluation.mot import TrackingFigures
 from pipeline.structures import Detections
 from pipeline.tracker import Tracker, TrackerConfig
@@ -236,7 +237,8 @@ def test_a_short_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_accuracy_of_a_child_is_that_of_the_same_tracker_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At 30 frames a second, which peers are run at."""
+    """At 30 frames a second, which peers are run at, and with the configuration that the child has."""
+    monkeypatch.setattr(mot_tracking, "TrackerConfig", lambda: TrackerConfig.for_conf(0.5, 0.1))
     truth, results = box_crowd(tmp_path)
     for found in results.glob("*.txt"):
         info = truth / found.stem / "seqinfo.ini"
