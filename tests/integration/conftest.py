@@ -1,12 +1,13 @@
-"""Fixtures of the tests that need a bus."""
+"""Fixtures of the tests that need a bus, or the command line in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from bus_parts import Clock
 
+import run_pipeline
 from pipeline.bus import Bus
 
 
@@ -25,3 +26,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in ("lease", "bus", "frame_queue"):
         monkeypatch.setattr(f"pipeline.bus.{module}.time", clock)
     return clock
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run_pipeline.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-import run_pipeline
 from pipeline.engine.architectures import build
 from pipeline.evaluation.coco_ap import FIGURES
 from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH
@@ -33,17 +32,6 @@ def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scene"
     write_scene_data(folder, (1, NUM_PICTURES), (WIDTH, HEIGHT), 0)
     return folder
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run_pipeline.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def changed(scene_data: Path, folder: Path, change: Change) -> Path:

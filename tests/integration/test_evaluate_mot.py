@@ -13,7 +13,6 @@ import pytest
 from mot_folders import box_crowd, mask_crowd, official_figures, write_sequence
 from result_samples import frame, instance
 
-import run_pipeline
 from pipeline.messages import Mask, encode_result
 from pipeline.tracker import TrackerConfig
 
@@ -22,17 +21,6 @@ NUM_FRAMES = 20
 SHARES = ["HOTA", "DetA", "AssA", "IDF1", "MOTA"]
 COUNTS = ["FP", "FN", "IDSW", "Frag", "MT", "ML"]
 PERFECT = {"hota": 1, "deta": 1, "assa": 1, "idf1": 1, "fp": 0, "fn": 0, "idsw": 0, "frag": 0}
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run_pipeline.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipeline.models import get_model
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.coco import read_coco
 from pipeline.training.loop import Trainer
-from pipeline.training.loss import Losses
+from pipeline.training.loss import DetectionLoss, Losses, Sampling
 from pipeline.training.network import start_network, stored_state
 from pipeline.training.picture import collate
 from pipeline.training.reporting import Reporter
@@ -97,13 +98,18 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 def run_with_losses(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses, Losses]:
     """A run's folder, and the losses on pictures that are not in it, before its first and after its last step."""
     folder = tmp_path_factory.mktemp("training") / "run"
-    trainer = Trainer(settings(scene, folder, epochs=3.0, val=scene / "val.json"), Reporter())
+    trainer = Trainer(settings(scene, folder, epochs=3.0, lr=5e-4, val=scene / "val.json"), Reporter())
     batch = collate([trainer._data[position] for position in range(1000, 1016)])
+
+    # backgrounds by lot: the hardest of the run's end are others than those of its beginning
+    by_lot = DetectionLoss(
+        trainer._network, trainer.spec.mean, trainer.spec.std, nullcontext(), Sampling(hard_share=0.0)
+    )
 
     def losses() -> Losses:
         torch.manual_seed(0)
         with torch.no_grad():
-            return trainer._loss(batch)
+            return by_lot(batch)
 
     before = losses()
     assert trainer.run(lambda: False)
@@ -117,8 +123,8 @@ def trained(run_with_losses: tuple[Path, Losses, Losses]) -> Path:
 
 def test_losses_fall_and_own_classes_are_learnt(run_with_losses: tuple[Path, Losses, Losses]) -> None:
     trained, before, after = run_with_losses
-    assert after.classes < 0.85 * before.classes
-    assert after.total < 0.85 * before.total
+    assert after.classes < 0.75 * before.classes
+    assert after.total < 0.75 * before.total
     assert [line for line in metrics(trained) if "loss" in line]
     validations = [line for line in metrics(trained) if "box_ap" in line]
     assert len(validations) == 3
