@@ -8,7 +8,17 @@ four coordinates never mix (noise and observation are diagonal), so four 2x2 fil
 Process noise is white acceleration of spectral density q = (ACCELERATION * scale)^2:
     Q(dt) = q [[dt^3 / 3, dt^2 / 2], [dt^2 / 2, dt]]        (Bar-Shalom, Li, Kirubarajan 2001, section 6.2.2)
 so one step of dt equals any number of steps that add up to dt, at the same scale. `scale` is the mean of width and
-height, at least one pixel.
+height, at least one pixel. Sizes accelerate by SIZE_ACCELERATION.
+
+The box of a filter is that of the whole object, the observed ones are of what is in sight. What passes behind
+something loses one side after the other: a filter that takes every box at its word learns a motion that nobody makes,
+and looks for the object in the wrong place when it comes out again. So a length (of width and height) that is
+observed to be less than 1 - CUT_TOLERANCE of the filter's is taken for cut:
+- what lacks is given back before the centre is observed, to the sides that moved inwards, in proportion;
+- the length is observed with a variance that is greater by (CUT_NOISE * scale)^2 / dt. Hiding lasts: a second of
+  frames says as little of the length at 30 a second as at 5.
+A length that is observed to be more than the filter's was cut before: its variance first grows by the square of the
+difference, so that it is believed at once.
 """
 
 from __future__ import annotations
@@ -19,10 +29,18 @@ from numpy.typing import NDArray
 
 POSITION_NOISE = 0.05
 """standard deviation of an observed coordinate, in units of scale"""
-START_VELOCITY = 0.5
-"""standard deviation of the velocity of a new filter, in units of scale per second"""
-ACCELERATION = 1.0
-"""square root of the spectral density of the acceleration, in units of scale per second^1.5"""
+START_VELOCITY = 1.0
+"""standard deviation of the velocity of a new filter's centre, in units of scale per second"""
+START_SIZE_VELOCITY = 0.1
+"""the same of its size"""
+ACCELERATION = 0.5
+"""square root of the spectral density of the acceleration of the centre, in units of scale per second^1.5"""
+SIZE_ACCELERATION = 0.1
+"""the same of the size"""
+CUT_TOLERANCE = 0.1
+"""share of the filter's length that a box may lack before it counts as cut"""
+CUT_NOISE = 0.18
+"""noise of a cut length, in units of scale times second^0.5"""
 
 
 @njit(cache=True)
@@ -40,15 +58,16 @@ def start_filter(filters: NDArray[np.float64], i: int, boxes_xyxy: NDArray[np.fl
         filters[i, axis, 1] = 0.0
         filters[i, axis, 2] = (POSITION_NOISE * scale) ** 2
         filters[i, axis, 3] = 0.0
-        filters[i, axis, 4] = (START_VELOCITY * scale) ** 2
+        filters[i, axis, 4] = ((START_VELOCITY if axis < 2 else START_SIZE_VELOCITY) * scale) ** 2
 
 
 @njit(cache=True)
 def predict_filters(filters: NDArray[np.float64], num: int, dt_s: float) -> None:
     """Move the first num filters of (M, 4, 5) on by dt_s > 0 seconds."""
     for i in range(num):
-        density = (ACCELERATION * box_scale(filters[i, 2, 0], filters[i, 3, 0])) ** 2
+        scale = box_scale(filters[i, 2, 0], filters[i, 3, 0])
         for axis in range(4):
+            density = ((ACCELERATION if axis < 2 else SIZE_ACCELERATION) * scale) ** 2
             value, velocity, var_value, covariance, var_velocity = filters[i, axis]
             filters[i, axis, 0] = value + dt_s * velocity
             filters[i, axis, 2] = var_value + dt_s * (2.0 * covariance + dt_s * var_velocity) + density * dt_s**3 / 3.0
@@ -57,20 +76,42 @@ def predict_filters(filters: NDArray[np.float64], num: int, dt_s: float) -> None
 
 
 @njit(cache=True)
-def correct_filter(filters: NDArray[np.float64], i: int, boxes_xyxy: NDArray[np.float64], j: int) -> None:
-    """Let filter i of (M, 4, 5) take in the observed box j of (N, 4)."""
-    scale = box_scale(boxes_xyxy[j, 2] - boxes_xyxy[j, 0], boxes_xyxy[j, 3] - boxes_xyxy[j, 1])
+def correct_filter(
+    filters: NDArray[np.float64], i: int, boxes_xyxy: NDArray[np.float64], j: int, step_s: float
+) -> None:
+    """Let filter i of (M, 4, 5) take in the observed box j of (N, 4); step_s > 0 is the interval between frames."""
+    scale = box_scale(filters[i, 2, 0], filters[i, 3, 0])
     noise = (POSITION_NOISE * scale) ** 2
-    for axis in range(4):
-        value, velocity, var_value, covariance, var_velocity = filters[i, axis]
-        surprise = _observed(boxes_xyxy, j, axis) - value
-        gain_value = var_value / (var_value + noise)
-        gain_velocity = covariance / (var_value + noise)
-        filters[i, axis, 0] = value + gain_value * surprise
-        filters[i, axis, 1] = velocity + gain_velocity * surprise
-        filters[i, axis, 2] = (1.0 - gain_value) * var_value
-        filters[i, axis, 3] = (1.0 - gain_value) * covariance
-        filters[i, axis, 4] = var_velocity - gain_velocity * covariance
+    for axis in range(2):
+        low, high = boxes_xyxy[j, axis], boxes_xyxy[j, axis + 2]
+        observed = high - low
+        length = max(0.0, filters[i, axis + 2, 0])
+        lost_low = max(0.0, low - (filters[i, axis, 0] - 0.5 * length))
+        lost_high = max(0.0, filters[i, axis, 0] + 0.5 * length - high)
+        lack = length * (1.0 - CUT_TOLERANCE) - observed
+        length_noise = noise
+        if lack > 0.0 and lost_low + lost_high > 0.0:
+            low -= lack * lost_low / (lost_low + lost_high)
+            high += lack * lost_high / (lost_low + lost_high)
+            length_noise += (CUT_NOISE * scale) ** 2 / step_s
+        elif observed > length:
+            filters[i, axis + 2, 2] += (observed - length) ** 2
+        _observe(filters, i, axis, 0.5 * (low + high), noise)
+        _observe(filters, i, axis + 2, observed, length_noise)
+
+
+@njit(cache=True)
+def _observe(filters: NDArray[np.float64], i: int, axis: int, observed: float, noise: float) -> None:
+    """The correction of one coordinate by an observation with this variance."""
+    value, velocity, var_value, covariance, var_velocity = filters[i, axis]
+    surprise = observed - value
+    gain_value = var_value / (var_value + noise)
+    gain_velocity = covariance / (var_value + noise)
+    filters[i, axis, 0] = value + gain_value * surprise
+    filters[i, axis, 1] = velocity + gain_velocity * surprise
+    filters[i, axis, 2] = (1.0 - gain_value) * var_value
+    filters[i, axis, 3] = (1.0 - gain_value) * covariance
+    filters[i, axis, 4] = var_velocity - gain_velocity * covariance
 
 
 @njit(cache=True)

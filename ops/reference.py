@@ -78,27 +78,36 @@ class KalmanBox:
         observed = self._observed(box_xyxy)
         scale = self._scale(observed[2], observed[3])
         self.mean = np.concatenate((observed, np.zeros(4)))
-        self.covariance = np.diag(
-            [(kalman.POSITION_NOISE * scale) ** 2] * 4 + [(kalman.START_VELOCITY * scale) ** 2] * 4
-        )
+        velocity = np.repeat([kalman.START_VELOCITY, kalman.START_SIZE_VELOCITY], 2)
+        self.covariance = np.diag(np.concatenate((np.full(4, kalman.POSITION_NOISE), velocity)) * scale) ** 2
 
     def predict(self, dt_s: float) -> None:
         """x <- F x, P <- F P F' + Q."""
-        density = (kalman.ACCELERATION * self._scale(self.mean[2], self.mean[3])) ** 2
+        acceleration = np.repeat([kalman.ACCELERATION, kalman.SIZE_ACCELERATION], 2)
+        density = np.diag(acceleration * self._scale(self.mean[2], self.mean[3])) ** 2
         identity = np.eye(4)
         transition = np.block([[identity, dt_s * identity], [np.zeros((4, 4)), identity]])
-        noise = density * np.block(
-            [[dt_s**3 / 3 * identity, dt_s**2 / 2 * identity], [dt_s**2 / 2 * identity, dt_s * identity]]
-        )
+        noise = np.block([[dt_s**3 / 3 * density, dt_s**2 / 2 * density], [dt_s**2 / 2 * density, dt_s * density]])
         self.mean = transition @ self.mean
         self.covariance = transition @ self.covariance @ transition.T + noise
 
-    def correct(self, box_xyxy: NDArray[np.float64]) -> None:
-        """K = P H' (H P H' + R)^-1, x <- x + K (z - H x), P <- (I - K H) P."""
-        observed = self._observed(box_xyxy)
+    def correct(self, box_xyxy: NDArray[np.float64], step_s: float) -> None:
+        """K = P H' (H P H' + R)^-1, x <- x + K (z - H x), P <- (I - K H) P, with z and R for what may be cut."""
+        scale = self._scale(self.mean[2], self.mean[3])
+        length = np.maximum(self.mean[2:4], 0.0)
+        low, high = box_xyxy[:2], box_xyxy[2:]
+        lost = np.maximum([low - (self.mean[:2] - length / 2), self.mean[:2] + length / 2 - high], 0.0)
+        lack = np.maximum((1 - kalman.CUT_TOLERANCE) * length - (high - low), 0.0)
+        given_back = lack * lost / np.where(lack > 0, lost.sum(axis=0), 1.0)
+        centre = (low - given_back[0] + high + given_back[1]) / 2
+        variances = np.full(4, (kalman.POSITION_NOISE * scale) ** 2)
+        variances[2:][lack > 0] += (kalman.CUT_NOISE * scale) ** 2 / step_s
+        growth = np.maximum(high - low - length, 0.0)
+        self.covariance[[2, 3], [2, 3]] += growth**2
+
+        observed = np.concatenate((centre, high - low))
         observation = np.hstack([np.eye(4), np.zeros((4, 4))])
-        noise = np.eye(4) * (kalman.POSITION_NOISE * self._scale(observed[2], observed[3])) ** 2
-        innovation = observation @ self.covariance @ observation.T + noise
+        innovation = observation @ self.covariance @ observation.T + np.diag(variances)
         gain = self.covariance @ observation.T @ np.linalg.inv(innovation)
         self.mean = self.mean + gain @ (observed - observation @ self.mean)
         self.covariance = (np.eye(8) - gain @ observation) @ self.covariance

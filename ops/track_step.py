@@ -10,6 +10,7 @@ from ops.iou import iou_at
 from ops.kalman import correct_filter, filter_boxes, predict_filters, start_filter
 from ops.mask_overlap import mask_area, mask_centroid, shared_area
 from ops.track_association import Bits, Floats, Ints, associate
+from ops.track_boxes import keep_trim, trimmed_boxes, visible_boxes
 from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, Table
 
 ROUNDING_S = 1e-6
@@ -38,12 +39,20 @@ def step_tracks(
     num_tracks, ended = _drop_lost(tracks, num_tracks, rules, clock_s, step_s)
     filters = tracks["filter"]
     predict_filters(filters, num_tracks, step_s)
-    predicted_xyxy = filter_boxes(filters, num_tracks)
+    unseen_s = clock_s - step_s - tracks["last_seen_s"][:num_tracks]
+    unseen_s = np.where(unseen_s < ROUNDING_S, 0.0, unseen_s)
+    whole_xyxy = filter_boxes(filters, num_tracks)
+    visible_xyxy = visible_boxes(tracks, whole_xyxy, unseen_s)
+    latest_xyxy = trimmed_boxes(tracks, whole_xyxy, np.ones(num_tracks))
     ranked = _ranked(boxes, weights, classes)
-    track_of = associate(tracks, predicted_xyxy, boxes, weights, classes, mask_bits, ranked, rules, clock_s - step_s)
+    track_of = associate(
+        tracks, visible_xyxy, whole_xyxy, latest_xyxy, unseen_s,
+        boxes, weights, classes, mask_bits, ranked, rules,
+    )  # fmt: skip
     for detection in range(len(weights)):
         if track_of[detection] >= 0:
-            correct_filter(filters, track_of[detection], boxes, detection)
+            correct_filter(filters, track_of[detection], boxes, detection, step_s)
+            keep_trim(tracks, track_of[detection], boxes, detection)
     num_tracks = _give_births(
         tracks, num_tracks, boxes, weights, classes, mask_bits, ranked, rules, frame_seq, clock_s, track_of
     )
@@ -204,6 +213,7 @@ def _give_births(
         if is_copy:
             continue
         start_filter(tracks["filter"], num_tracks, boxes_xyxy, detection)
+        tracks["trim"][num_tracks] = 0.0
         tracks["first_seen_s"][num_tracks] = clock_s
         tracks["score_sum"][num_tracks] = 0.0
         tracks["votes"][num_tracks] = 0.0

@@ -21,6 +21,8 @@ TRACK = np.dtype(
     [
         # motion, as `ops.kalman` lays it out
         ("filter", "<f8", (4, 5)),
+        # x1, y1, x2, y2 of the latest box less those of the filter's, which is the box of the whole object
+        ("trim", "<f8", (4,)),
         # of the first and the latest detection, on the tracker's own clock
         ("first_seen_s", "<f8"),
         ("last_seen_s", "<f8"),

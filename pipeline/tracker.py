@@ -26,7 +26,7 @@ TrackState = Literal["tentative", "confirmed"]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0)]
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 MIN_STEP_S = 1e-3
 """time step when the clock stood still or went back"""
 

@@ -2,8 +2,9 @@
 
 The scene. A street seen from 6 m above it, on frames of 1920 x 1080: people on a near and a far pavement and some
 across the road (0.8 to 1.7 m/s, ways bent every 2 s, now and then somebody stops, a third of them with a companion
-about a metre away), cars on two lanes of opposite direction (5 to 11 m/s, with changes of speed), parked cars, and
-pillars (lamp posts, columns, trunks: 0.3 to 0.7 m wide) that hide who passes behind them for some tenths of a second.
+about a metre away), and cars on two lanes of opposite direction (5 to 11 m/s, with changes of speed). On request also
+parked cars, behind which people are out of sight for seconds, and pillars (lamp posts, columns, trunks: 0.3 to 0.7 m
+wide) that nobody detects, and that hide who passes behind them for some tenths of a second.
 Everything stands on a ground plane, so sizes and overlaps follow from the distance, and whoever is nearer hides the
 others. A silhouette is made of limbs or of a body panel, fixed by the seed; limbs swing with the steps, and a body is
 wide from the front and narrow from the side.
@@ -42,7 +43,7 @@ CAMERA_HEIGHT_M = 6.0
 
 LENGTH_S = 15.0
 """of a scene"""
-NUM_PEOPLE, NUM_CARS, NUM_PARKED, NUM_PILLARS = 36, 8, 2, 4
+NUM_PEOPLE, NUM_CARS = 36, 8
 COMPANION_RATE = 0.2
 """of those who walk, one in five has one with them: a third walk by twos"""
 
@@ -151,9 +152,9 @@ def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -
 
 
 class CrossingCrowd:
-    """One scene, fixed by its seed."""
+    """One scene, fixed by its seed and by what stands around."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, num_parked: int = 0, num_pillars: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self._seed = seed
         ways: list[Way] = []
@@ -162,12 +163,12 @@ class CrossingCrowd:
             if rng.random() < COMPANION_RATE:
                 ways.append(_companion(rng, ways[-1]))
         cars = _lane(rng, NUM_CARS // 2, 14.5, 1) + _lane(rng, NUM_CARS // 2, 16.5, -1)
-        for x in rng.uniform(-8.0, 8.0, NUM_PARKED):
+        for x in rng.uniform(-8.0, 8.0, num_parked):
             cars.append(Way(np.array([-1.0, LENGTH_S + 1.0]), np.array([[x, 13.0]] * 2)))
         self._figures: list[Figure] = [*(Person(rng, way) for way in ways), *(Car(rng, way) for way in cars)]
         self._pillars = [
             (np.array([rng.uniform(-0.7, 0.7) * _half_width_m(z), z]), rng.uniform(0.3, 0.7))
-            for z in rng.uniform(8.6, 12.0, NUM_PILLARS)
+            for z in rng.uniform(8.6, 12.0, num_pillars)
         ]
         self._ghosts = [(Wandering(rng), _somewhere(rng)) for _ in range(NUM_GHOSTS)]
 
@@ -249,6 +250,7 @@ class CrossingCrowd:
         boxes = [box for wandering, box in self._ghosts if wandering(time_s) > GHOST_LEVEL]
         boxes = [box + 0.05 * rng.normal(size=4) * (box[3] - box[1]) for box in boxes]
         boxes += [_somewhere(rng) for _ in range(rng.poisson(FALSE_PER_FRAME))]
+        boxes = [np.clip(box, 0, CANVAS_WH * 2) for box in boxes]
         blob = cv2.ellipse(np.zeros((MASK_SIDE, MASK_SIDE), np.uint8), (14, 14), (9, 13), 0, 0, 360, 1, cv2.FILLED)
         return [_Report(box, rng.uniform(0.15, 0.65), PERSON, blob) for box in boxes]
 

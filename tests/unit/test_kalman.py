@@ -30,20 +30,23 @@ def assert_same(filters: NDArray[np.float64], references: list[KalmanBox]) -> No
 
 def test_four_small_filters_are_the_8x8_one() -> None:
     rng = np.random.default_rng(7)
-    boxes = np.array([[10.0, 20, 60, 140], [5, 5, 5.2, 5.1], [300, 100, 500, 130]])
-    filters = new_filters(boxes)
-    references = [KalmanBox(box) for box in boxes]
+    whole = np.array([[10.0, 20, 60, 140], [5, 5, 5.2, 5.1], [300, 100, 500, 130]])
+    filters = new_filters(whole)
+    references = [KalmanBox(box) for box in whole]
     assert_same(filters, references)
     for _ in range(30):
         dt_s = rng.uniform(0.001, 0.5)
-        predict_filters(filters, len(boxes), dt_s)
-        boxes = boxes + rng.normal(0.0, 1.0, boxes.shape)
-        boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
+        predict_filters(filters, len(whole), dt_s)
+        whole = whole + rng.normal(0.0, 1.0, whole.shape)
+        whole[:, 2:] = np.maximum(whole[:, :2], whole[:, 2:])
+        # now and then a side is cut off
+        inwards = np.tile(whole[:, 2:] - whole[:, :2], 2) * [0.3, 0.3, -0.3, -0.3]
+        boxes = whole + inwards * (rng.random(whole.shape) < 0.2)
         for index, reference in enumerate(references):
             reference.predict(dt_s)
             if rng.random() < 0.7:
-                correct_filter(filters, index, boxes, index)
-                reference.correct(boxes[index])
+                correct_filter(filters, index, boxes, index, dt_s)
+                reference.correct(boxes[index], dt_s)
         assert_same(filters, references)
 
 
@@ -63,8 +66,46 @@ def test_velocity_is_learned_per_second(fps: int) -> None:
     filters = new_filters(np.array([[100.0, 300, 150, 420]]))
     for frame in range(1, 2 * fps + 1):
         predict_filters(filters, 1, 1 / fps)
-        correct_filter(filters, 0, np.array([[100.0, 300, 150, 420]]) + velocity * frame / fps, 0)
+        correct_filter(filters, 0, np.array([[100.0, 300, 150, 420]]) + velocity * frame / fps, 0, 1 / fps)
     np.testing.assert_allclose(filters[0, :, 1], [80.0, -30.0, 0.0, 0.0], atol=1.0)
+
+
+@pytest.mark.parametrize("fps", [30, 10, 5])
+def test_who_walks_behind_a_pillar_keeps_pace_and_size(fps: int) -> None:
+    """60 pixels wide, 100 a second, until the pillar with its left edge at x = 400 leaves a quarter of it in sight."""
+    filters = new_filters(np.array([[100.0, 300, 160, 450]]))
+    for frame in range(1, 10 * fps):
+        x1 = 100.0 + 100.0 * frame / fps
+        x2 = min(x1 + 60.0, 400.0)
+        if x2 - x1 < 15.0:
+            break
+        predict_filters(filters, 1, 1 / fps)
+        correct_filter(filters, 0, np.array([[x1, 300.0, x2, 450.0]]), 0, 1 / fps)
+    # the centre of the box in sight moves at 50, its width shrinks by 100 a second
+    assert filters[0, 0, 1] > 65.0
+    assert filters[0, 2, 0] > 57.0
+    assert filters[0, 2, 1] > -3.0
+    np.testing.assert_allclose(filters[0, [1, 3], :2], [[375.0, 0.0], [150.0, 0.0]], atol=1e-9)
+
+
+def test_what_comes_out_from_behind_something_is_believed_at_once() -> None:
+    filters = new_filters(np.array([[100.0, 300, 115, 450]]))
+    for width in (20.0, 30.0, 40.0, 50.0, 60.0):
+        predict_filters(filters, 1, 0.1)
+        correct_filter(filters, 0, np.array([[100.0, 300, 100.0 + width, 450]]), 0, 0.1)
+    assert filters[0, 2, 0] == pytest.approx(60.0, abs=3.0)
+
+
+def test_what_goes_away_from_the_camera_becomes_small() -> None:
+    """By a fifth of its size in a second: the filter follows by and by, as if it had been cut."""
+    centre = np.array([130.0, 375.0])
+    filters = new_filters(np.array([[100.0, 300, 160, 450]]))
+    for frame in range(1, 61):
+        size = np.array([60.0, 150.0]) * 0.8 ** (frame / 30)
+        predict_filters(filters, 1, 1 / 30)
+        correct_filter(filters, 0, np.array([[*(centre - size / 2), *(centre + size / 2)]]), 0, 1 / 30)
+    np.testing.assert_allclose(filters[0, :2, 0], centre, atol=1.0)
+    np.testing.assert_allclose(filters[0, 2:, 0], size, rtol=0.2)
 
 
 def test_only_the_filters_asked_for_move() -> None:
