@@ -63,9 +63,7 @@ def associate(
             proved = tracks["track_id"][track] > 0
             score = scores[detection]
             if with_masks and stage == 0:
-                is_sure = score >= rule["high_score"]
-                allowed = proved and score >= rule["low_score"]
-                allowed = allowed and iou[k] >= (rule["high_iou"] if is_sure else rule["low_iou"])
+                allowed = score >= rule["low_score"] and iou[k] >= rule["high_iou"] and proved
             elif stage == 0 or stage == 1:
                 allowed = score >= rule["high_score"] and iou[k] >= rule["high_iou"] and proved == (stage == 0)
             elif stage == 2:
@@ -123,7 +121,8 @@ def _similarity(
     track_idx: Ints, detection_idx: Ints, iou: Floats, same_class: NDArray[np.bool_], rules: Table,
 ) -> Floats:  # fmt: skip
     """(P,): the overlap of the boxes, mixed with the IoU of the masks for pairs of one class that compete with another
-    pair, times the score of the detection and the trust in the track's place.
+    pair, times the trust in the track's place; of boxes alone also times the score of the detection, which of masks
+    says no more than how much of the object is hidden.
     """
     rule = rules[0]
     with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
@@ -143,7 +142,9 @@ def _similarity(
             value += rule["mask_weight"] * (mask_iou - value)
         # what was seen just now is where it is predicted to be, what was lost for long may be anywhere
         trust = 1.0 - rule["lost_discount"] * min(unseen_s[track] / max(rule["lost_s"], 1e-9), 1.0)
-        similarity[k] = value * trust * scores[detection]
+        similarity[k] = value * trust
+        if not with_masks:
+            similarity[k] *= scores[detection]
     return similarity
 
 

@@ -35,19 +35,20 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How detections become tracks."""
 
     high_score: Fraction = 0.7
-    """lowest score of a detection that is associated first, and lowest mean score of a track that gets an id"""
+    """lowest score of a detection without a mask that is associated first, and lowest mean score of a track that is
+    given an id"""
     birth_score: Fraction = 0.5
     """lowest score of a detection that may begin a track"""
     low_score: Fraction = 0.1
     """lowest score of a detection that may continue a confirmed track"""
     high_iou: Fraction = 0.2
-    """lowest IoU of a high-score detection with the predicted box of its track"""
+    """lowest IoU of a high-score detection, or of one with a mask, with the predicted box of its track"""
     low_iou: Fraction = 0.3
-    """the same for a low-score detection"""
+    """the same for a low-score detection without a mask"""
     class_iou: Fraction = 0.6
     """the same for a detection of another class, whose mask must overlap as much: it is one more vote on the class of
     the track"""
-    mask_weight: Fraction = 0.5
+    mask_weight: Fraction = 0.7
     """share of the IoU of masks, beside that of boxes, in the similarity of a detection and a track, where either
     has another choice; 0 looks at boxes alone"""
     lost_discount: Fraction = 0.5

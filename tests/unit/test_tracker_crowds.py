@@ -14,7 +14,7 @@ from pipeline.tracker import Tracker, TrackerConfig
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
-SEEDS = range(1, 4)
+SEEDS, CLUTTER_SEEDS = range(1, 13), range(1, 5)
 FULL_FPS = 30
 ID_STRIDE = 100_000
 """between the ids of one scene and those of the next"""
@@ -34,10 +34,10 @@ def changing_times(seed: int) -> Iterator[float]:
         time_s += rng.uniform(0.03, 0.3)
 
 
-def sampled(crowds: list[CrossingCrowd]) -> Scenes:
+def sampled(crowds: dict[int, CrossingCrowd]) -> Scenes:
     """Lower rates are every third and every sixth frame of the full one."""
-    full = [crowd.frames(np.arange(0.0, LENGTH_S, 1 / FULL_FPS).tolist()) for crowd in crowds]
-    changing = [crowd.frames(changing_times(seed)) for seed, crowd in zip(SEEDS, crowds, strict=True)]
+    full = [crowd.frames(np.arange(0.0, LENGTH_S, 1 / FULL_FPS).tolist()) for crowd in crowds.values()]
+    changing = [crowd.frames(changing_times(seed)) for seed, crowd in crowds.items()]
     every = {f"{FULL_FPS // step} fps": [frames[::step] for frames in full] for step in (1, 3, 6)}
     return every | {"changing": changing}
 
@@ -45,13 +45,13 @@ def sampled(crowds: list[CrossingCrowd]) -> Scenes:
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
     """People and cars that cross, and hide each other."""
-    return sampled([CrossingCrowd(seed) for seed in SEEDS])
+    return sampled({seed: CrossingCrowd(seed) for seed in SEEDS})
 
 
 @pytest.fixture(scope="module")
 def cluttered_scenes() -> Scenes:
     """With parked cars and with pillars, which hide and are not detected."""
-    return sampled([CrossingCrowd(seed, num_parked=2, num_pillars=4) for seed in SEEDS])
+    return sampled({seed: CrossingCrowd(seed, num_parked=2, num_pillars=4) for seed in CLUTTER_SEEDS})
 
 
 def tracked(scenes: list[list[CrowdFrame]], with_masks: bool) -> Iterator[TrackedFrame]:
@@ -100,7 +100,7 @@ def num_switches(found: Found) -> tuple[int, int]:
     )
 
 
-def num_hidings(scenes: Scenes) -> int:
+def hidings_per_s(scenes: Scenes) -> float:
     """How often somebody comes back who was out of sight for 0.3 to 1 s."""
     count = 0
     for frames in scenes[f"{FULL_FPS} fps"]:
@@ -109,14 +109,12 @@ def num_hidings(scenes: Scenes) -> int:
             for truth_id in frame.truth_ids.tolist():
                 count += 0.3 <= frame.time_s - last_seen_s.get(truth_id, frame.time_s) <= 1.0
                 last_seen_s[truth_id] = frame.time_s
-    return count
+    return count / LENGTH_S / len(scenes[f"{FULL_FPS} fps"])
 
 
 def test_the_crowds_cross_and_hide_each_other(scenes: Scenes, cluttered_scenes: Scenes) -> None:
-    length_s = LENGTH_S * len(SEEDS)
-    print(f"{num_hidings(scenes) / length_s:.1f} and {num_hidings(cluttered_scenes) / length_s:.1f} hidings a second")
-    assert num_hidings(scenes) >= length_s
-    assert num_hidings(cluttered_scenes) >= 2 * length_s
+    assert hidings_per_s(scenes) >= 1.0
+    assert hidings_per_s(cluttered_scenes) >= 2.0
     for frames in (*scenes[f"{FULL_FPS} fps"], *cluttered_scenes[f"{FULL_FPS} fps"]):
         assert 20 <= np.mean([len(frame.truth_ids) for frame in frames]) <= 40
 
