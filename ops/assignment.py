@@ -127,10 +127,14 @@ def match_pairs(
         end = begin + 1
         while end < len(order) and component[order[end]] == component[order[begin]]:
             end += 1
-        if end == begin + 1:
-            col_of_row[rows[order[begin]]] = cols[order[begin]]
-        else:
-            members = order[begin:end]
+        members = order[begin:end]
+        if _share_an_end(rows, cols, members):
+            best = members[0]
+            for k in members:
+                if weights[k] > weights[best]:
+                    best = k
+            col_of_row[rows[best]] = cols[best]
+        elif not _match_two_by_two(rows, cols, weights, members, col_of_row):
             member_rows = _number(rows[members], local_of_row)
             member_cols = _number(cols[members], local_of_col)
             # a pair outside the gate costs 0, as much as staying alone; every pair inside costs less
@@ -142,6 +146,45 @@ def match_pairs(
                     col_of_row[member_rows[row]] = member_cols[col]
         begin = end
     return col_of_row
+
+
+@njit(cache=True)
+def _share_an_end(rows: NDArray[np.int64], cols: NDArray[np.int64], members: NDArray[np.int64]) -> bool:
+    """Whether all pairs are of one row or of one column, so that only one of them can be taken."""
+    one_row = one_col = True
+    for k in members:
+        one_row = one_row and rows[k] == rows[members[0]]
+        one_col = one_col and cols[k] == cols[members[0]]
+    return one_row or one_col
+
+
+@njit(cache=True)
+def _match_two_by_two(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], members: NDArray[np.int64],
+    col_of_row: NDArray[np.int64],
+) -> bool:  # fmt: skip
+    """Match pairs of two rows and two columns, straight or crosswise. False, and nothing done, if there are more."""
+    row, col = rows[members[0]], cols[members[0]]
+    other_row = other_col = -1
+    straight = crosswise = 0.0
+    for k in members:
+        is_other_row, is_other_col = rows[k] != row, cols[k] != col
+        if is_other_row:
+            if other_row >= 0 and rows[k] != other_row:
+                return False
+            other_row = rows[k]
+        if is_other_col:
+            if other_col >= 0 and cols[k] != other_col:
+                return False
+            other_col = cols[k]
+        if is_other_row == is_other_col:
+            straight += weights[k]
+        else:
+            crosswise += weights[k]
+    for k in members:
+        if ((rows[k] != row) == (cols[k] != col)) == (straight >= crosswise):
+            col_of_row[rows[k]] = cols[k]
+    return True
 
 
 @njit(cache=True)

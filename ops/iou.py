@@ -74,48 +74,64 @@ def sweep_sorted(
     """`sweep_pairs` with the places of both sets by their left edges. The order of the pairs follows these two.
 
     A line sweeps over the left edges of both sets from left to right; a box is compared with those of the other set
-    that the line still cuts.
+    that the line still cuts: their right, upper and lower edges and areas lie side by side, because nearly all
+    comparisons end at them.
     """
     num_a, num_b = len(order_a), len(order_b)
     open_idx = np.empty((2, max(num_a, num_b)), np.int64)
+    open_edges = np.empty((2, max(num_a, num_b), 4), np.float64)
     num_open = np.zeros(2, np.int64)
     capacity = 4 * (num_a + num_b) + 16
-    a_idx = np.empty(capacity, np.int64)
-    b_idx = np.empty(capacity, np.int64)
+    pairs = np.empty((2, capacity), np.int64)
     iou = np.empty(capacity, np.float64)
     num_pairs = next_a = next_b = 0
     while next_a < num_a or next_b < num_b:
         if next_b == num_b or (next_a < num_a and a[order_a[next_a], 0] <= b[order_b[next_b], 0]):
             side, index = 0, order_a[next_a]
-            left = a[index, 0]
+            left, top, right, bottom = a[index, 0], a[index, 1], a[index, 2], a[index, 3]
             next_a += 1
         else:
             side, index = 1, order_b[next_b]
-            left = b[index, 0]
+            left, top, right, bottom = b[index, 0], b[index, 1], b[index, 2], b[index, 3]
             next_b += 1
+        area = (right - left) * (bottom - top)
         other = 1 - side
-        while num_pairs + num_open[other] > capacity:
-            a_idx = np.concatenate((a_idx, np.empty_like(a_idx)))
-            b_idx = np.concatenate((b_idx, np.empty_like(b_idx)))
-            iou = np.concatenate((iou, np.empty_like(iou)))
-            capacity *= 2
+        if num_pairs + num_open[other] > capacity:
+            capacity = 2 * capacity + num_open[other]
+            pairs = _widened(pairs, capacity)
+            iou = np.concatenate((iou, np.empty(capacity - len(iou))))
         still_open = 0
         for k in range(num_open[other]):
-            candidate = open_idx[other, k]
-            right = b[candidate, 2] if side == 0 else a[candidate, 2]
-            if right <= left:
+            if open_edges[other, k, 0] <= left:
                 continue
-            open_idx[other, still_open] = candidate
+            if still_open < k:
+                open_idx[other, still_open] = open_idx[other, k]
+                for edge in range(4):
+                    open_edges[other, still_open, edge] = open_edges[other, k, edge]
+            height = min(bottom, open_edges[other, still_open, 2]) - max(top, open_edges[other, still_open, 1])
+            if height > 0.0:
+                # the other box began further to the left
+                shared = height * (min(right, open_edges[other, still_open, 0]) - left)
+                value = shared / (area + open_edges[other, still_open, 3] - shared) if shared > 0.0 else 0.0
+                if value > 0.0 and value >= min_iou:
+                    pairs[side, num_pairs] = index
+                    pairs[other, num_pairs] = open_idx[other, still_open]
+                    iou[num_pairs] = value
+                    num_pairs += 1
             still_open += 1
-            i = index if side == 0 else candidate
-            j = candidate if side == 0 else index
-            value = iou_at(a, i, b, j)
-            if value > 0.0 and value >= min_iou:
-                a_idx[num_pairs] = i
-                b_idx[num_pairs] = j
-                iou[num_pairs] = value
-                num_pairs += 1
         num_open[other] = still_open
-        open_idx[side, num_open[side]] = index
+        place = num_open[side]
+        open_idx[side, place] = index
+        open_edges[side, place, 0] = right
+        open_edges[side, place, 1] = top
+        open_edges[side, place, 2] = bottom
+        open_edges[side, place, 3] = area
         num_open[side] += 1
-    return a_idx[:num_pairs], b_idx[:num_pairs], iou[:num_pairs]
+    return pairs[0, :num_pairs], pairs[1, :num_pairs], iou[:num_pairs]
+
+
+@njit(cache=True)
+def _widened(pairs: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+    wider = np.empty((2, capacity), np.int64)
+    wider[:, : pairs.shape[1]] = pairs
+    return wider

@@ -26,7 +26,11 @@ def visible_boxes(tracks: Table, whole_xyxy: Floats, unseen_s: Floats) -> Floats
     """(M, 4) x1, y1, x2, y2 that are expected to be observed of M tracks that were last seen so long before the latest
     frame; whole_xyxy (M, 4) are the boxes of their filters on this frame.
     """
-    return trimmed_boxes(tracks, whole_xyxy, TRIM_SHARE * np.exp(-unseen_s / TRIM_S))
+    shares = np.full(len(whole_xyxy), TRIM_SHARE)
+    for track in range(len(whole_xyxy)):
+        if unseen_s[track] > 0.0:
+            shares[track] *= np.exp(-unseen_s[track] / TRIM_S)
+    return trimmed_boxes(tracks, whole_xyxy, shares)
 
 
 @njit(cache=True)

@@ -43,7 +43,7 @@ def step_tracks(
     unseen_s = np.where(unseen_s < ROUNDING_S, 0.0, unseen_s)
     whole_xyxy = filter_boxes(filters, num_tracks)
     visible_xyxy = visible_boxes(tracks, whole_xyxy, unseen_s)
-    latest_xyxy = trimmed_boxes(tracks, whole_xyxy, np.ones(num_tracks))
+    latest_xyxy = trimmed_boxes(tracks, whole_xyxy, np.ones(num_tracks)) if len(mask_bits) else visible_xyxy
     ranked = _ranked(boxes, weights, classes)
     track_of = associate(
         tracks, visible_xyxy, whole_xyxy, latest_xyxy, unseen_s,
