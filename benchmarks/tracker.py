@@ -5,7 +5,7 @@
 
 Peers are no dependency: each runs in an environment of its own, which is made when it is first needed (pip, once).
 Every tracker, ours too, is a process with one thread that is given the same detections and measures what passes inside
-its update alone, in time of the process. They take turns of 20 frames, of which the first two do not count, because the
+its update alone, in time of the process. They take turns of 40 frames, of which the first ten do not count, because the
 others have emptied the caches; a ratio is the median of those of the turns. A tracker that has used up its time for a
 scene rests from then on, so slow ones see fewer frames. MOTA and IDF1 on the scene stand beside the times, and there
 are none when ours tracks worse than the peers do.
@@ -48,8 +48,8 @@ from pipeline.evaluation.motchallenge import (
 Row = dict[str, Any]
 
 _WARM_UP_FRAMES = 30
-_TURN_FRAMES = 20
-_NOT_COUNTED = 2
+_TURN_FRAMES = 40
+_NOT_COUNTED = 10
 """first frames of a turn"""
 _FEWEST_TURNS = 3
 _TIME_S = 10.0

@@ -53,12 +53,17 @@ def associate(
         tracks, latest_xyxy, unseen_s, boxes_xyxy, scores, mask_bits, track_idx, detection_idx, iou, same_class, rules
     )
     is_matched = np.zeros(num_tracks, np.bool_)
+    left = np.arange(len(iou))
     chosen = np.empty(len(iou), np.int64)
     for stage in range(5):
-        num_chosen = 0
-        for k in range(len(iou)):
+        num_left = num_chosen = 0
+        for k in left:
             track, detection = track_idx[k], detection_idx[k]
-            if is_matched[track] or track_of[detection] >= 0 or same_class[k] == (stage == 4):
+            if is_matched[track] or track_of[detection] >= 0:
+                continue
+            left[num_left] = k
+            num_left += 1
+            if same_class[k] == (stage == 4) or similarity[k] <= 0.0:
                 continue
             proved = tracks["track_id"][track] > 0
             score = scores[detection]
@@ -72,11 +77,15 @@ def associate(
                 allowed = score >= rule["birth_score"] and iou[k] >= rule["low_iou"] and not proved
             else:
                 allowed = score >= rule["birth_score"] and iou[k] >= rule["class_iou"] and proved
-            if allowed and stage == 4 and len(mask_bits):
-                allowed = _mask_iou(tracks, latest_xyxy, track, mask_bits, boxes_xyxy, detection) >= rule["class_iou"]
-            if allowed and similarity[k] > 0.0:
+                if allowed and len(mask_bits):
+                    mask_iou = _mask_iou(tracks, latest_xyxy, track, mask_bits, boxes_xyxy, detection)
+                    allowed = mask_iou >= rule["class_iou"]
+            if allowed:
                 chosen[num_chosen] = k
                 num_chosen += 1
+        left = left[:num_left]
+        if num_left == 0:
+            break
         if num_chosen == 0:
             continue
         pairs = chosen[:num_chosen]

@@ -1,8 +1,9 @@
 """Links the detections of successive frames of one stream into tracks with ids.
 
-One compiled call per frame: end what was lost too long, predict with the real time step, associate high-score
-detections, then low-score ones with what is left (ByteTrack, Zhang et al. 2022), correct, give births, confirm. Where
-boxes leave a doubt, masks decide. The result does not depend on the order of the detections of a frame.
+One compiled call per frame: end what was lost too long, predict with the real time step, associate, correct, give
+births, confirm. Of boxes alone high-score detections come first, then low-score ones with what is left (ByteTrack,
+Zhang et al. 2022); with masks, which decide where boxes leave a doubt, all come together. The result does not depend on
+the order of the detections of a frame.
 """
 
 from __future__ import annotations
