@@ -227,7 +227,7 @@ def test_a_short_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert [row["tracker"] for row in rows] == ["ours", "ours, masks", "ours"]
     for row in rows:
         assert {"ours", "peer", "ratio", "unit", "p20", "p80", "device", "versions"} <= set(row)
-        assert (row["case"], row["updates"]) == ("50 objects", 50)
+        assert (row["case"], row["updates"]) == ("50 objects", 70)
         assert row["peer"] > 0
         assert 0.5 < row["mota"] <= 1
     assert rows[0]["ratio"] == 1
