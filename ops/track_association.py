@@ -50,20 +50,16 @@ def associate(
     )  # fmt: skip
     same_class = tracks["class_id"][track_idx] == class_ids[detection_idx]
     similarity = _similarity(
-        tracks, latest_xyxy, unseen_s, boxes_xyxy, scores, mask_bits, track_idx, detection_idx, iou, same_class, rules
-    )
+        tracks, latest_xyxy, unseen_s, boxes_xyxy, scores, mask_bits, track_idx, detection_idx, iou, same_class,
+        with_masks, rules,
+    )  # fmt: skip
     is_matched = np.zeros(num_tracks, np.bool_)
-    left = np.arange(len(iou))
     chosen = np.empty(len(iou), np.int64)
     for stage in range(5):
-        num_left = num_chosen = 0
-        for k in left:
+        num_chosen = 0
+        for k in range(len(iou)):
             track, detection = track_idx[k], detection_idx[k]
-            if is_matched[track] or track_of[detection] >= 0:
-                continue
-            left[num_left] = k
-            num_left += 1
-            if same_class[k] == (stage == 4) or similarity[k] <= 0.0:
+            if is_matched[track] or track_of[detection] >= 0 or same_class[k] == (stage == 4) or similarity[k] <= 0.0:
                 continue
             proved = tracks["track_id"][track] > 0
             score = scores[detection]
@@ -83,9 +79,6 @@ def associate(
             if allowed:
                 chosen[num_chosen] = k
                 num_chosen += 1
-        left = left[:num_left]
-        if num_left == 0:
-            break
         if num_chosen == 0:
             continue
         pairs = chosen[:num_chosen]
@@ -127,14 +120,14 @@ def _candidates(
 @njit(cache=True)
 def _similarity(
     tracks: Table, latest_xyxy: Floats, unseen_s: Floats, boxes_xyxy: Floats, scores: Floats, mask_bits: Bits,
-    track_idx: Ints, detection_idx: Ints, iou: Floats, same_class: NDArray[np.bool_], rules: Table,
+    track_idx: Ints, detection_idx: Ints, iou: Floats, same_class: NDArray[np.bool_],
+    with_masks: bool, rules: Table,
 ) -> Floats:  # fmt: skip
     """(P,): the overlap of the boxes, mixed with the IoU of the masks for pairs of one class that compete with another
     pair, times the trust in the track's place; of boxes alone also times the score of the detection, which of masks
     says no more than how much of the object is hidden.
     """
     rule = rules[0]
-    with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
     rivals_of_track = np.zeros(len(latest_xyxy), np.int64)
     rivals_of_detection = np.zeros(len(scores), np.int64)
     if with_masks:

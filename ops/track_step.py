@@ -195,21 +195,16 @@ def _give_births(
         width = boxes_xyxy[detection, 2] - boxes_xyxy[detection, 0]
         height = boxes_xyxy[detection, 3] - boxes_xyxy[detection, 1]
         if track_of[detection] < 0 and scores[detection] >= rules[0]["birth_score"] and width > 0.0 and height > 0.0:
-            place = num_free
-            while place > 0 and scores[free[place - 1]] < scores[detection]:
-                free[place] = free[place - 1]
-                place -= 1
-            free[place] = detection
+            free[num_free] = detection
             num_free += 1
     if num_free == 0:
         return num_tracks
+    free = free[:num_free]
     owned = np.empty(len(track_of), np.int64)
-    num_owned = 0
-    for detection in range(len(track_of)):
-        if track_of[detection] >= 0:
-            owned[num_owned] = detection
-            num_owned += 1
-    for detection in free[:num_free]:
+    matched = np.flatnonzero(track_of >= 0)
+    num_owned = len(matched)
+    owned[:num_owned] = matched
+    for detection in free[np.argsort(-scores[free], kind="mergesort")]:
         is_copy = False
         for other in owned[:num_owned]:
             if _is_copy(boxes_xyxy, class_ids, mask_bits, detection, other, rules):

@@ -100,27 +100,36 @@ def num_switches(found: Found) -> tuple[int, int]:
     )
 
 
-def hidings_per_s(scenes: Scenes) -> float:
-    """How often somebody comes back who was out of sight for 0.3 to 1 s."""
-    count = 0
+def hidings_per_s(scenes: Scenes) -> list[float]:
+    """How often somebody comes back who was out of sight for 0.3 to 1 s, in each scene."""
+    counts = []
     for frames in scenes[f"{FULL_FPS} fps"]:
+        count = 0
         last_seen_s: dict[int, float] = {}
         for frame in frames:
             for truth_id in frame.truth_ids.tolist():
                 count += 0.3 <= frame.time_s - last_seen_s.get(truth_id, frame.time_s) <= 1.0
                 last_seen_s[truth_id] = frame.time_s
-    return count / LENGTH_S / len(scenes[f"{FULL_FPS} fps"])
+        counts.append(count / LENGTH_S)
+    return counts
 
 
 def test_the_crowds_cross_and_hide_each_other(scenes: Scenes, cluttered_scenes: Scenes) -> None:
-    assert hidings_per_s(scenes) >= 1.0
-    assert hidings_per_s(cluttered_scenes) >= 2.0
+    print("hidings a second:", *(f"{rate:.1f}" for rate in hidings_per_s(scenes) + hidings_per_s(cluttered_scenes)))
+    assert np.mean(hidings_per_s(scenes)) >= 1.0
+    assert min(hidings_per_s(cluttered_scenes)) >= 2.0
     for frames in (*scenes[f"{FULL_FPS} fps"], *cluttered_scenes[f"{FULL_FPS} fps"]):
         assert 20 <= np.mean([len(frame.truth_ids) for frame in frames]) <= 40
 
 
 def test_masks_halve_the_switches_of_ids(found: Found) -> None:
     with_masks, boxes_alone = num_switches(found)
+    assert with_masks <= boxes_alone / 2
+
+
+@pytest.mark.xfail(strict=True, reason="a goal: who is hidden by what no mask shows is found again by motion alone")
+def test_masks_halve_the_switches_where_pillars_hide_people(found_in_clutter: Found) -> None:
+    with_masks, boxes_alone = num_switches(found_in_clutter)
     assert with_masks <= boxes_alone / 2
 
 
