@@ -25,7 +25,7 @@ def solve_assignment(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return _optimum(matrix)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """`solve_assignment` without its checks."""
     num_rows, num_cols = cost.shape
@@ -37,7 +37,7 @@ def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return col_of_row
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """The column of each row of a finite (N, M) cost with N <= M.
 
@@ -91,32 +91,23 @@ def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return col_of_row
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def match_pairs(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_rows: int, num_cols: int
 ) -> NDArray[np.int64]:
     """The column of each row, (num_rows,) int64, -1 for none, of the matching with the largest total weight.
 
     Pairs are rows (P,), cols (P,), weights (P,) above 0, none twice. Others cannot be matched, and a row or a column
-    may stay alone. Pairs that are not linked, not even through others, are solved apart. Unchecked: to be called from
-    compiled code. Among equally good matchings the choice depends on the order of the pairs alone.
+    may stay alone. Unchecked: to be called from compiled code. Among equally good matchings the choice depends on the
+    order of the pairs alone.
+
+    Pairs that outweigh whatever could be put in their place are taken first, which leaves few; of those, pairs that are
+    not linked, not even through others, are solved apart.
     """
     col_of_row = np.full(num_rows, -1, np.int64)
-    rivals_of_row, rivals_of_col = np.zeros(num_rows, np.int64), np.zeros(num_cols, np.int64)
-    for k in range(len(rows)):
-        rivals_of_row[rows[k]] += 1
-        rivals_of_col[cols[k]] += 1
-    disputed = np.empty(len(rows), np.int64)
-    num_disputed = 0
-    for k in range(len(rows)):
-        if rivals_of_row[rows[k]] == 1 and rivals_of_col[cols[k]] == 1:
-            col_of_row[rows[k]] = cols[k]
-        else:
-            disputed[num_disputed] = k
-            num_disputed += 1
-    if num_disputed == 0:
+    disputed = _take_dominant(rows, cols, weights, num_cols, col_of_row)
+    if len(disputed) == 0:
         return col_of_row
-    disputed = disputed[:num_disputed]
     rows, cols, weights = rows[disputed], cols[disputed], weights[disputed]
     component = _components(rows, cols, num_rows, num_cols)
     order = np.argsort(component, kind="mergesort")
@@ -128,66 +119,63 @@ def match_pairs(
         while end < len(order) and component[order[end]] == component[order[begin]]:
             end += 1
         members = order[begin:end]
-        if _share_an_end(rows, cols, members):
-            best = members[0]
-            for k in members:
-                if weights[k] > weights[best]:
-                    best = k
-            col_of_row[rows[best]] = cols[best]
-        elif not _match_two_by_two(rows, cols, weights, members, col_of_row):
-            member_rows = _number(rows[members], local_of_row)
-            member_cols = _number(cols[members], local_of_col)
-            # a pair outside the gate costs 0, as much as staying alone; every pair inside costs less
-            cost = np.zeros((len(member_rows), len(member_cols)))
-            for k in members:
-                cost[local_of_row[rows[k]], local_of_col[cols[k]]] = -weights[k]
-            for row, col in enumerate(_optimum(cost)):
-                if col >= 0 and cost[row, col] < 0.0:
-                    col_of_row[member_rows[row]] = member_cols[col]
+        member_rows = _number(rows[members], local_of_row)
+        member_cols = _number(cols[members], local_of_col)
+        # a pair outside the gate costs 0, as much as staying alone; every pair inside costs less
+        cost = np.zeros((len(member_rows), len(member_cols)))
+        for k in members:
+            cost[local_of_row[rows[k]], local_of_col[cols[k]]] = -weights[k]
+        for row, col in enumerate(_optimum(cost)):
+            if col >= 0 and cost[row, col] < 0.0:
+                col_of_row[member_rows[row]] = member_cols[col]
         begin = end
     return col_of_row
 
 
-@njit(cache=True)
-def _share_an_end(rows: NDArray[np.int64], cols: NDArray[np.int64], members: NDArray[np.int64]) -> bool:
-    """Whether all pairs are of one row or of one column, so that only one of them can be taken."""
-    one_row = one_col = True
-    for k in members:
-        one_row = one_row and rows[k] == rows[members[0]]
-        one_col = one_col and cols[k] == cols[members[0]]
-    return one_row or one_col
-
-
-@njit(cache=True)
-def _match_two_by_two(
-    rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], members: NDArray[np.int64],
+@njit(cache=True, error_model="numpy")
+def _take_dominant(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_cols: int,
     col_of_row: NDArray[np.int64],
-) -> bool:  # fmt: skip
-    """Match pairs of two rows and two columns, straight or crosswise. False, and nothing done, if there are more."""
-    row, col = rows[members[0]], cols[members[0]]
-    other_row = other_col = -1
-    straight = crosswise = 0.0
-    for k in members:
-        is_other_row, is_other_col = rows[k] != row, cols[k] != col
-        if is_other_row:
-            if other_row >= 0 and rows[k] != other_row:
-                return False
-            other_row = rows[k]
-        if is_other_col:
-            if other_col >= 0 and cols[k] != other_col:
-                return False
-            other_col = cols[k]
-        if is_other_row == is_other_col:
-            straight += weights[k]
-        else:
-            crosswise += weights[k]
-    for k in members:
-        if ((rows[k] != row) == (cols[k] != col)) == (straight >= crosswise):
-            col_of_row[rows[k]] = cols[k]
-    return True
+) -> NDArray[np.int64]:  # fmt: skip
+    """Match the pairs that are in every optimum; returns the places of the pairs that are left.
+
+    A pair that weighs more than the best rival of its row and the best rival of its column together is one: in a
+    matching without it, it could take the place of at most these two, and weigh more. Pairs whose row or column has
+    been taken go, which makes others dominant: until nothing changes.
+    """
+    num_rows = len(col_of_row)
+    best_of_row, second_of_row = np.zeros(num_rows), np.zeros(num_rows)
+    best_of_col, second_of_col = np.zeros(num_cols), np.zeros(num_cols)
+    is_taken = np.zeros(num_cols, np.bool_)
+    left = np.arange(len(rows))
+    while True:
+        for k in left:
+            row, col, weight = rows[k], cols[k], weights[k]
+            second_of_row[row] = max(second_of_row[row], min(best_of_row[row], weight))
+            best_of_row[row] = max(best_of_row[row], weight)
+            second_of_col[col] = max(second_of_col[col], min(best_of_col[col], weight))
+            best_of_col[col] = max(best_of_col[col], weight)
+        any_taken = False
+        for k in left:
+            row, col, weight = rows[k], cols[k], weights[k]
+            is_best = weight == best_of_row[row] and weight == best_of_col[col]
+            if is_best and weight > second_of_row[row] + second_of_col[col]:
+                col_of_row[row] = col
+                is_taken[col] = any_taken = True
+        num_left = 0
+        for k in left:
+            if col_of_row[rows[k]] < 0 and not is_taken[cols[k]]:
+                left[num_left] = k
+                num_left += 1
+        left = left[:num_left]
+        if num_left == 0 or not any_taken:
+            return left
+        for k in left:
+            best_of_row[rows[k]] = second_of_row[rows[k]] = 0.0
+            best_of_col[cols[k]] = second_of_col[cols[k]] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np.int64]:
     """The different nodes as they come; writes the place of each into local_of, which holds -1 for unseen ones."""
     members = np.empty(len(nodes), np.int64)
@@ -200,7 +188,7 @@ def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np
     return members[:num_members]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int) -> NDArray[np.int64]:
     """The connected component of each pair, (P,) int64: the smallest node in it, columns counted on after the rows."""
     parent = np.arange(num_rows + num_cols)
@@ -214,7 +202,7 @@ def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int,
     return component
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _root(parent: NDArray[np.int64], node: int) -> int:
     """The representative of a node's set; halves the path to it on the way (Tarjan and van Leeuwen 1984)."""
     while parent[node] != node:

@@ -6,9 +6,13 @@ everything, itself included. `ops.reference.box_iou` is the slow form; tests/uni
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from ops.lanes import LANES, NUM_EDGES, lowest_bit, meeting_lanes
 
 
 def box_iou(boxes_a_xyxy: NDArray[np.float64], boxes_b_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -23,7 +27,8 @@ def overlapping_pairs(
 
     Returns a_idx (P,), b_idx (P,) int64 and iou (P,) float64, all above 0. Raises ValueError for wrong shapes.
     """
-    return sweep_pairs(_checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy"), min_iou)
+    a, b = _checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy")
+    return pairs_in_strips(a, b, into_strips(b), min_iou)
 
 
 def _checked(boxes_xyxy: NDArray[np.float64], name: str) -> NDArray[np.float64]:
@@ -33,7 +38,7 @@ def _checked(boxes_xyxy: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     return boxes
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def iou_at(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> float:
     """IoU of box i of a with box j of b. Indices instead of rows, because numba counts references on every view."""
     width = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
@@ -46,7 +51,7 @@ def iou_at(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> fl
     return float(shared / (area_a + area_b - shared))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     out = np.empty((len(a), len(b)), np.float64)
     for i in range(len(a)):
@@ -55,83 +60,121 @@ def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     return out
 
 
-@njit(cache=True)
-def sweep_pairs(
-    a: NDArray[np.float64], b: NDArray[np.float64], min_iou: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """`overlapping_pairs` without its checks, to be called from compiled code."""
-    return sweep_sorted(a, np.argsort(a[:, 0], kind="mergesort"), b, np.argsort(b[:, 0], kind="mergesort"), min_iou)
+class Strips(NamedTuple):
+    """N boxes by their left edges, which equally wide strips of the picture tell apart, on average one box to a strip.
 
-
-@njit(cache=True)
-def sweep_sorted(
-    a: NDArray[np.float64],
-    order_a: NDArray[np.int64],
-    b: NDArray[np.float64],
-    order_b: NDArray[np.int64],
-    min_iou: float,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """`sweep_pairs` with the places of both sets by their left edges. The order of the pairs follows these two.
-
-    A line sweeps over the left edges of both sets from left to right; a box is compared with those of the other set
-    that the line still cuts: their right, upper and lower edges and areas lie side by side, because nearly all
-    comparisons end at them.
+    order      (N,) int64 places of the boxes, by rising left edge
+    edges      (5, N + 8) float64, the boxes in that order as `ops.lanes` reads them, and eight without area
+    begins     (N + 1,) int64, where each strip begins in `order`, and the end
+    low        the least left edge, which begins the first strip
+    per_pixel  strips to a pixel; the last one has everything to its right
+    widest     the greatest width
     """
-    num_a, num_b = len(order_a), len(order_b)
-    open_idx = np.empty((2, max(num_a, num_b)), np.int64)
-    open_edges = np.empty((2, max(num_a, num_b), 4), np.float64)
-    num_open = np.zeros(2, np.int64)
-    capacity = 4 * (num_a + num_b) + 16
-    pairs = np.empty((2, capacity), np.int64)
+
+    order: NDArray[np.int64]
+    edges: NDArray[np.float64]
+    begins: NDArray[np.int64]
+    low: float
+    per_pixel: float
+    widest: float
+
+
+@njit(cache=True, error_model="numpy")
+def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
+    """Of boxes (N, 4) that are finite; equal left edges keep their order. A counting sort over the strips and a sort by
+    insertion over what is left: O(N) unless many boxes share a strip.
+    """
+    num = len(boxes_xyxy)
+    low, high, widest = np.inf, -np.inf, 0.0
+    for k in range(num):
+        low = min(low, boxes_xyxy[k, 0])
+        high = max(high, boxes_xyxy[k, 0])
+        widest = max(widest, boxes_xyxy[k, 2] - boxes_xyxy[k, 0])
+    per_pixel = num / (high - low) if high > low else 0.0
+    strip_of = np.empty(num, np.int64)
+    # a place further on until the boxes have been put in order, when each has moved to its own end
+    begins = np.zeros(num + 2, np.int64)
+    for k in range(num):
+        strip_of[k] = _strip(boxes_xyxy[k, 0], low, per_pixel, num)
+        begins[strip_of[k] + 2] += 1
+    for strip in range(2, num + 2):
+        begins[strip] += begins[strip - 1]
+    order = np.empty(num, np.int64)
+    for k in range(num):
+        order[begins[strip_of[k] + 1]] = k
+        begins[strip_of[k] + 1] += 1
+    for end in range(1, num):
+        place, k = order[end], end
+        while k > 0 and boxes_xyxy[order[k - 1], 0] > boxes_xyxy[place, 0]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = place
+    edges = np.zeros((NUM_EDGES, num + LANES))
+    strips = Strips(order, edges, begins[: num + 1], low, per_pixel, widest)
+    for k in range(num):
+        fill_edges(strips, k, boxes_xyxy)
+    return strips
+
+
+@njit(cache=True, error_model="numpy")
+def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
+    """Bring the edges of the box that is k-th in the order up to date."""
+    box, edges = strips.order[k], strips.edges
+    for edge in range(4):
+        edges[edge, k] = boxes_xyxy[box, edge]
+    width, height = boxes_xyxy[box, 2] - boxes_xyxy[box, 0], boxes_xyxy[box, 3] - boxes_xyxy[box, 1]
+    edges[4, k] = width * height
+
+
+@njit(cache=True, error_model="numpy")
+def _strip(x: float, low: float, per_pixel: float, num: int) -> int:
+    return int(min(max((x - low) * per_pixel, 0.0), num - 1.0))
+
+
+@njit(cache=True, error_model="numpy")
+def in_reach(strips: Strips, left: float, right: float) -> tuple[int, int]:
+    """Places in the order, from the first to before the last, of all boxes that meet what lies between two x."""
+    num = len(strips.order)
+    if num == 0:
+        return 0, 0
+    begin = strips.begins[_strip(left - strips.widest, strips.low, strips.per_pixel, num)]
+    end = strips.begins[_strip(right, strips.low, strips.per_pixel, num) + 1]
+    return begin, end
+
+
+@njit(cache=True, error_model="numpy")
+def pairs_in_strips(
+    a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """`overlapping_pairs` of finite boxes, b being those in the strips; by rising a_idx, then as the strips have b."""
+    # shared / (area_a + area_b - shared) >= min_iou, without the division; a little less strict, for its rounding
+    factor = (1.0 + min_iou) / min_iou * (1.0 + 1e-9) if min_iou > 0.0 else np.inf
+    capacity = 4 * (len(a) + len(b)) + LANES
+    a_idx, b_idx = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     iou = np.empty(capacity, np.float64)
-    num_pairs = next_a = next_b = 0
-    while next_a < num_a or next_b < num_b:
-        if next_b == num_b or (next_a < num_a and a[order_a[next_a], 0] <= b[order_b[next_b], 0]):
-            side, index = 0, order_a[next_a]
-            left, top, right, bottom = a[index, 0], a[index, 1], a[index, 2], a[index, 3]
-            next_a += 1
-        else:
-            side, index = 1, order_b[next_b]
-            left, top, right, bottom = b[index, 0], b[index, 1], b[index, 2], b[index, 3]
-            next_b += 1
+    num_pairs = 0
+    order, edges = strips.order, strips.edges
+    for i in range(len(a)):
+        left, top, right, bottom = a[i, 0], a[i, 1], a[i, 2], a[i, 3]
         area = (right - left) * (bottom - top)
-        other = 1 - side
-        if num_pairs + num_open[other] > capacity:
-            capacity = 2 * capacity + num_open[other]
-            pairs = _widened(pairs, capacity)
-            iou = np.concatenate((iou, np.empty(capacity - len(iou))))
-        still_open = 0
-        for k in range(num_open[other]):
-            if open_edges[other, k, 0] <= left:
-                continue
-            if still_open < k:
-                open_idx[other, still_open] = open_idx[other, k]
-                for edge in range(4):
-                    open_edges[other, still_open, edge] = open_edges[other, k, edge]
-            height = min(bottom, open_edges[other, still_open, 2]) - max(top, open_edges[other, still_open, 1])
-            if height > 0.0:
-                # the other box began further to the left
-                shared = height * (min(right, open_edges[other, still_open, 0]) - left)
-                value = shared / (area + open_edges[other, still_open, 3] - shared) if shared > 0.0 else 0.0
-                if value > 0.0 and value >= min_iou:
-                    pairs[side, num_pairs] = index
-                    pairs[other, num_pairs] = open_idx[other, still_open]
-                    iou[num_pairs] = value
-                    num_pairs += 1
-            still_open += 1
-        num_open[other] = still_open
-        place = num_open[side]
-        open_idx[side, place] = index
-        open_edges[side, place, 0] = right
-        open_edges[side, place, 1] = top
-        open_edges[side, place, 2] = bottom
-        open_edges[side, place, 3] = area
-        num_open[side] += 1
-    return pairs[0, :num_pairs], pairs[1, :num_pairs], iou[:num_pairs]
+        begin, end = in_reach(strips, left, right)
+        if num_pairs + end - begin + LANES > capacity:
+            capacity = 2 * capacity + end - begin
+            a_idx, b_idx, iou = _longer(a_idx, capacity), _longer(b_idx, capacity), _longer(iou, capacity)
+        for first in range(begin, end, LANES):
+            lanes = meeting_lanes(edges, first, left, top, right, bottom, area, factor)
+            while lanes:
+                j = order[first + lowest_bit(lanes)]
+                lanes &= lanes - 1
+                a_idx[num_pairs] = i
+                b_idx[num_pairs] = j
+                iou[num_pairs] = iou_at(a, i, b, j)
+                num_pairs += iou[num_pairs] >= min_iou
+    return a_idx[:num_pairs], b_idx[:num_pairs], iou[:num_pairs]
 
 
 @njit(cache=True)
-def _widened(pairs: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
-    wider = np.empty((2, capacity), np.int64)
-    wider[:, : pairs.shape[1]] = pairs
-    return wider
+def _longer(values: NDArray[Any], length: int) -> NDArray[Any]:
+    longer = np.empty(length, values.dtype)
+    longer[: len(values)] = values
+    return longer

@@ -43,93 +43,94 @@ CUT_NOISE = 0.18
 """noise of a cut length, in units of scale times second^0.5"""
 
 
-@njit(cache=True)
+Floats = NDArray[np.float64]
+
+
+@njit(cache=True, error_model="numpy")
 def box_scale(width: float, height: float) -> float:
     """The length in pixels that noise is measured in."""
     return max(1.0, 0.5 * (abs(width) + abs(height)))
 
 
-@njit(cache=True)
-def start_filter(filters: NDArray[np.float64], i: int, boxes_xyxy: NDArray[np.float64], j: int) -> None:
-    """Begin filter i of (M, 4, 5) at rest on box j of (N, 4)."""
+@njit(cache=True, error_model="numpy")
+def start_filter(filter_: Floats, boxes_xyxy: Floats, j: int) -> None:
+    """Begin a filter (4, 5) at rest on box j of (N, 4)."""
     scale = box_scale(boxes_xyxy[j, 2] - boxes_xyxy[j, 0], boxes_xyxy[j, 3] - boxes_xyxy[j, 1])
     for axis in range(4):
-        filters[i, axis, 0] = _observed(boxes_xyxy, j, axis)
-        filters[i, axis, 1] = 0.0
-        filters[i, axis, 2] = (POSITION_NOISE * scale) ** 2
-        filters[i, axis, 3] = 0.0
-        filters[i, axis, 4] = ((START_VELOCITY if axis < 2 else START_SIZE_VELOCITY) * scale) ** 2
+        filter_[axis, 0] = _observed(boxes_xyxy, j, axis)
+        filter_[axis, 1] = 0.0
+        filter_[axis, 2] = (POSITION_NOISE * scale) ** 2
+        filter_[axis, 3] = 0.0
+        filter_[axis, 4] = ((START_VELOCITY if axis < 2 else START_SIZE_VELOCITY) * scale) ** 2
 
 
-@njit(cache=True)
-def predict_filters(filters: NDArray[np.float64], num: int, dt_s: float) -> None:
-    """Move the first num filters of (M, 4, 5) on by dt_s > 0 seconds."""
-    for i in range(num):
-        scale = box_scale(filters[i, 2, 0], filters[i, 3, 0])
-        for axis in range(4):
-            density = ((ACCELERATION if axis < 2 else SIZE_ACCELERATION) * scale) ** 2
-            value, velocity, var_value, covariance, var_velocity = filters[i, axis]
-            filters[i, axis, 0] = value + dt_s * velocity
-            filters[i, axis, 2] = var_value + dt_s * (2.0 * covariance + dt_s * var_velocity) + density * dt_s**3 / 3.0
-            filters[i, axis, 3] = covariance + dt_s * var_velocity + density * dt_s**2 / 2.0
-            filters[i, axis, 4] = var_velocity + density * dt_s
+@njit(cache=True, error_model="numpy")
+def predict_filter(filter_: Floats, dt_s: float) -> None:
+    """Move a filter (4, 5) on by dt_s > 0 seconds."""
+    scale = box_scale(filter_[2, 0], filter_[3, 0])
+    for axis in range(4):
+        density = ((ACCELERATION if axis < 2 else SIZE_ACCELERATION) * scale) ** 2
+        value, velocity, var_value, covariance, var_velocity = _row(filter_, axis)
+        filter_[axis, 0] = value + dt_s * velocity
+        filter_[axis, 2] = var_value + dt_s * (2.0 * covariance + dt_s * var_velocity) + density * dt_s**3 / 3.0
+        filter_[axis, 3] = covariance + dt_s * var_velocity + density * dt_s**2 / 2.0
+        filter_[axis, 4] = var_velocity + density * dt_s
 
 
-@njit(cache=True)
-def correct_filter(
-    filters: NDArray[np.float64], i: int, boxes_xyxy: NDArray[np.float64], j: int, step_s: float
-) -> None:
-    """Let filter i of (M, 4, 5) take in the observed box j of (N, 4); step_s > 0 is the interval between frames."""
-    scale = box_scale(filters[i, 2, 0], filters[i, 3, 0])
+@njit(cache=True, error_model="numpy")
+def correct_filter(filter_: Floats, boxes_xyxy: Floats, j: int, step_s: float) -> None:
+    """Let a filter (4, 5) take in the observed box j of (N, 4); step_s > 0 is the interval between frames."""
+    scale = box_scale(filter_[2, 0], filter_[3, 0])
     noise = (POSITION_NOISE * scale) ** 2
     for axis in range(2):
         low, high = boxes_xyxy[j, axis], boxes_xyxy[j, axis + 2]
         observed = high - low
-        length = max(0.0, filters[i, axis + 2, 0])
-        lost_low = max(0.0, low - (filters[i, axis, 0] - 0.5 * length))
-        lost_high = max(0.0, filters[i, axis, 0] + 0.5 * length - high)
+        length = max(0.0, filter_[axis + 2, 0])
+        lost_low = max(0.0, low - (filter_[axis, 0] - 0.5 * length))
+        lost_high = max(0.0, filter_[axis, 0] + 0.5 * length - high)
         lack = length * (1.0 - CUT_TOLERANCE) - observed
         length_noise = noise
         if lack > 0.0 and lost_low + lost_high > 0.0:
             low -= lack * lost_low / (lost_low + lost_high)
             high += lack * lost_high / (lost_low + lost_high)
             length_noise += (CUT_NOISE * scale) ** 2 / step_s
-        elif observed > length:
-            filters[i, axis + 2, 2] += (observed - length) ** 2
-        _observe(filters, i, axis, 0.5 * (low + high), noise)
-        _observe(filters, i, axis + 2, observed, length_noise)
+        grown = max(0.0, observed - length)
+        filter_[axis + 2, 2] += grown * grown
+        _observe(filter_, axis, 0.5 * (low + high), noise)
+        _observe(filter_, axis + 2, observed, length_noise)
 
 
-@njit(cache=True)
-def _observe(filters: NDArray[np.float64], i: int, axis: int, observed: float, noise: float) -> None:
+@njit(cache=True, error_model="numpy")
+def _observe(filter_: Floats, axis: int, observed: float, noise: float) -> None:
     """The correction of one coordinate by an observation with this variance."""
-    value, velocity, var_value, covariance, var_velocity = filters[i, axis]
+    value, velocity, var_value, covariance, var_velocity = _row(filter_, axis)
     surprise = observed - value
-    gain_value = var_value / (var_value + noise)
-    gain_velocity = covariance / (var_value + noise)
-    filters[i, axis, 0] = value + gain_value * surprise
-    filters[i, axis, 1] = velocity + gain_velocity * surprise
-    filters[i, axis, 2] = (1.0 - gain_value) * var_value
-    filters[i, axis, 3] = (1.0 - gain_value) * covariance
-    filters[i, axis, 4] = var_velocity - gain_velocity * covariance
+    weight = 1.0 / (var_value + noise)
+    gain_value = var_value * weight
+    gain_velocity = covariance * weight
+    filter_[axis, 0] = value + gain_value * surprise
+    filter_[axis, 1] = velocity + gain_velocity * surprise
+    filter_[axis, 2] = (1.0 - gain_value) * var_value
+    filter_[axis, 3] = (1.0 - gain_value) * covariance
+    filter_[axis, 4] = var_velocity - gain_velocity * covariance
 
 
-@njit(cache=True)
-def filter_boxes(filters: NDArray[np.float64], num: int) -> NDArray[np.float64]:
-    """The boxes of the first num filters, (num, 4) float64 x1, y1, x2, y2; a size that fell below 0 counts as 0."""
-    boxes_xyxy = np.empty((num, 4))
-    for i in range(num):
-        half_width = 0.5 * max(0.0, filters[i, 2, 0])
-        half_height = 0.5 * max(0.0, filters[i, 3, 0])
-        boxes_xyxy[i, 0] = filters[i, 0, 0] - half_width
-        boxes_xyxy[i, 1] = filters[i, 1, 0] - half_height
-        boxes_xyxy[i, 2] = filters[i, 0, 0] + half_width
-        boxes_xyxy[i, 3] = filters[i, 1, 0] + half_height
-    return boxes_xyxy
+@njit(cache=True, error_model="numpy")
+def _row(filter_: Floats, axis: int) -> tuple[float, float, float, float, float]:
+    return filter_[axis, 0], filter_[axis, 1], filter_[axis, 2], filter_[axis, 3], filter_[axis, 4]
 
 
-@njit(cache=True)
-def _observed(boxes_xyxy: NDArray[np.float64], j: int, axis: int) -> float:
+@njit(cache=True, error_model="numpy")
+def filter_box(filter_: Floats) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of a filter (4, 5); a size that fell below 0 counts as 0."""
+    half_width = 0.5 * max(0.0, filter_[2, 0])
+    half_height = 0.5 * max(0.0, filter_[3, 0])
+    x, y = filter_[0, 0], filter_[1, 0]
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+@njit(cache=True, error_model="numpy")
+def _observed(boxes_xyxy: Floats, j: int, axis: int) -> float:
     """Centre x, centre y, width or height of box j, by axis."""
     low = boxes_xyxy[j, axis % 2]
     high = boxes_xyxy[j, axis % 2 + 2]

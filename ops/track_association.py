@@ -10,79 +10,86 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ops.assignment import match_pairs
-from ops.iou import sweep_sorted
+from ops.iou import Strips, pairs_in_strips
 from ops.mask_overlap import mask_area, shared_area
-from ops.track_boxes import cut_overlap
+from ops.track_boxes import Expected, cut_overlap
 from ops.track_tables import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bits = NDArray[np.uint8]
-
+Scores = NDArray[np.float32]
+Classes = NDArray[np.int32]
 
 LEAST_OVERLAP = 0.05
 """IoU from which a lost track and a detection are looked at, where masks can tell what is a part of it"""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def associate(
-    tracks: Table, visible_xyxy: Floats, whole_xyxy: Floats, latest_xyxy: Floats, unseen_s: Floats,
-    boxes_xyxy: Floats, scores: Floats, class_ids: Ints, mask_bits: Bits, ranked: Ints, rules: Table,
+    tracks: Table, expected: Expected, boxes_xyxy: Floats, scores: Scores, class_ids: Classes, mask_bits: Bits,
+    strips: Strips, rules: Table,
 ) -> Ints:  # fmt: skip
-    """The track of each of N detections, (N,) int64, -1 for none.
-
-    Of M tracks on this frame: visible_xyxy (M, 4) what is expected to be observed, whole_xyxy the boxes of the whole
-    objects, latest_xyxy the latest boxes, moved; unseen_s (M,) how long before the frame before they were last seen.
-    `ranked` (N,) are the places of the detections by their left edge.
+    """The track of each of N detections, (N,) int64, -1 for none; `strips` hold the boxes of the detections.
 
     A track that has proved itself chooses before one that has not, and what has another class than the track comes
     last. Of boxes alone, sure detections are chosen before weak ones; where there are masks, they are chosen together.
     """
     rule = rules[0]
-    num_tracks = len(visible_xyxy)
+    num_tracks = len(expected.unseen_s)
     track_of = np.full(len(scores), -1, np.int64)
-    if num_tracks == 0:
-        return track_of
     with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
-    track_idx, detection_idx, iou = _candidates(
-        visible_xyxy, whole_xyxy, unseen_s, boxes_xyxy, ranked, with_masks,
-        min(rule["high_iou"], rule["low_iou"], rule["class_iou"]),
-    )  # fmt: skip
-    same_class = tracks["class_id"][track_idx] == class_ids[detection_idx]
+    tracks_idx, detections_idx, iou = _candidates(
+        expected, boxes_xyxy, strips, with_masks, min(rule["high_iou"], rule["low_iou"], rule["class_iou"])
+    )
+    if len(iou) == 0:
+        return track_of
+    same_class = np.empty(len(iou), np.bool_)
+    for k in range(len(iou)):
+        same_class[k] = tracks[tracks_idx[k]]["class_id"] == class_ids[detections_idx[k]]
     similarity = _similarity(
-        tracks, latest_xyxy, unseen_s, boxes_xyxy, scores, mask_bits, track_idx, detection_idx, iou, same_class,
-        with_masks, rules,
-    )  # fmt: skip
+        tracks, expected, boxes_xyxy, scores, mask_bits, tracks_idx, detections_idx, iou, same_class, with_masks, rules
+    )
     is_matched = np.zeros(num_tracks, np.bool_)
-    chosen = np.empty(len(iou), np.int64)
+    undecided = np.arange(len(iou))
+    chosen_tracks, chosen_detections = np.empty(len(iou), np.int64), np.empty(len(iou), np.int64)
+    weights = np.empty(len(iou))
     for stage in range(5):
-        num_chosen = 0
-        for k in range(len(iou)):
-            track, detection = track_idx[k], detection_idx[k]
-            if is_matched[track] or track_of[detection] >= 0 or same_class[k] == (stage == 4) or similarity[k] <= 0.0:
+        num_undecided = num_chosen = 0
+        for pair in undecided:
+            track, detection = tracks_idx[pair], detections_idx[pair]
+            if is_matched[track] or track_of[detection] >= 0:
                 continue
-            proved = tracks["track_id"][track] > 0
+            undecided[num_undecided] = pair
+            num_undecided += 1
+            if same_class[pair] == (stage == 4) or similarity[pair] <= 0.0:
+                continue
+            proved = tracks[track]["track_id"] > 0
             score = scores[detection]
             if with_masks and stage == 0:
-                allowed = score >= rule["low_score"] and iou[k] >= rule["high_iou"] and proved
+                allowed = score >= rule["low_score"] and iou[pair] >= rule["high_iou"] and proved
             elif stage == 0 or stage == 1:
-                allowed = score >= rule["high_score"] and iou[k] >= rule["high_iou"] and proved == (stage == 0)
+                allowed = score >= rule["high_score"] and iou[pair] >= rule["high_iou"] and proved == (stage == 0)
             elif stage == 2:
-                allowed = score >= rule["low_score"] and iou[k] >= rule["low_iou"] and proved
+                allowed = score >= rule["low_score"] and iou[pair] >= rule["low_iou"] and proved
             elif stage == 3:
-                allowed = score >= rule["birth_score"] and iou[k] >= rule["low_iou"] and not proved
+                allowed = score >= rule["birth_score"] and iou[pair] >= rule["low_iou"] and not proved
             else:
-                allowed = score >= rule["birth_score"] and iou[k] >= rule["class_iou"] and proved
+                allowed = score >= rule["birth_score"] and iou[pair] >= rule["class_iou"] and proved
                 if allowed and len(mask_bits):
-                    mask_iou = _mask_iou(tracks, latest_xyxy, track, mask_bits, boxes_xyxy, detection)
+                    mask_iou = _mask_iou(tracks, expected.latest_xyxy, track, mask_bits, boxes_xyxy, detection)
                     allowed = mask_iou >= rule["class_iou"]
             if allowed:
-                chosen[num_chosen] = k
+                chosen_tracks[num_chosen] = track
+                chosen_detections[num_chosen] = detection
+                weights[num_chosen] = similarity[pair]
                 num_chosen += 1
+        undecided = undecided[:num_undecided]
         if num_chosen == 0:
             continue
-        pairs = chosen[:num_chosen]
-        matches = match_pairs(track_idx[pairs], detection_idx[pairs], similarity[pairs], num_tracks, len(scores))
+        matches = match_pairs(
+            chosen_tracks[:num_chosen], chosen_detections[:num_chosen], weights[:num_chosen], num_tracks, len(scores)
+        )
         for track in range(num_tracks):
             if matches[track] >= 0:
                 track_of[matches[track]] = track
@@ -90,37 +97,35 @@ def associate(
     return track_of
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _candidates(
-    visible_xyxy: Floats, whole_xyxy: Floats, unseen_s: Floats, boxes_xyxy: Floats, ranked: Ints,
-    with_masks: bool, least_iou: float,
-) -> tuple[Ints, Ints, Floats]:  # fmt: skip
+    expected: Expected, boxes_xyxy: Floats, strips: Strips, with_masks: bool, least_iou: float
+) -> tuple[Ints, Ints, Floats]:
     """Pairs that overlap by least_iou: track, detection and overlap, each (P,). Where masks can tell whose part it is,
     a lost track's counts as what it would be if the rest were still hidden.
     """
-    track_idx, detection_idx, iou = sweep_sorted(
-        visible_xyxy, np.argsort(visible_xyxy[:, 0], kind="mergesort"), boxes_xyxy, ranked,
-        min(least_iou, LEAST_OVERLAP) if with_masks else least_iou,
-    )  # fmt: skip
+    tracks_idx, detections_idx, iou = pairs_in_strips(
+        expected.visible_xyxy, boxes_xyxy, strips, min(least_iou, LEAST_OVERLAP) if with_masks else least_iou
+    )
     if not with_masks:
-        return track_idx, detection_idx, iou
+        return tracks_idx, detections_idx, iou
     num_kept = 0
     for k in range(len(iou)):
         overlap = iou[k]
-        if unseen_s[track_idx[k]] > 0.0:
-            overlap = max(overlap, cut_overlap(whole_xyxy, track_idx[k], boxes_xyxy, detection_idx[k]))
+        if expected.unseen_s[tracks_idx[k]] > 0.0:
+            overlap = max(overlap, cut_overlap(expected.whole_xyxy, tracks_idx[k], boxes_xyxy, detections_idx[k]))
         if overlap >= least_iou:
-            track_idx[num_kept] = track_idx[k]
-            detection_idx[num_kept] = detection_idx[k]
+            tracks_idx[num_kept] = tracks_idx[k]
+            detections_idx[num_kept] = detections_idx[k]
             iou[num_kept] = overlap
             num_kept += 1
-    return track_idx[:num_kept], detection_idx[:num_kept], iou[:num_kept]
+    return tracks_idx[:num_kept], detections_idx[:num_kept], iou[:num_kept]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _similarity(
-    tracks: Table, latest_xyxy: Floats, unseen_s: Floats, boxes_xyxy: Floats, scores: Floats, mask_bits: Bits,
-    track_idx: Ints, detection_idx: Ints, iou: Floats, same_class: NDArray[np.bool_],
+    tracks: Table, expected: Expected, boxes_xyxy: Floats, scores: Scores, mask_bits: Bits,
+    tracks_idx: Ints, detections_idx: Ints, iou: Floats, same_class: NDArray[np.bool_],
     with_masks: bool, rules: Table,
 ) -> Floats:  # fmt: skip
     """(P,): the overlap of the boxes, mixed with the IoU of the masks for pairs of one class that compete with another
@@ -128,29 +133,30 @@ def _similarity(
     says no more than how much of the object is hidden.
     """
     rule = rules[0]
-    rivals_of_track = np.zeros(len(latest_xyxy), np.int64)
-    rivals_of_detection = np.zeros(len(scores), np.int64)
-    if with_masks:
+    similarity = np.empty(len(iou))
+    # what was seen just now is where it is predicted to be, what was lost for long may be anywhere
+    trust = np.empty(len(expected.unseen_s))
+    for track in range(len(trust)):
+        trust[track] = 1.0 - rule["lost_discount"] * min(expected.unseen_s[track] / max(rule["lost_s"], 1e-9), 1.0)
+    if not with_masks:
         for k in range(len(iou)):
-            if same_class[k]:
-                rivals_of_track[track_idx[k]] += 1
-                rivals_of_detection[detection_idx[k]] += 1
-    similarity = np.empty(len(iou), np.float64)
+            similarity[k] = iou[k] * trust[tracks_idx[k]] * scores[detections_idx[k]]
+        return similarity
+    rivals_of_track, rivals_of_detection = np.zeros(len(trust), np.int64), np.zeros(len(scores), np.int64)
     for k in range(len(iou)):
-        track, detection = track_idx[k], detection_idx[k]
+        rivals_of_track[tracks_idx[k]] += same_class[k]
+        rivals_of_detection[detections_idx[k]] += same_class[k]
+    for k in range(len(iou)):
+        track, detection = tracks_idx[k], detections_idx[k]
         value = iou[k]
         if same_class[k] and (rivals_of_track[track] > 1 or rivals_of_detection[detection] > 1):
-            mask_iou = _mask_iou(tracks, latest_xyxy, track, mask_bits, boxes_xyxy, detection)
+            mask_iou = _mask_iou(tracks, expected.latest_xyxy, track, mask_bits, boxes_xyxy, detection)
             value += rule["mask_weight"] * (mask_iou - value)
-        # what was seen just now is where it is predicted to be, what was lost for long may be anywhere
-        trust = 1.0 - rule["lost_discount"] * min(unseen_s[track] / max(rule["lost_s"], 1e-9), 1.0)
-        similarity[k] = value * trust
-        if not with_masks:
-            similarity[k] *= scores[detection]
+        similarity[k] = value * trust[track]
     return similarity
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _mask_iou(
     tracks: Table, latest_xyxy: Floats, track: int, mask_bits: Bits, boxes_xyxy: Floats, detection: int
 ) -> float:

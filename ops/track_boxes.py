@@ -5,10 +5,13 @@ Compiled; called by `ops.track_step`.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ops.kalman import filter_box, predict_filter
 from ops.track_tables import Table
 
 Floats = NDArray[np.float64]
@@ -20,46 +23,64 @@ limbs, noise, and what a neighbour hides no more
 TRIM_S = 0.3
 """seconds out of sight in which that share falls to 1 / e"""
 
+ROUNDING_S = 1e-6
+"""what a sum of time steps may differ by from the interval it stands for"""
 
-@njit(cache=True)
-def visible_boxes(tracks: Table, whole_xyxy: Floats, unseen_s: Floats) -> Floats:
-    """(M, 4) x1, y1, x2, y2 that are expected to be observed of M tracks that were last seen so long before the latest
-    frame; whole_xyxy (M, 4) are the boxes of their filters on this frame.
+
+class Expected(NamedTuple):
+    """Where M tracks are expected on a frame; boxes x1, y1, x2, y2.
+
+    whole_xyxy    (M, 4) of the whole objects
+    visible_xyxy  (M, 4) what is expected to be observed of them
+    latest_xyxy   (M, 4) the latest boxes that were observed, moved as the filters have moved
+    unseen_s      (M,) how long before the frame before they were last seen
     """
-    shares = np.full(len(whole_xyxy), TRIM_SHARE)
-    for track in range(len(whole_xyxy)):
-        if unseen_s[track] > 0.0:
-            shares[track] *= np.exp(-unseen_s[track] / TRIM_S)
-    return trimmed_boxes(tracks, whole_xyxy, shares)
+
+    whole_xyxy: Floats
+    visible_xyxy: Floats
+    latest_xyxy: Floats
+    unseen_s: Floats
 
 
-@njit(cache=True)
-def trimmed_boxes(tracks: Table, whole_xyxy: Floats, shares: Floats) -> Floats:
-    """(M, 4): the boxes of the filters with this share of the tracks' trims. With all of it, they are the latest boxes
-    that were observed, moved as the filters have moved.
-    """
-    boxes_xyxy = np.empty_like(whole_xyxy)
-    trims = tracks["trim"]
-    for track in range(len(whole_xyxy)):
+@njit(cache=True, error_model="numpy")
+def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float) -> Expected:
+    """Move the filters of the first num_tracks tracks on by the step that ends at the clock."""
+    boxes_xyxy = np.empty((3, num_tracks, 4))
+    whole_xyxy, visible_xyxy, latest_xyxy = boxes_xyxy[0], boxes_xyxy[1], boxes_xyxy[2]
+    unseen_s = np.empty(num_tracks)
+    for track in range(num_tracks):
+        record = tracks[track]
+        predict_filter(record["filter"], step_s)
+        since_s = clock_s - step_s - record["last_seen_s"]
+        unseen_s[track] = 0.0 if since_s < ROUNDING_S else since_s
+        share = TRIM_SHARE * np.exp(-since_s / TRIM_S) if unseen_s[track] > 0.0 else TRIM_SHARE
+        whole = filter_box(record["filter"])
         for axis in range(2):
-            low = whole_xyxy[track, axis] + shares[track] * trims[track, axis]
-            high = whole_xyxy[track, axis + 2] + shares[track] * trims[track, axis + 2]
-            boxes_xyxy[track, axis] = min(low, 0.5 * (low + high))
-            boxes_xyxy[track, axis + 2] = max(high, 0.5 * (low + high))
-    return boxes_xyxy
+            low, high = whole[axis], whole[axis + 2]
+            trim_low, trim_high = record["trim"][axis], record["trim"][axis + 2]
+            whole_xyxy[track, axis], whole_xyxy[track, axis + 2] = low, high
+            _write_side(visible_xyxy, track, axis, low + share * trim_low, high + share * trim_high)
+            _write_side(latest_xyxy, track, axis, low + trim_low, high + trim_high)
+    return Expected(whole_xyxy, visible_xyxy, latest_xyxy, unseen_s)
 
 
-@njit(cache=True)
-def keep_trim(tracks: Table, track: int, boxes_xyxy: Floats, detection: int) -> None:
-    """After the correction of its filter by the box of the detection."""
-    filters, trims = tracks["filter"], tracks["trim"]
-    for axis in range(2):
-        half = 0.5 * max(0.0, filters[track, axis + 2, 0])
-        trims[track, axis] = boxes_xyxy[detection, axis] - (filters[track, axis, 0] - half)
-        trims[track, axis + 2] = boxes_xyxy[detection, axis + 2] - (filters[track, axis, 0] + half)
+@njit(cache=True, error_model="numpy")
+def _write_side(boxes_xyxy: Floats, track: int, axis: int, low: float, high: float) -> None:
+    """From low to high, or their mean twice where they have changed places."""
+    middle = 0.5 * (low + high)
+    boxes_xyxy[track, axis] = min(low, middle)
+    boxes_xyxy[track, axis + 2] = max(high, middle)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def keep_trim(record: Any, boxes_xyxy: Floats, detection: int) -> None:
+    """After the correction of the track's filter by the box of the detection."""
+    whole, trim = filter_box(record["filter"]), record["trim"]
+    for edge in range(4):
+        trim[edge] = boxes_xyxy[detection, edge] - whole[edge]
+
+
+@njit(cache=True, error_model="numpy")
 def cut_overlap(whole_xyxy: Floats, track: int, boxes_xyxy: Floats, detection: int) -> float:
     """IoU of the whole object with a box, when what one of them lacks along one axis counts as cut off: there the
     overlap is measured against the shorter of the two lengths. The better of the two axes.

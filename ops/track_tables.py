@@ -49,6 +49,21 @@ TRACK = np.dtype(
     ]
 )
 
+# A confirmed track as `pipeline.tracker.TrackSpan` has it, which says what each is; of the path, path_length points.
+SPAN = np.dtype(
+    [
+        ("track_id", "<i8"),
+        ("class_id", "<i8"),
+        ("first_seq", "<i8"),
+        ("last_seq", "<i8"),
+        ("duration_s", "<f8"),
+        ("num_detections", "<i8"),
+        ("mean_score", "<f8"),
+        ("path_length", "<i8"),
+        ("path", "<f8", (MAX_PATH_POINTS + 1, 3)),
+    ]
+)
+
 # `pipeline.tracker.TrackerConfig`, which says what each is.
 RULES = np.dtype(
     [
@@ -59,15 +74,3 @@ RULES = np.dtype(
         )
     ]
 )  # fmt: skip
-
-
-def grown(table: Table, num: int) -> Table:
-    """With room for num tracks: as it is, or with a capacity doubled as often as it must be."""
-    capacity = len(table)
-    if capacity >= num:
-        return table
-    while capacity < num:
-        capacity *= 2
-    larger = np.zeros(capacity, table.dtype)
-    larger[: len(table)] = table
-    return larger

@@ -9,15 +9,15 @@ the order of the detections of a frame.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from ops.track_step import step_tracks
-from ops.track_tables import RULES, TRACK, Table, grown
+from ops.track_step import step_tracks, write_span
+from ops.track_tables import RULES, SPAN, TRACK, Table
 from pipeline.structures import MASK_BYTES, Detections
 
 Ints = NDArray[np.int64]
@@ -148,7 +148,9 @@ class Tracker:
         self._frame_seq = 0
         self._time_s: float | None = None
         self._clock_s = 0.0
-        self._tracks: Table = np.zeros(16, TRACK)
+        self._tracks: Table = np.zeros(0, TRACK)
+        self._spans: Table = np.zeros(0, SPAN)
+        self._make_room(16)
 
     @property
     def num_confirmed(self) -> int:
@@ -169,32 +171,42 @@ class Tracker:
             raise ValueError(f"time_s must be finite, got {time_s}")
         step_s = MIN_STEP_S if self._time_s is None else max(MIN_STEP_S, time_s - self._time_s)
         clock_s = self._clock_s + step_s
-        if self._num_tracks + len(scores) > len(self._tracks):
-            self._tracks = grown(self._tracks, self._num_tracks + len(scores))
-        self._num_tracks, self._num_confirmed, bad, rows, started, ended = step_tracks(
+        num = len(scores)
+        self._make_room(self._num_tracks + num)
+        shown = np.empty((4, num), np.int64)
+        bad, num_tracks, num_confirmed, num_shown, num_ended, num_started = step_tracks(
             self._tracks, self._num_tracks, self._num_confirmed, self._rules,
-            boxes_xyxy, scores, class_ids, mask_bits, frame_seq, clock_s, step_s,
+            boxes_xyxy, scores, class_ids, mask_bits, frame_seq, clock_s, step_s, shown, self._spans,
         )  # fmt: skip
         if bad >= 0:
             raise ValueError(
                 f"expected finite numbers, x2 >= x1 and y2 >= y1, "
                 f"got box {boxes_xyxy[bad].tolist()} with score {scores[bad]} at place {bad}"
             )
+        self._num_tracks, self._num_confirmed = num_tracks, num_confirmed
         self._frame_seq, self._time_s, self._clock_s = frame_seq, time_s, clock_s
-        return TrackedDetections(
-            rows[:, 1],
-            rows[:, 2],
-            rows[:, 3],
-            rows[:, 0],
-            _spans(self._tracks[started]) if len(started) else [],
-            _spans(ended) if len(ended) else [],
-        )
+        if num_shown < num:
+            shown = shown[:, :num_shown]
+        place, track_ids, classes, ages_frames = shown
+        spans = _spans(self._spans[: num_ended + num_started]) if num_ended + num_started else []
+        return TrackedDetections(track_ids, classes, ages_frames, place, spans[num_ended:], spans[:num_ended])
+
+    def _make_room(self, num_tracks: int) -> None:
+        """Capacities double, so that a growing crowd seldom moves."""
+        capacity = len(self._tracks)
+        if num_tracks > capacity:
+            larger = np.zeros(max(num_tracks, 2 * capacity), TRACK)
+            larger[:capacity] = self._tracks
+            self._tracks = larger
+            self._spans = np.zeros(len(larger), SPAN)
 
     def finish(self) -> list[TrackSpan]:
         """End every track; the confirmed ones are returned, by id."""
-        tracks = self._tracks[: self._num_tracks]
+        confirmed = np.flatnonzero(self._tracks["track_id"][: self._num_tracks] > 0).tolist()
+        for place, track in enumerate(confirmed):
+            write_span(self._tracks, track, self._spans, place)
         self._num_tracks = 0
-        return sorted(_spans(tracks[tracks["track_id"] > 0]), key=lambda span: span.track_id)
+        return sorted(_spans(self._spans[: len(confirmed)]), key=lambda span: span.track_id)
 
     def checkpoint(self) -> bytes:
         """The whole state as MessagePack: `restore` goes on from it bit for bit."""
@@ -225,7 +237,7 @@ class Tracker:
                 f"got {len(state.tracks)} bytes"
             )
         tracker = cls(config)
-        tracker._tracks = grown(tracker._tracks, state.num_tracks)
+        tracker._make_room(state.num_tracks)
         tracker._tracks[: state.num_tracks] = np.frombuffer(state.tracks, TRACK)
         tracker._num_tracks = state.num_tracks
         tracker._num_confirmed = state.num_confirmed
@@ -235,25 +247,12 @@ class Tracker:
         return tracker
 
 
-def _spans(tracks: Table) -> list[TrackSpan]:
-    return [_span(track) for track in tracks]
-
-
-def _span(track: Any) -> TrackSpan:
-    first_seq = int(track["first_seq"])
-    points = track["path"][: track["path_length"]].tolist()
-    if points[-1][0] != track["latest"][0]:
-        points.append(track["latest"].tolist())
-    return TrackSpan(
-        track_id=int(track["track_id"]),
-        class_id=int(track["class_id"]),
-        first_seq=first_seq,
-        last_seq=int(track["last_seq"]),
-        duration_s=float(track["last_seen_s"] - track["first_seen_s"]),
-        num_detections=int(track["num_hits"]),
-        mean_score=float(track["score_sum"] / track["num_hits"]),
-        path=[(first_seq + int(frame), x, y) for frame, x, y in points],
-    )
+def _spans(spans: Table) -> list[TrackSpan]:
+    started_or_ended = []
+    for *facts, path_length, points in spans.tolist():
+        path = [(int(frame), x, y) for frame, x, y in points[:path_length].tolist()]
+        started_or_ended.append(TrackSpan(*(*facts, path)))
+    return started_or_ended
 
 
 _NO_MASKS = np.zeros((0, MASK_BYTES), np.uint8)
