@@ -11,7 +11,8 @@ Each line of stdin is a command as JSON and is answered by one line of JSON:
 A scene has starts (F + 1,) int64, where each frame's rows begin; boxes_xyxy (N, 4) float32, scores (N,) float32, and,
 where it has masks, mask_bits (N, 98) uint8. Tracks have starts (frames run + 1,), ids (N,) int64, boxes_xyxy (N, 4).
 Inputs in the tracker's own form are made before the clock starts, results are read after it has stopped. The clock is
-that of the process: on a machine that does other work too, the wall's would charge slow trackers for its time.
+that of the process: on a machine that does other work too, the wall's would charge slow trackers for its time. What a
+look at it takes, some 0.6 us, is taken off.
 """
 
 from __future__ import annotations
@@ -139,6 +140,12 @@ TRACKERS: dict[str, Callable[[], Adapter]] = {
 }
 
 
+def _clock_s() -> float:
+    """What lies between two looks at the clock, which is no part of an update: the least of a hundred."""
+    looks = [(time.process_time(), time.process_time()) for _ in range(100)]
+    return min(second - first for first, second in looks)
+
+
 class Session:
     """A tracker on its way through a scene."""
 
@@ -146,29 +153,33 @@ class Session:
         self._adapter = make()
         with np.load(scene) as content:
             self._scene = dict(content)
-        self._shown: list[tuple[Any, Any]] = []
+        # two growing blocks: thousands of small arrays that stay would scatter what the next updates allocate
+        self._num_shown: list[int] = []
+        self._ids, self._boxes = bytearray(), bytearray()
 
     def run(self, num_frames: int) -> list[float]:
         """Seconds inside each update."""
         adapter, starts = self._adapter, self._scene["starts"]
-        begin = len(self._shown)
+        begin = len(self._num_shown)
         indices = range(begin, min(begin + num_frames, len(starts) - 1))
         inputs = [adapter.given(*self._frame(index), index) for index in indices]
+        clock_s = _clock_s()
         update_s = []
         for given in inputs:
             begin_s = time.process_time()
             result = adapter.update(given)
-            update_s.append(time.process_time() - begin_s)
+            update_s.append(time.process_time() - begin_s - clock_s)
             # now: some trackers change what they have returned at the next update
             ids, boxes_xyxy = adapter.tracks(result)
-            self._shown.append((np.array(ids, np.int64), np.array(boxes_xyxy, np.float64).reshape(-1, 4)))
+            self._num_shown.append(len(ids))
+            self._ids += np.asarray(ids, np.int64).tobytes()
+            self._boxes += np.asarray(boxes_xyxy, np.float64).tobytes()
         return update_s
 
     def save(self, path: str) -> None:
-        ids = [ids for ids, _ in self._shown]
-        starts = np.cumsum([0, *map(len, ids)])
-        boxes = [boxes for _, boxes in self._shown]
-        np.savez(path, starts=starts, ids=np.concatenate(ids), boxes_xyxy=np.concatenate(boxes))
+        starts = np.cumsum([0, *self._num_shown])
+        boxes_xyxy = np.frombuffer(self._boxes, np.float64).reshape(-1, 4)
+        np.savez(path, starts=starts, ids=np.frombuffer(self._ids, np.int64), boxes_xyxy=boxes_xyxy)
 
     def _frame(self, index: int) -> tuple[Any, Any, Any]:
         scene = self._scene

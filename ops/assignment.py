@@ -143,36 +143,33 @@ def _take_dominant(
     matching without it, it could take the place of at most these two, and weigh more. Pairs whose row or column has
     been taken go, which makes others dominant: until nothing changes.
     """
+    # columns are counted on after the rows
     num_rows = len(col_of_row)
-    best_of_row, second_of_row = np.zeros(num_rows), np.zeros(num_rows)
-    best_of_col, second_of_col = np.zeros(num_cols), np.zeros(num_cols)
-    is_taken = np.zeros(num_cols, np.bool_)
+    weights_of = np.zeros((2, num_rows + num_cols))
+    best, second = weights_of[0], weights_of[1]
+    is_taken = np.zeros(num_rows + num_cols, np.bool_)
     left = np.arange(len(rows))
     while True:
         for k in left:
-            row, col, weight = rows[k], cols[k], weights[k]
-            second_of_row[row] = max(second_of_row[row], min(best_of_row[row], weight))
-            best_of_row[row] = max(best_of_row[row], weight)
-            second_of_col[col] = max(second_of_col[col], min(best_of_col[col], weight))
-            best_of_col[col] = max(best_of_col[col], weight)
+            row, col, weight = rows[k], num_rows + cols[k], weights[k]
+            second[row], best[row] = max(second[row], min(best[row], weight)), max(best[row], weight)
+            second[col], best[col] = max(second[col], min(best[col], weight)), max(best[col], weight)
         any_taken = False
         for k in left:
-            row, col, weight = rows[k], cols[k], weights[k]
-            is_best = weight == best_of_row[row] and weight == best_of_col[col]
-            if is_best and weight > second_of_row[row] + second_of_col[col]:
-                col_of_row[row] = col
-                is_taken[col] = any_taken = True
+            row, col, weight = rows[k], num_rows + cols[k], weights[k]
+            if weight == best[row] and weight == best[col] and weight > second[row] + second[col]:
+                col_of_row[row] = cols[k]
+                is_taken[row] = is_taken[col] = any_taken = True
         num_left = 0
         for k in left:
-            if col_of_row[rows[k]] < 0 and not is_taken[cols[k]]:
+            row, col = rows[k], num_rows + cols[k]
+            if not is_taken[row] and not is_taken[col]:
                 left[num_left] = k
                 num_left += 1
+                best[row] = second[row] = best[col] = second[col] = 0.0
         left = left[:num_left]
         if num_left == 0 or not any_taken:
             return left
-        for k in left:
-            best_of_row[rows[k]] = second_of_row[rows[k]] = 0.0
-            best_of_col[cols[k]] = second_of_col[cols[k]] = 0.0
 
 
 @njit(cache=True, error_model="numpy")

@@ -6,7 +6,7 @@ everything, itself included. `ops.reference.box_iou` is the slow form; tests/uni
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -38,7 +38,7 @@ def _checked(boxes_xyxy: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     return boxes
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def iou_at(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> float:
     """IoU of box i of a with box j of b. Indices instead of rows, because numba counts references on every view."""
     width = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
@@ -116,7 +116,7 @@ def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
     return strips
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
     """Bring the edges of the box that is k-th in the order up to date."""
     box, edges = strips.order[k], strips.edges
@@ -126,12 +126,12 @@ def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
     edges[4, k] = width * height
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _strip(x: float, low: float, per_pixel: float, num: int) -> int:
     return int(min(max((x - low) * per_pixel, 0.0), num - 1.0))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def in_reach(strips: Strips, left: float, right: float) -> tuple[int, int]:
     """Places in the order, from the first to before the last, of all boxes that meet what lies between two x."""
     num = len(strips.order)
@@ -147,20 +147,32 @@ def pairs_in_strips(
     a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """`overlapping_pairs` of finite boxes, b being those in the strips; by rising a_idx, then as the strips have b."""
+    capacity = 4 * (len(a) + len(b)) + LANES
+    while True:
+        a_idx, b_idx = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+        iou = np.empty(capacity, np.float64)
+        num_pairs = _write_pairs(a, b, strips, min_iou, a_idx, b_idx, iou)
+        if num_pairs >= 0:
+            return a_idx[:num_pairs], b_idx[:num_pairs], iou[:num_pairs]
+        capacity *= 4
+
+
+@njit(cache=True, error_model="numpy")
+def _write_pairs(
+    a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float,
+    a_idx: NDArray[np.int64], b_idx: NDArray[np.int64], iou: NDArray[np.float64],
+) -> int:  # fmt: skip
+    """The number of pairs, or -1 where there may be too many for the arrays."""
     # shared / (area_a + area_b - shared) >= min_iou, without the division; a little less strict, for its rounding
     factor = (1.0 + min_iou) / min_iou * (1.0 + 1e-9) if min_iou > 0.0 else np.inf
-    capacity = 4 * (len(a) + len(b)) + LANES
-    a_idx, b_idx = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
-    iou = np.empty(capacity, np.float64)
-    num_pairs = 0
     order, edges = strips.order, strips.edges
+    num_pairs = 0
     for i in range(len(a)):
         left, top, right, bottom = a[i, 0], a[i, 1], a[i, 2], a[i, 3]
         area = (right - left) * (bottom - top)
         begin, end = in_reach(strips, left, right)
-        if num_pairs + end - begin + LANES > capacity:
-            capacity = 2 * capacity + end - begin
-            a_idx, b_idx, iou = _longer(a_idx, capacity), _longer(b_idx, capacity), _longer(iou, capacity)
+        if num_pairs + end - begin + LANES > len(iou):
+            return -1
         for first in range(begin, end, LANES):
             lanes = meeting_lanes(edges, first, left, top, right, bottom, area, factor)
             while lanes:
@@ -170,11 +182,4 @@ def pairs_in_strips(
                 b_idx[num_pairs] = j
                 iou[num_pairs] = iou_at(a, i, b, j)
                 num_pairs += iou[num_pairs] >= min_iou
-    return a_idx[:num_pairs], b_idx[:num_pairs], iou[:num_pairs]
-
-
-@njit(cache=True)
-def _longer(values: NDArray[Any], length: int) -> NDArray[Any]:
-    longer = np.empty(length, values.dtype)
-    longer[: len(values)] = values
-    return longer
+    return num_pairs

@@ -46,7 +46,7 @@ CUT_NOISE = 0.18
 Floats = NDArray[np.float64]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def box_scale(width: float, height: float) -> float:
     """The length in pixels that noise is measured in."""
     return max(1.0, 0.5 * (abs(width) + abs(height)))
@@ -64,20 +64,21 @@ def start_filter(filter_: Floats, boxes_xyxy: Floats, j: int) -> None:
         filter_[axis, 4] = ((START_VELOCITY if axis < 2 else START_SIZE_VELOCITY) * scale) ** 2
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def predict_filter(filter_: Floats, dt_s: float) -> None:
     """Move a filter (4, 5) on by dt_s > 0 seconds."""
     scale = box_scale(filter_[2, 0], filter_[3, 0])
+    of_value, of_both = dt_s**3 / 3.0, dt_s**2 / 2.0
     for axis in range(4):
         density = ((ACCELERATION if axis < 2 else SIZE_ACCELERATION) * scale) ** 2
         value, velocity, var_value, covariance, var_velocity = _row(filter_, axis)
         filter_[axis, 0] = value + dt_s * velocity
-        filter_[axis, 2] = var_value + dt_s * (2.0 * covariance + dt_s * var_velocity) + density * dt_s**3 / 3.0
-        filter_[axis, 3] = covariance + dt_s * var_velocity + density * dt_s**2 / 2.0
+        filter_[axis, 2] = var_value + dt_s * (2.0 * covariance + dt_s * var_velocity) + density * of_value
+        filter_[axis, 3] = covariance + dt_s * var_velocity + density * of_both
         filter_[axis, 4] = var_velocity + density * dt_s
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def correct_filter(filter_: Floats, boxes_xyxy: Floats, j: int, step_s: float) -> None:
     """Let a filter (4, 5) take in the observed box j of (N, 4); step_s > 0 is the interval between frames."""
     scale = box_scale(filter_[2, 0], filter_[3, 0])
@@ -100,7 +101,7 @@ def correct_filter(filter_: Floats, boxes_xyxy: Floats, j: int, step_s: float) -
         _observe(filter_, axis + 2, observed, length_noise)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _observe(filter_: Floats, axis: int, observed: float, noise: float) -> None:
     """The correction of one coordinate by an observation with this variance."""
     value, velocity, var_value, covariance, var_velocity = _row(filter_, axis)
@@ -115,12 +116,12 @@ def _observe(filter_: Floats, axis: int, observed: float, noise: float) -> None:
     filter_[axis, 4] = var_velocity - gain_velocity * covariance
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _row(filter_: Floats, axis: int) -> tuple[float, float, float, float, float]:
     return filter_[axis, 0], filter_[axis, 1], filter_[axis, 2], filter_[axis, 3], filter_[axis, 4]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def filter_box(filter_: Floats) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 of a filter (4, 5); a size that fell below 0 counts as 0."""
     half_width = 0.5 * max(0.0, filter_[2, 0])
@@ -129,7 +130,7 @@ def filter_box(filter_: Floats) -> tuple[float, float, float, float]:
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _observed(boxes_xyxy: Floats, j: int, axis: int) -> float:
     """Centre x, centre y, width or height of box j, by axis."""
     low = boxes_xyxy[j, axis % 2]

@@ -43,8 +43,10 @@ class Expected(NamedTuple):
 
 
 @njit(cache=True, error_model="numpy")
-def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float) -> Expected:
-    """Move the filters of the first num_tracks tracks on by the step that ends at the clock."""
+def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float, with_masks: bool) -> Expected:
+    """Move the filters of the first num_tracks tracks on by the step that ends at the clock. Without masks nobody asks
+    for latest_xyxy, which is not filled then.
+    """
     boxes_xyxy = np.empty((3, num_tracks, 4))
     whole_xyxy, visible_xyxy, latest_xyxy = boxes_xyxy[0], boxes_xyxy[1], boxes_xyxy[2]
     unseen_s = np.empty(num_tracks)
@@ -60,11 +62,12 @@ def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float) -> Exp
             trim_low, trim_high = record["trim"][axis], record["trim"][axis + 2]
             whole_xyxy[track, axis], whole_xyxy[track, axis + 2] = low, high
             _write_side(visible_xyxy, track, axis, low + share * trim_low, high + share * trim_high)
-            _write_side(latest_xyxy, track, axis, low + trim_low, high + trim_high)
+            if with_masks:
+                _write_side(latest_xyxy, track, axis, low + trim_low, high + trim_high)
     return Expected(whole_xyxy, visible_xyxy, latest_xyxy, unseen_s)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _write_side(boxes_xyxy: Floats, track: int, axis: int, low: float, high: float) -> None:
     """From low to high, or their mean twice where they have changed places."""
     middle = 0.5 * (low + high)
@@ -72,7 +75,7 @@ def _write_side(boxes_xyxy: Floats, track: int, axis: int, low: float, high: flo
     boxes_xyxy[track, axis + 2] = max(high, middle)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def keep_trim(record: Any, boxes_xyxy: Floats, detection: int) -> None:
     """After the correction of the track's filter by the box of the detection."""
     whole, trim = filter_box(record["filter"]), record["trim"]

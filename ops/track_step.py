@@ -21,13 +21,13 @@ from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, Table
 def step_tracks(
     tracks: Table, num_tracks: int, num_confirmed: int, rules: Table, boxes_xyxy: NDArray[np.float32],
     scores: Scores, class_ids: Classes, mask_bits: Bits,
-    frame_seq: int, clock_s: float, step_s: float, shown: Ints, spans: Table,
+    frame_seq: int, clock_s: float, step_s: float, rows: Ints, spans: Table,
 ) -> tuple[int, int, int, int, int, int]:  # fmt: skip
     """One frame. The table must have room for every detection to become a track.
 
     boxes_xyxy (N, 4), scores (N,), class_ids (N,); mask_bits (N, 98), or (0, 98) where there are no masks.
 
-    Fills of shown (4, N) the first K columns, one for each detection to show, rising: its place, the id of its track,
+    Fills of rows (4, N) the first K columns, one for each detection to show, rising: its place, the id of its track,
     the track's class and its age in frames; and of spans, which must have room for every track and every detection, the
     first E with the tracks that ended, the next S with those that were confirmed on this frame.
 
@@ -40,15 +40,10 @@ def step_tracks(
     rule = rules[0]
     boxes = boxes_xyxy.astype(np.float64)
     num_tracks, num_ended = _drop_lost(tracks, num_tracks, rules, clock_s, step_s, spans)
-    expected = expect(tracks, num_tracks, clock_s, step_s)
+    expected = expect(tracks, num_tracks, clock_s, step_s, len(mask_bits) > 0)
     strips = into_strips(boxes)
     _settle_ties(strips, boxes, scores, class_ids)
     track_of = associate(tracks, expected, boxes, scores, class_ids, mask_bits, strips, rules)
-    for detection in range(len(scores)):
-        if track_of[detection] >= 0:
-            record = tracks[track_of[detection]]
-            correct_filter(record["filter"], boxes, detection, step_s)
-            keep_trim(record, boxes, detection)
     num_tracks = _give_births(
         tracks, num_tracks, boxes, scores, class_ids, mask_bits, strips, rules, frame_seq, clock_s, track_of
     )
@@ -60,6 +55,9 @@ def step_tracks(
         if track < 0:
             continue
         record = tracks[track]
+        if record["num_hits"] > 0:
+            correct_filter(record["filter"], boxes, detection, step_s)
+            keep_trim(record, boxes, detection)
         record["last_seq"] = frame_seq
         record["last_seen_s"] = clock_s
         record["score_sum"] += scores[detection]
@@ -67,7 +65,7 @@ def step_tracks(
         _vote(record, class_ids[detection], scores[detection])
         _remember(record, boxes, mask_bits, detection, frame_seq)
         is_new[track] = record["track_id"] == 0 and _is_proved(record, rule)
-        shown[0, num_shown] = detection
+        rows[0, num_shown] = detection
         num_shown += 1
     num_started = 0
     for track in range(num_tracks):
@@ -77,10 +75,10 @@ def step_tracks(
             write_span(tracks, track, spans, num_ended + num_started)
             num_started += 1
     for k in range(num_shown):
-        record = tracks[track_of[shown[0, k]]]
-        shown[1, k] = record["track_id"]
-        shown[2, k] = record["class_id"]
-        shown[3, k] = frame_seq - record["first_seq"] + 1
+        record = tracks[track_of[rows[0, k]]]
+        rows[1, k] = record["track_id"]
+        rows[2, k] = record["class_id"]
+        rows[3, k] = frame_seq - record["first_seq"] + 1
     return -1, num_tracks, num_confirmed, num_shown, num_ended, num_started
 
 
@@ -109,7 +107,7 @@ def write_span(tracks: Table, track: int, spans: Table, place: int) -> None:
     span["path_length"] = length
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _first_bad(boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> int:
     """The first detection with a number that is not finite, x2 < x1 or y2 < y1; -1 for none."""
     for k in range(len(scores)):
@@ -143,7 +141,7 @@ def _drop_lost(
     return num_kept, num_ended
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _is_proved(record: Any, rule: Any) -> bool:
     """Whether a tentative track has been seen for long enough, for how sure its detections are, to get its id.
 
@@ -156,7 +154,7 @@ def _is_proved(record: Any, rule: Any) -> bool:
     return bool(seen_s * (mean_score - rule["high_score"]) >= rule["confirm_s"] * (1.0 - mean_score))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _vote(record: Any, class_id: int, score: float) -> None:
     """Adds the score to the votes of the class, which takes the place of the weakest where it has none."""
     votes = record["votes"]
@@ -180,7 +178,7 @@ def _vote(record: Any, class_id: int, score: float) -> None:
     record["class_id"] = class_id
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _remember(record: Any, boxes_xyxy: Floats, mask_bits: Bits, detection: int, frame_seq: int) -> None:
     """Keeps the mask, and the place: on the path, which is thinned to every second point whenever it is full."""
     x, y = mask_centroid(mask_bits, boxes_xyxy, detection)

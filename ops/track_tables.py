@@ -43,9 +43,10 @@ TRACK = np.dtype(
         ("latest", "<f4", (3,)),
         ("path_length", "<i8"),
         ("path_stride", "<i8"),
-        # packed bits of the latest detection's mask, all 0 without one; padded to whole words
+        # packed bits of the latest detection's mask, all 0 without one
         ("mask", "u1", (MASK_BYTES,)),
-        ("padding", "u1", (-MASK_BYTES % 8,)),
+        # to whole cache lines
+        ("padding", "u1", (2,)),
     ]
 )
 

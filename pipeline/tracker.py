@@ -27,7 +27,7 @@ TrackState = Literal["tentative", "confirmed"]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0)]
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 MIN_STEP_S = 1e-3
 """time step when the clock stood still or went back"""
 
@@ -96,23 +96,37 @@ class TrackSpan(msgspec.Struct, frozen=True):
 class TrackedDetections(msgspec.Struct, frozen=True, eq=False):
     """What one frame shows, N instances in the order of the detections given. Left out are weak detections without a
     confirmed track, second copies and parts of an object that has a track, and boxes without area.
-
-    track_ids       (N,) int64, positive; 0 while the track is not confirmed
-    class_ids       (N,) int64, of the tracks: the classes that their detections voted for
-    ages_frames     (N,) int64, frames since the track began, this one included
-    detection_idx   (N,) int64, places in the detections given, rising
-    started, ended  tracks that were confirmed or ended at this update
     """
 
-    track_ids: Ints
-    class_ids: Ints
-    ages_frames: Ints
-    detection_idx: Ints
+    rows: Ints
+    """(4, N) int64: the properties below, from detection_idx to ages_frames"""
     started: list[TrackSpan]
+    """tracks that were confirmed at this update"""
     ended: list[TrackSpan]
+    """confirmed tracks that ended at this update"""
 
     def __len__(self) -> int:
-        return len(self.track_ids)
+        return self.rows.shape[1]
+
+    @property
+    def detection_idx(self) -> Ints:
+        """(N,) int64, places in the detections given, rising."""
+        return self.rows[0]
+
+    @property
+    def track_ids(self) -> Ints:
+        """(N,) int64, positive; 0 while the track is not confirmed."""
+        return self.rows[1]
+
+    @property
+    def class_ids(self) -> Ints:
+        """(N,) int64, of the tracks: the classes that their detections voted for."""
+        return self.rows[2]
+
+    @property
+    def ages_frames(self) -> Ints:
+        """(N,) int64, frames since the track began, this one included."""
+        return self.rows[3]
 
     @property
     def states(self) -> list[TrackState]:
@@ -171,12 +185,12 @@ class Tracker:
             raise ValueError(f"time_s must be finite, got {time_s}")
         step_s = MIN_STEP_S if self._time_s is None else max(MIN_STEP_S, time_s - self._time_s)
         clock_s = self._clock_s + step_s
-        num = len(scores)
-        self._make_room(self._num_tracks + num)
-        shown = np.empty((4, num), np.int64)
+        if self._num_tracks + len(scores) > len(self._tracks):
+            self._make_room(self._num_tracks + len(scores))
+        rows = np.empty((4, len(scores)), _INT64)
         bad, num_tracks, num_confirmed, num_shown, num_ended, num_started = step_tracks(
             self._tracks, self._num_tracks, self._num_confirmed, self._rules,
-            boxes_xyxy, scores, class_ids, mask_bits, frame_seq, clock_s, step_s, shown, self._spans,
+            boxes_xyxy, scores, class_ids, mask_bits, frame_seq, clock_s, step_s, rows, self._spans,
         )  # fmt: skip
         if bad >= 0:
             raise ValueError(
@@ -185,20 +199,19 @@ class Tracker:
             )
         self._num_tracks, self._num_confirmed = num_tracks, num_confirmed
         self._frame_seq, self._time_s, self._clock_s = frame_seq, time_s, clock_s
-        if num_shown < num:
-            shown = shown[:, :num_shown]
-        place, track_ids, classes, ages_frames = shown
-        spans = _spans(self._spans[: num_ended + num_started]) if num_ended + num_started else []
-        return TrackedDetections(track_ids, classes, ages_frames, place, spans[num_ended:], spans[:num_ended])
+        rows = rows[:, :num_shown]
+        if num_ended + num_started == 0:
+            return TrackedDetections(rows, [], [])
+        spans = _spans(self._spans[: num_ended + num_started])
+        return TrackedDetections(rows, spans[num_ended:], spans[:num_ended])
 
     def _make_room(self, num_tracks: int) -> None:
         """Capacities double, so that a growing crowd seldom moves."""
         capacity = len(self._tracks)
-        if num_tracks > capacity:
-            larger = np.zeros(max(num_tracks, 2 * capacity), TRACK)
-            larger[:capacity] = self._tracks
-            self._tracks = larger
-            self._spans = np.zeros(len(larger), SPAN)
+        larger = np.zeros(max(num_tracks, 2 * capacity), TRACK)
+        larger[:capacity] = self._tracks
+        self._tracks = larger
+        self._spans = np.zeros(len(larger), SPAN)
 
     def finish(self) -> list[TrackSpan]:
         """End every track; the confirmed ones are returned, by id."""
@@ -255,6 +268,8 @@ def _spans(spans: Table) -> list[TrackSpan]:
     return started_or_ended
 
 
+# looked up faster than the scalar types
+_FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
 _NO_MASKS = np.zeros((0, MASK_BYTES), np.uint8)
 
 
@@ -262,9 +277,9 @@ def _arrays(
     detections: Detections,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.uint8]]:
     """Boxes, scores, classes and mask bits, of the types that the compiled code is built for. Raises ValueError."""
-    boxes_xyxy = np.ascontiguousarray(detections.boxes_xyxy, np.float32)
-    scores = np.ascontiguousarray(detections.scores, np.float32)
-    class_ids = np.ascontiguousarray(detections.class_ids, np.int32)
+    boxes_xyxy = np.ascontiguousarray(detections.boxes_xyxy, _FLOAT32)
+    scores = np.ascontiguousarray(detections.scores, _FLOAT32)
+    class_ids = np.ascontiguousarray(detections.class_ids, _INT32)
     num = len(scores)
     if boxes_xyxy.shape != (num, 4) or class_ids.shape != (num,):
         raise ValueError(
