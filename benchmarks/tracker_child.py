@@ -33,14 +33,14 @@ _USUAL_SCORE = 0.5
 
 
 class Adapter(NamedTuple):
-    """given    boxes_xyxy, scores, mask_bits or None, index of the frame -> what `update` takes
-    update   -> its result
-    tracks   result of the update -> ids and boxes_xyxy of the tracks that it shows
+    """given    boxes_xyxy, scores, mask_bits or None, index of the frame -> the arguments of `update`
+    update   the tracker's own
+    tracks   given and the result of the update -> ids and boxes_xyxy of the tracks that it shows
     """
 
-    given: Callable[[Any, Any, Any, int], Any]
-    update: Callable[[Any], Any]
-    tracks: Callable[[Any], tuple[Any, Any]]
+    given: Callable[[Any, Any, Any, int], tuple[Any, ...]]
+    update: Callable[..., Any]
+    tracks: Callable[[tuple[Any, ...], Any], tuple[Any, Any]]
 
 
 def maskstream(*, masks: bool) -> Adapter:
@@ -49,21 +49,17 @@ def maskstream(*, masks: bool) -> Adapter:
 
     tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
 
-    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
         class_ids = np.ones(len(scores), np.int32)
         # width and height: the tracker reads neither
-        return Detections(boxes_xyxy, scores, class_ids, mask_bits if masks else None, None, 1, 1), index
+        detections = Detections(boxes_xyxy, scores, class_ids, mask_bits if masks else None, None, 1, 1)
+        return detections, index + 1, index / FPS
 
-    def update(given: Any) -> Any:
-        detections, index = given
-        return detections, tracker.update(detections, index + 1, index / FPS)
+    def tracks(given: tuple[Any, ...], result: Any) -> tuple[Any, Any]:
+        confirmed = result.track_ids > 0
+        return result.track_ids[confirmed], given[0].boxes_xyxy[result.detection_idx[confirmed]]
 
-    def tracks(result: Any) -> tuple[Any, Any]:
-        detections, tracked = result
-        confirmed = tracked.track_ids > 0
-        return tracked.track_ids[confirmed], detections.boxes_xyxy[tracked.detection_idx[confirmed]]
-
-    return Adapter(given, update, tracks)
+    return Adapter(given, tracker.update, tracks)
 
 
 def trackers(name: str) -> Adapter:
@@ -86,12 +82,12 @@ def norfair() -> Adapter:
 
     tracker = Tracker(distance_function="iou", distance_threshold=0.7)
 
-    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
         sure = scores >= _USUAL_SCORE
         corners = boxes_xyxy[sure].reshape(-1, 2, 2)
-        return [Detection(pair, np.full(2, score)) for pair, score in zip(corners, scores[sure], strict=True)]
+        return ([Detection(pair, np.full(2, score)) for pair, score in zip(corners, scores[sure], strict=True)],)
 
-    def tracks(result: Any) -> tuple[Any, Any]:
+    def tracks(given: tuple[Any, ...], result: Any) -> tuple[Any, Any]:
         seen = [item for item in result if item.live_points.any()]
         return [item.id for item in seen], [item.estimate.ravel() for item in seen]
 
@@ -104,24 +100,24 @@ def motpy() -> Adapter:
     tracker = MultiObjectTracker(dt=1 / FPS)
     number_of: dict[str, int] = {}
 
-    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+    def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
         sure = scores >= _USUAL_SCORE
-        return [Detection(box=box, score=score) for box, score in zip(boxes_xyxy[sure], scores[sure], strict=True)]
+        return ([Detection(box=box, score=score) for box, score in zip(boxes_xyxy[sure], scores[sure], strict=True)],)
 
-    def tracks(result: Any) -> tuple[Any, Any]:
+    def tracks(given: tuple[Any, ...], result: Any) -> tuple[Any, Any]:
         numbers = [number_of.setdefault(track.id, len(number_of) + 1) for track in result]
         return numbers, [track.box for track in result]
 
     return Adapter(given, tracker.step, tracks)
 
 
-def _supervision_detections(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> Any:
+def _supervision_detections(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
     from supervision import Detections
 
-    return Detections(xyxy=boxes_xyxy, confidence=scores)
+    return (Detections(xyxy=boxes_xyxy, confidence=scores),)
 
 
-def _supervision_tracks(result: Any) -> tuple[Any, Any]:
+def _supervision_tracks(given: tuple[Any, ...], result: Any) -> tuple[Any, Any]:
     """Tracks that are not confirmed have the id -1."""
     confirmed = result.tracker_id >= 0
     return result.tracker_id[confirmed], result.xyxy[confirmed]
@@ -167,10 +163,10 @@ class Session:
         update_s = []
         for given in inputs:
             begin_s = time.process_time()
-            result = adapter.update(given)
+            result = adapter.update(*given)
             update_s.append(time.process_time() - begin_s - clock_s)
             # now: some trackers change what they have returned at the next update
-            ids, boxes_xyxy = adapter.tracks(result)
+            ids, boxes_xyxy = adapter.tracks(given, result)
             self._num_shown.append(len(ids))
             self._ids += np.asarray(ids, np.int64).tobytes()
             self._boxes += np.asarray(boxes_xyxy, np.float64).tobytes()

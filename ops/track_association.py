@@ -5,6 +5,8 @@ Compiled; called by `ops.track_step`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -21,6 +23,9 @@ Bits = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 Classes = NDArray[np.int32]
 
+NUM_STAGES = 5
+OTHER_CLASS = 4
+"""the last stage"""
 LEAST_OVERLAP = 0.05
 """IoU from which a lost track and a detection are looked at, where masks can tell what is a part of it"""
 
@@ -36,8 +41,8 @@ def associate(
     last. Of boxes alone, sure detections are chosen before weak ones; where there are masks, they are chosen together.
     """
     rule = rules[0]
-    num_tracks = len(expected.unseen_s)
-    track_of = np.full(len(scores), -1, np.int64)
+    num_tracks, num_detections = len(expected.unseen_s), len(scores)
+    track_of = np.full(num_detections, -1, np.int64)
     with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
     tracks_idx, detections_idx, iou = _candidates(
         expected, boxes_xyxy, strips, with_masks, min(rule["high_iou"], rule["low_iou"], rule["class_iou"])
@@ -50,51 +55,63 @@ def associate(
     similarity = _similarity(
         tracks, expected, boxes_xyxy, scores, mask_bits, tracks_idx, detections_idx, iou, same_class, with_masks, rules
     )
+    stages = np.empty(len(iou), np.int64)
+    for k in range(len(iou)):
+        proved = tracks[tracks_idx[k]]["track_id"] > 0
+        stages[k] = _stage(rule, with_masks, same_class[k], proved, scores[detections_idx[k]], iou[k])
     is_matched = np.zeros(num_tracks, np.bool_)
-    undecided = np.arange(len(iou))
     chosen_tracks, chosen_detections = np.empty(len(iou), np.int64), np.empty(len(iou), np.int64)
     weights = np.empty(len(iou))
-    for stage in range(5):
-        num_undecided = num_chosen = 0
-        for pair in undecided:
-            track, detection = tracks_idx[pair], detections_idx[pair]
+    for stage in range(NUM_STAGES):
+        num_chosen = 0
+        for k in range(len(iou)):
+            if stages[k] != stage or similarity[k] <= 0.0:
+                continue
+            track, detection = tracks_idx[k], detections_idx[k]
             if is_matched[track] or track_of[detection] >= 0:
                 continue
-            undecided[num_undecided] = pair
-            num_undecided += 1
-            if same_class[pair] == (stage == 4) or similarity[pair] <= 0.0:
-                continue
-            proved = tracks[track]["track_id"] > 0
-            score = scores[detection]
-            if with_masks and stage == 0:
-                allowed = score >= rule["low_score"] and iou[pair] >= rule["high_iou"] and proved
-            elif stage == 0 or stage == 1:
-                allowed = score >= rule["high_score"] and iou[pair] >= rule["high_iou"] and proved == (stage == 0)
-            elif stage == 2:
-                allowed = score >= rule["low_score"] and iou[pair] >= rule["low_iou"] and proved
-            elif stage == 3:
-                allowed = score >= rule["birth_score"] and iou[pair] >= rule["low_iou"] and not proved
-            else:
-                allowed = score >= rule["birth_score"] and iou[pair] >= rule["class_iou"] and proved
-                if allowed and len(mask_bits):
-                    mask_iou = _mask_iou(tracks, expected.latest_xyxy, track, mask_bits, boxes_xyxy, detection)
-                    allowed = mask_iou >= rule["class_iou"]
-            if allowed:
+            if stage < OTHER_CLASS or _masks_agree(tracks, expected, track, mask_bits, boxes_xyxy, detection, rule):
                 chosen_tracks[num_chosen] = track
                 chosen_detections[num_chosen] = detection
-                weights[num_chosen] = similarity[pair]
+                weights[num_chosen] = similarity[k]
                 num_chosen += 1
-        undecided = undecided[:num_undecided]
         if num_chosen == 0:
             continue
         matches = match_pairs(
-            chosen_tracks[:num_chosen], chosen_detections[:num_chosen], weights[:num_chosen], num_tracks, len(scores)
+            chosen_tracks[:num_chosen], chosen_detections[:num_chosen], weights[:num_chosen], num_tracks, num_detections
         )
         for track in range(num_tracks):
             if matches[track] >= 0:
                 track_of[matches[track]] = track
                 is_matched[track] = True
     return track_of
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _stage(rule: Any, with_masks: bool, same_class: bool, proved: bool, score: float, iou: float) -> int:
+    """The stage at which a pair may be matched, NUM_STAGES for none. It need not be looked at in a later one: after
+    an optimal matching one of its ends is taken.
+    """
+    if not same_class:
+        allowed = score >= rule["birth_score"] and iou >= rule["class_iou"] and proved
+        return OTHER_CLASS if allowed else NUM_STAGES
+    if with_masks and proved and score >= rule["low_score"] and iou >= rule["high_iou"]:
+        return 0
+    if score >= rule["high_score"] and iou >= rule["high_iou"]:
+        return 0 if proved else 1
+    if score >= (rule["low_score"] if proved else rule["birth_score"]) and iou >= rule["low_iou"]:
+        return 2 if proved else 3
+    return NUM_STAGES
+
+
+@njit(cache=True, error_model="numpy")
+def _masks_agree(
+    tracks: Table, expected: Expected, track: int, mask_bits: Bits, boxes_xyxy: Floats, detection: int, rule: Any
+) -> bool:
+    """Whether masks overlap as much as a detection of another class must; true where there are none."""
+    if len(mask_bits) == 0:
+        return True
+    return bool(_mask_iou(tracks, expected.latest_xyxy, track, mask_bits, boxes_xyxy, detection) >= rule["class_iou"])
 
 
 @njit(cache=True, error_model="numpy")

@@ -106,27 +106,31 @@ class TrackedDetections(msgspec.Struct, frozen=True, eq=False):
     """confirmed tracks that ended at this update"""
 
     def __len__(self) -> int:
-        return self.rows.shape[1]
+        return len(self.rows[0])
 
     @property
     def detection_idx(self) -> Ints:
         """(N,) int64, places in the detections given, rising."""
-        return self.rows[0]
+        row: Ints = self.rows[0]
+        return row
 
     @property
     def track_ids(self) -> Ints:
         """(N,) int64, positive; 0 while the track is not confirmed."""
-        return self.rows[1]
+        row: Ints = self.rows[1]
+        return row
 
     @property
     def class_ids(self) -> Ints:
         """(N,) int64, of the tracks: the classes that their detections voted for."""
-        return self.rows[2]
+        row: Ints = self.rows[2]
+        return row
 
     @property
     def ages_frames(self) -> Ints:
         """(N,) int64, frames since the track began, this one included."""
-        return self.rows[3]
+        row: Ints = self.rows[3]
+        return row
 
     @property
     def states(self) -> list[TrackState]:
