@@ -96,14 +96,14 @@ def write_span(tracks: Table, track: int, spans: Table, place: int) -> None:
     points, latest, path = record["path"], record["latest"], span["path"]
     length = record["path_length"]
     for k in range(length):
-        for axis in range(3):
-            path[k, axis] = points[k, axis]
+        path[k]["frame_seq"] = record["first_seq"] + np.int64(points[k, 0])
+        path[k]["x"] = points[k, 1]
+        path[k]["y"] = points[k, 2]
     if points[length - 1, 0] != latest[0]:
-        for axis in range(3):
-            path[length, axis] = latest[axis]
+        path[length]["frame_seq"] = record["first_seq"] + np.int64(latest[0])
+        path[length]["x"] = latest[1]
+        path[length]["y"] = latest[2]
         length += 1
-    for k in range(length):
-        path[k, 0] += record["first_seq"]
     span["path_length"] = length
 
 

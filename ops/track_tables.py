@@ -61,7 +61,7 @@ SPAN = np.dtype(
         ("num_detections", "<i8"),
         ("mean_score", "<f8"),
         ("path_length", "<i8"),
-        ("path", "<f8", (MAX_PATH_POINTS + 1, 3)),
+        ("path", [("frame_seq", "<i8"), ("x", "<f8"), ("y", "<f8")], (MAX_PATH_POINTS + 1,)),
     ]
 )
 

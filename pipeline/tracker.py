@@ -265,11 +265,7 @@ class Tracker:
 
 
 def _spans(spans: Table) -> list[TrackSpan]:
-    started_or_ended = []
-    for *facts, path_length, points in spans.tolist():
-        path = [(int(frame), x, y) for frame, x, y in points[:path_length].tolist()]
-        started_or_ended.append(TrackSpan(*(*facts, path)))
-    return started_or_ended
+    return [TrackSpan(*(*facts, points[:path_length].tolist())) for *facts, path_length, points in spans.tolist()]
 
 
 # looked up faster than the scalar types
