@@ -1,5 +1,5 @@
-"""The trackers of `benchmarks.tracker`, each a child process: the peers in environments that are made when they are
-first needed, because what they need excludes each other, and ours in this one.
+"""The trackers of `benchmarks.tracker`, each a child process, all on one core: the peers in environments that are made
+when they are first needed, because what they need excludes each other, and ours in this one.
 """
 
 from __future__ import annotations
@@ -132,6 +132,9 @@ def _started(peer: Peer, python: Path | None) -> Iterator[Child]:
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=variables) as process,
     ):
+        # all on one core: two may run at different speeds, as other guests of the host leave them
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
         try:
             yield Child(peer, process, errors)
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import from_dtype, njit, types
 from numpy.typing import NDArray
 
 from ops.iou import Strips, fill_edges, in_reach, into_strips, iou_at
@@ -14,7 +16,10 @@ from ops.lanes import LANES, lowest_bit, meeting_lanes
 from ops.mask_overlap import MASK_BYTES, mask_area, mask_centroid, shared_area
 from ops.track_association import Bits, Classes, Floats, Ints, Scores, associate
 from ops.track_boxes import ROUNDING_S, expect, keep_trim
-from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, Table
+from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, RULES, SPAN, TRACK, Table
+
+_GIVEN = [(types.float32, 2), (types.float32, 1), (types.int32, 1), (types.uint8, 2)]
+"""boxes, scores, classes and mask bits: element type and number of dimensions"""
 
 
 @njit(cache=True, error_model="numpy")
@@ -80,6 +85,25 @@ def step_tracks(
         rows[2, k] = record["class_id"]
         rows[3, k] = frame_seq - record["first_seq"] + 1
     return -1, num_tracks, num_confirmed, num_shown, num_ended, num_started
+
+
+@functools.cache
+def compiled_step() -> Callable[..., tuple[int, int, int, int, int, int]]:
+    """`step_tracks`, compiled for arrays of its types that are contiguous, read-only ones as well as others.
+
+    Nothing is looked at when it is called: arrays must be what they are said to be. A call of a few microseconds would
+    take half as long again if numba found out anew each time which types its arguments have.
+    """
+    step: Any = step_tracks
+    if not hasattr(step, "compile"):  # NUMBA_DISABLE_JIT=1
+        return step_tracks
+    given = [types.Array(dtype, ndim, "C", readonly=True) for dtype, ndim in _GIVEN]
+    tracks, rules, spans = (from_dtype(dtype)[::1] for dtype in (TRACK, RULES, SPAN))
+    number, seconds = types.int64, types.float64
+    signature = (tracks, number, number, rules, *given, number, seconds, seconds, types.int64[:, ::1], spans)
+    step.compile(signature)
+    entry_point: Callable[..., tuple[int, int, int, int, int, int]] = step.overloads[signature].entry_point
+    return entry_point
 
 
 @njit(cache=True, error_model="numpy")

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from ops.track_step import step_tracks, write_span
+from ops.track_step import compiled_step, write_span
 from ops.track_tables import RULES, SPAN, TRACK, Table
 from pipeline.structures import MASK_BYTES, Detections
 
@@ -161,6 +161,7 @@ class Tracker:
             )
         self.config = config
         self._rules = np.array([tuple(getattr(config, name) for name in RULES.names or ())], RULES)
+        self._step = compiled_step()
         self._num_tracks = 0
         self._num_confirmed = 0
         self._frame_seq = 0
@@ -192,7 +193,7 @@ class Tracker:
         if self._num_tracks + len(scores) > len(self._tracks):
             self._make_room(self._num_tracks + len(scores))
         rows = np.empty((4, len(scores)), _INT64)
-        bad, num_tracks, num_confirmed, num_shown, num_ended, num_started = step_tracks(
+        bad, num_tracks, num_confirmed, num_shown, num_ended, num_started = self._step(
             self._tracks, self._num_tracks, self._num_confirmed, self._rules,
             boxes_xyxy, scores, class_ids, mask_bits, frame_seq, clock_s, step_s, rows, self._spans,
         )  # fmt: skip
@@ -281,7 +282,7 @@ def _arrays(
     scores = np.ascontiguousarray(detections.scores, _FLOAT32)
     class_ids = np.ascontiguousarray(detections.class_ids, _INT32)
     num = len(scores)
-    if boxes_xyxy.shape != (num, 4) or class_ids.shape != (num,):
+    if boxes_xyxy.shape != (num, 4) or scores.ndim != 1 or class_ids.shape != (num,):
         raise ValueError(
             f"detections must be boxes (N, 4), scores (N,), class_ids (N,), got {boxes_xyxy.shape}, "
             f"{scores.shape}, {class_ids.shape}"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba import njit
 from numpy.typing import NDArray
 
 from ops import reference
-from ops.iou import box_iou, overlapping_pairs
+from ops.iou import box_iou, into_strips, overlapping_pairs
+from ops.lanes import meeting_lanes
 
 
 def random_boxes(rng: np.random.Generator, num: int, extent: int) -> NDArray[np.float64]:
@@ -52,6 +54,60 @@ def test_the_sweep_finds_every_pair_once(extent: int, min_iou: float) -> None:
         found[a_idx, b_idx] = iou
         expected = box_iou(boxes, others)
         np.testing.assert_array_equal(found, np.where(expected >= min_iou, expected, 0.0))
+
+
+def far_apart(rng: np.random.Generator, kind: str, num: int) -> NDArray[np.float64]:
+    """Boxes that the strips tell apart badly."""
+    boxes = random_boxes(rng, num, 200) + rng.choice([0.0, 0.25], (num, 1))
+    if kind == "one left edge":
+        boxes[:, 2] += 50.0 - boxes[:, 0]
+        boxes[:, 0] = 50.0
+    elif num and kind == "an outlier":
+        boxes[rng.integers(num)] += 1e7
+    elif num and kind == "one over all":
+        boxes[rng.integers(num)] = [-1e3, -1e3, 1e3, 1e3]
+    return boxes
+
+
+@pytest.mark.parametrize("kind", ["one left edge", "an outlier", "one over all"])
+def test_boxes_that_share_a_strip(kind: str) -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(60):
+        boxes, others = far_apart(rng, kind, int(rng.integers(40))), far_apart(rng, kind, int(rng.integers(40)))
+        a_idx, b_idx, iou = overlapping_pairs(boxes, others, 0.1)
+        assert len({*zip(a_idx.tolist(), b_idx.tolist(), strict=True)}) == len(iou)
+        found = np.zeros((len(boxes), len(others)))
+        found[a_idx, b_idx] = iou
+        expected = box_iou(boxes, others)
+        np.testing.assert_array_equal(found, np.where(expected >= 0.1, expected, 0.0))
+
+
+def test_strips_hold_the_boxes_by_their_left_edges() -> None:
+    boxes = random_boxes(np.random.default_rng(9), 50, 30)
+    strips = into_strips(boxes)
+    np.testing.assert_array_equal(strips.order, np.argsort(boxes[:, 0], kind="stable"))
+    np.testing.assert_array_equal(strips.edges[:4, :50].T, boxes[strips.order])
+    assert not strips.edges[:, 50:].any()
+
+
+@njit
+def compiled_lanes(edges: NDArray[np.float64], first: int, box: NDArray[np.float64], factor: float) -> int:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return meeting_lanes(edges, first, box[0], box[1], box[2], box[3], area, factor)
+
+
+@pytest.mark.parametrize("factor", [np.inf, 2.5, 6.0])
+def test_eight_lanes_are_eight_boxes(factor: float) -> None:
+    rng = np.random.default_rng(10)
+    num_met = 0
+    for _ in range(200):
+        strips, box = into_strips(random_boxes(rng, 20, 12)), random_boxes(rng, 1, 12)[0]
+        area = float((box[2] - box[0]) * (box[3] - box[1]))
+        for first in (0, 5, 20):
+            expected = meeting_lanes(strips.edges, first, *box.tolist(), area, factor)
+            assert compiled_lanes(strips.edges, first, box, factor) == expected
+            num_met += expected.bit_count()
+    assert num_met > 200, "too few that meet"
 
 
 def test_more_pairs_than_boxes_fit() -> None:

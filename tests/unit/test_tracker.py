@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
-from tracker_cases import CONFIG, brief, crowd, detections, moving_box
+from tracker_cases import CONFIG, assert_equal, brief, crowd, detections, moving_box
 
 from pipeline.structures import Detections
 from pipeline.tracker import Tracker, TrackerConfig
@@ -260,6 +261,16 @@ def test_most_objects_of_a_crowd_keep_their_id() -> None:
         result = tracker.update(*frame)
     assert 20 <= tracker.num_confirmed <= 40, "25 objects"
     assert (result.track_ids > 0).sum() >= 15
+
+
+def test_what_may_not_be_written_to_is_tracked_as_well() -> None:
+    """As detections come from Redis: the same tracks, by the same compiled code."""
+    tracker, other = Tracker(CONFIG), Tracker(CONFIG)
+    for given, frame_seq, time_s in crowd(3):
+        frozen = copy.deepcopy(given)
+        for values in (frozen.boxes_xyxy, frozen.scores, frozen.class_ids):
+            values.flags.writeable = False
+        assert_equal(tracker.update(given, frame_seq, time_s), other.update(frozen, frame_seq, time_s))
 
 
 # time

@@ -28,8 +28,14 @@ from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig
             Detections(np.zeros((2, 4), np.float32), np.zeros(3, np.float32), np.zeros(2, np.int32), None, None, 9, 9),
             "got",
         ),
+        (
+            Detections(
+                np.zeros((2, 4), np.float32), np.zeros((2, 1), np.float32), np.zeros(2, np.int32), None, None, 9, 9
+            ),
+            r"got \(2, 4\), \(2, 1\), \(2,\)",
+        ),
     ],
-    ids=["nan box", "infinite box", "nan score", "inverted box", "lengths differ"],
+    ids=["nan box", "infinite box", "nan score", "inverted box", "lengths differ", "column of scores"],
 )
 def test_bad_detections_are_refused_and_change_nothing(given_detections: Detections, message: str) -> None:
     tracker = Tracker(CONFIG)
