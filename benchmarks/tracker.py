@@ -7,8 +7,8 @@ Peers are no dependency: each runs in an environment of its own, which is made w
 Every tracker, ours too, is a process with one thread that is given the same detections and measures what passes inside
 its update alone, in time of the process. They take turns of 40 frames, of which the first ten do not count, because the
 others have emptied the caches; a ratio is the median of those of the turns. A tracker that has used up its time for a
-scene rests from then on, so slow ones see fewer frames. MOTA and IDF1 on the scene stand beside the times, and there
-are none when ours tracks worse than the peers do.
+scene rests from then on, so slow ones see fewer frames. MOTA and IDF1 on the frames that all have seen stand beside the
+times, and there are none when ours tracks worse than the peers do.
 
 Accuracy is judged as `evaluate mot` does (docs/evaluation.md), of all sequences in DIR together: peers with their
 defaults, whatever the frame rate, ours with its own default configuration.
@@ -74,7 +74,9 @@ CASES = [
 
 
 class Timed(NamedTuple):
-    """times_ms (R,) milliseconds an update in each of its turns; num_updates of the scene, warm-up included"""
+    """times_ms (R,) milliseconds an update in each of its turns; num_updates of the scene, warm-up included;
+    figures of the updates that all trackers have made
+    """
 
     times_ms: NDArray[np.float64]
     num_updates: int
@@ -96,12 +98,13 @@ def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path)
                 update_s = tracker.run(_TURN_FRAMES)
                 spent_s[which] += sum(update_s)
                 times_ms[which].append(float(np.mean(update_s[_NOT_COUNTED:])) * 1e3)
-    timed = []
-    for tracker, own_ms in zip(trackers, times_ms, strict=True):
+    found = []
+    for tracker in trackers:
         tracker.save(folder / "tracks.npz")
-        found = load_tracks(folder / "tracks.npz")
-        timed.append(Timed(np.array(own_ms), len(found.starts) - 1, judge(scene.truth, found)))
-    return timed
+        found.append(load_tracks(folder / "tracks.npz"))
+    updates = [len(tracks.starts) - 1 for tracks in found]
+    figures = [judge(scene.truth, tracks.first(min(updates))) for tracks in found]
+    return [Timed(np.array(own_ms), *rest) for own_ms, *rest in zip(times_ms, updates, figures, strict=True)]
 
 
 def fault(ours: TrackingFigures, peers: Sequence[TrackingFigures]) -> str | None:

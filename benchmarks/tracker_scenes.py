@@ -56,6 +56,11 @@ class Boxes(NamedTuple):
         own = slice(*self.starts[index : index + 2])
         return self.ids[own], self.boxes_xyxy[own]
 
+    def first(self, num_frames: int) -> Boxes:
+        """Of so many frames from the first on."""
+        end = self.starts[num_frames]
+        return Boxes(self.starts[: num_frames + 1], self.ids[:end], self.boxes_xyxy[:end])
+
 
 class Scene(NamedTuple):
     """truth       what is there and can be seen

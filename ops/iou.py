@@ -25,9 +25,12 @@ def overlapping_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The pairs of (N, 4) and (M, 4) boxes that overlap with an IoU of at least min_iou.
 
-    Returns a_idx (P,), b_idx (P,) int64 and iou (P,) float64, all above 0. Raises ValueError for wrong shapes.
+    Returns a_idx (P,), b_idx (P,) int64 and iou (P,) float64, all above 0. Raises ValueError for wrong shapes and for
+    boxes that are not finite.
     """
     a, b = _checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("boxes must be finite, got NaN or infinity")
     return pairs_in_strips(a, b, into_strips(b), min_iou)
 
 
@@ -90,7 +93,7 @@ def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
         low = min(low, boxes_xyxy[k, 0])
         high = max(high, boxes_xyxy[k, 0])
         widest = max(widest, boxes_xyxy[k, 2] - boxes_xyxy[k, 0])
-    per_pixel = num / (high - low) if high > low else 0.0
+    per_pixel = num / max(high - low, 1e-9)
     strip_of = np.empty(num, np.int64)
     # a place further on until the boxes have been put in order, when each has moved to its own end
     begins = np.zeros(num + 2, np.int64)
@@ -128,7 +131,9 @@ def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _strip(x: float, low: float, per_pixel: float, num: int) -> int:
-    return int(min(max((x - low) * per_pixel, 0.0), num - 1.0))
+    place = (x - low) * per_pixel
+    # what is no number lies in the first
+    return int(min(place, num - 1.0)) if place > 0.0 else 0
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)

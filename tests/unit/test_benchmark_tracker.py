@@ -113,6 +113,17 @@ def test_every_tenth_frame_is_judged(scene: Scene) -> None:
     assert judge(scene.truth, without(10)).num_missed == len(scene.truth.frame(10)[0])
 
 
+def test_a_slow_tracker_s_frames_are_the_first(scene: Scene) -> None:
+    """Figures are of the updates that all have made."""
+    few = scene.truth.first(20)
+    assert len(few.starts) == 21
+    for index in range(20):
+        for one, two in zip(few.frame(index), scene.truth.frame(index), strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert len(few.ids) == len(few.boxes_xyxy) == few.starts[-1]
+    assert judge(scene.truth, few).mota == 1
+
+
 # Processes
 
 

@@ -6,7 +6,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ops import reference
-from ops.iou import box_iou, into_strips, overlapping_pairs
+from ops.iou import box_iou, into_strips, overlapping_pairs, pairs_in_strips
 from ops.lanes import meeting_lanes
 
 
@@ -96,7 +96,7 @@ def compiled_lanes(edges: NDArray[np.float64], first: int, box: NDArray[np.float
     return meeting_lanes(edges, first, box[0], box[1], box[2], box[3], area, factor)
 
 
-@pytest.mark.parametrize("factor", [np.inf, 2.5, 6.0])
+@pytest.mark.parametrize("factor", [np.inf, 4.0, 12.0])
 def test_eight_lanes_are_eight_boxes(factor: float) -> None:
     rng = np.random.default_rng(10)
     num_met = 0
@@ -113,6 +113,19 @@ def test_eight_lanes_are_eight_boxes(factor: float) -> None:
 def test_more_pairs_than_boxes_fit() -> None:
     boxes = np.tile([0.0, 0.0, 1.0, 1.0], (60, 1))
     assert len(overlapping_pairs(boxes, boxes, 0.5)[2]) == 60 * 60
+
+
+@pytest.mark.parametrize("x2", [np.nan, np.inf])
+def test_boxes_that_are_not_finite_are_refused(x2: float) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        overlapping_pairs(np.zeros((1, 4)), np.array([[0.0, 0.0, x2, 1.0]]), 0.1)
+
+
+def test_what_is_no_number_meets_nothing() -> None:
+    """A prediction may end as one; compiled code must not look for it outside its arrays."""
+    boxes = random_boxes(np.random.default_rng(11), 20, 30)
+    for nowhere in (np.nan, np.inf, -np.inf):
+        assert len(pairs_in_strips(np.full((3, 4), nowhere), boxes, into_strips(boxes), 0.1)[2]) == 0
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 2, 4)])
