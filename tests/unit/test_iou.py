@@ -107,7 +107,7 @@ def test_eight_lanes_are_eight_boxes(factor: float) -> None:
             expected = meeting_lanes(strips.edges, first, *box.tolist(), area, factor)
             assert compiled_lanes(strips.edges, first, box, factor) == expected
             num_met += expected.bit_count()
-    assert num_met > 200, "too few that meet"
+    assert num_met > 100, "too few that meet"
 
 
 def test_more_pairs_than_boxes_fit() -> None:
