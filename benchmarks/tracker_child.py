@@ -12,7 +12,7 @@ A scene has starts (F + 1,) int64, where each frame's rows begin; boxes_xyxy (N,
 where it has masks, mask_bits (N, 98) uint8. Tracks have starts (frames run + 1,), ids (N,) int64, boxes_xyxy (N, 4).
 Inputs in the tracker's own form are made before the clock starts, results are read after it has stopped. The clock is
 that of the process: on a machine that does other work too, the wall's would charge slow trackers for its time. What a
-look at it takes, some 0.6 us, is taken off.
+look at it takes is taken off.
 """
 
 from __future__ import annotations

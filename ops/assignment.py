@@ -25,7 +25,7 @@ def solve_assignment(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return _optimum(matrix)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """`solve_assignment` without its checks."""
     num_rows, num_cols = cost.shape
@@ -37,7 +37,7 @@ def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return col_of_row
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """The column of each row of a finite (N, M) cost with N <= M.
 
@@ -91,7 +91,7 @@ def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return col_of_row
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def match_pairs(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_rows: int, num_cols: int
 ) -> NDArray[np.int64]:
@@ -132,7 +132,7 @@ def match_pairs(
     return col_of_row
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _take_dominant(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_cols: int,
     col_of_row: NDArray[np.int64],
@@ -172,7 +172,7 @@ def _take_dominant(
             return left
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np.int64]:
     """The different nodes as they come; writes the place of each into local_of, which holds -1 for unseen ones."""
     members = np.empty(len(nodes), np.int64)
@@ -185,7 +185,7 @@ def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np
     return members[:num_members]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int) -> NDArray[np.int64]:
     """The connected component of each pair, (P,) int64: the smallest node in it, columns counted on after the rows."""
     parent = np.arange(num_rows + num_cols)
@@ -199,7 +199,7 @@ def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int,
     return component
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True)
 def _root(parent: NDArray[np.int64], node: int) -> int:
     """The representative of a node's set; halves the path to it on the way (Tarjan and van Leeuwen 1984)."""
     while parent[node] != node:

@@ -111,25 +111,25 @@ class TrackedDetections(msgspec.Struct, frozen=True, eq=False):
     @property
     def detection_idx(self) -> Ints:
         """(N,) int64, places in the detections given, rising."""
-        row: Ints = self.rows[0]
-        return row
+        return self._row(0)
 
     @property
     def track_ids(self) -> Ints:
         """(N,) int64, positive; 0 while the track is not confirmed."""
-        row: Ints = self.rows[1]
-        return row
+        return self._row(1)
 
     @property
     def class_ids(self) -> Ints:
         """(N,) int64, of the tracks: the classes that their detections voted for."""
-        row: Ints = self.rows[2]
-        return row
+        return self._row(2)
 
     @property
     def ages_frames(self) -> Ints:
         """(N,) int64, frames since the track began, this one included."""
-        row: Ints = self.rows[3]
+        return self._row(3)
+
+    def _row(self, number: int) -> Ints:
+        row: Ints = self.rows[number]
         return row
 
     @property

@@ -41,7 +41,7 @@ def test_every_pair_agrees_with_the_reference(extent: int) -> None:
 
 @pytest.mark.parametrize("min_iou", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("extent", [6, 40, 400], ids=["crowded", "mixed", "sparse"])
-def test_the_sweep_finds_every_pair_once(extent: int, min_iou: float) -> None:
+def test_every_pair_is_found_once(extent: int, min_iou: float) -> None:
     rng = np.random.default_rng(2)
     for _ in range(100):
         boxes, others = (

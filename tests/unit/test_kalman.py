@@ -109,6 +109,14 @@ def test_what_goes_away_from_the_camera_becomes_small() -> None:
     np.testing.assert_allclose(filters[0, 2:, 0], size, rtol=0.2)
 
 
+def test_only_the_filter_asked_for_moves() -> None:
+    filters = new_filters(np.array([[0.0, 0, 4, 4], [0, 0, 4, 4]]))
+    before = filters.copy()
+    predict_filter(filters[0], 0.1)
+    assert (filters[0] != before[0]).any()
+    np.testing.assert_array_equal(filters[1], before[1])
+
+
 def test_boxes_come_back() -> None:
     boxes = np.array([[10.0, 20, 60, 140], [3, 4, 3, 9]])
     found = [filter_box(filter_) for filter_ in new_filters(boxes)]

@@ -13,6 +13,8 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from tracker_cases import CONFIG, assert_equal, brief, crowd, detections, moving_box
 
+from ops.track_step import step_tracks
+from ops.track_tables import TRACK
 from pipeline.structures import Detections
 from pipeline.tracker import Tracker, TrackerConfig
 
@@ -271,6 +273,11 @@ def test_what_may_not_be_written_to_is_tracked_as_well() -> None:
         for values in (frozen.boxes_xyxy, frozen.scores, frozen.class_ids):
             values.flags.writeable = False
         assert_equal(tracker.update(given, frame_seq, time_s), other.update(frozen, frame_seq, time_s))
+    assert len(step_tracks.signatures) == 1
+
+
+def test_records_fill_whole_cache_lines() -> None:
+    assert TRACK.itemsize % 64 == 0
 
 
 # time
