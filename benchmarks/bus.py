@@ -34,8 +34,8 @@ def _picture(index: int, num_bytes: int) -> bytes:
 
 def _write(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
     from pipeline.bus import Bus, Offer
-    from pipeline.structures import ColourMatrix
-    from pipeline.wire import FrameHeader
+    from pipeline.contract.arrays import ColourMatrix
+    from pipeline.contract.wire import FrameHeader
 
     bus = Bus(url)
     stream = bus.streams()["bench"]
@@ -57,8 +57,8 @@ def _write(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
 
 def _read(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
     from pipeline.bus import Bus
-    from pipeline.structures import Detections
-    from pipeline.wire import FrameDetections
+    from pipeline.contract.arrays import Detections
+    from pipeline.contract.wire import FrameDetections
 
     bus = Bus(url)
     queue = bus.frame_queue("bench")
@@ -86,7 +86,7 @@ def _read(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
 def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int) -> float:
     """Frames a second."""
     from pipeline.bus import Bus, EmbeddedRedis
-    from pipeline.config import StreamConfig
+    from pipeline.contract.config import StreamConfig
 
     stream = StreamConfig(
         stream_id="bench",

@@ -32,10 +32,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks import peers, report
 from benchmarks.judge import agreement, rgb_of
 from benchmarks.networks import SCORE_THRESHOLD, network_for, street_frames
+from pipeline.contract.arrays import Detections, I420Frame
 from pipeline.engine import Engine
 from pipeline.engine.device import choose_dtype
-from pipeline.models import bus_hw, get_model
-from pipeline.structures import Detections, I420Frame
+from pipeline.models.registry import bus_hw, get_model
 
 MIN_SHARE = 0.99
 """of torchvision's detections that need a partner"""

@@ -31,10 +31,10 @@ from benchmarks.engine import MIN_SHARE, STAGES, run_ours
 from benchmarks.judge import agreement, rgb_of
 from benchmarks.networks import SCORE_THRESHOLD, network_for, street_frames
 from benchmarks.roofline import Peaks, layers, least_s
+from pipeline.contract.arrays import I420Frame
 from pipeline.engine import Engine
 from pipeline.engine.network import Network
-from pipeline.models import get_model
-from pipeline.structures import I420Frame
+from pipeline.models.registry import get_model
 
 SIZES_WH = {"maskrcnn_resnet50_fpn": (1332, 800), "street": (568, 320), "maskrcnn_resnet50_fpn_v2": (1332, 800)}
 """of source and input alike; padded to 1344x800 and 576x320"""

@@ -19,8 +19,8 @@ from torchvision.ops import batched_nms
 
 from benchmarks import cuda, report, roi_align
 from ops.preprocess import NUM_PARAMS, pack_frames, preprocess_batch
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.engine import kernels
-from pipeline.structures import ColourMatrix, I420Frame
 
 _RUNS = 25
 _REPEATS = 10

@@ -20,11 +20,11 @@ from torchvision.models.detection import FasterRCNN
 from ops.assignment import solve_assignment
 from ops.iou import box_iou
 from ops.preprocess import rgb_to_i420
+from pipeline.coco.precision import coco_precision
+from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.weights import load_weights
-from pipeline.evaluation.coco_ap import coco_precision
-from pipeline.models import ModelSpec, input_hw
-from pipeline.structures import ColourMatrix, Detections, I420Frame
+from pipeline.models.registry import ModelSpec, input_hw
 
 MIN_BOX_IOU = 0.99
 MAX_SCORE_DIFFERENCE = 1e-3

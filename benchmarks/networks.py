@@ -25,10 +25,10 @@ from torchvision.models.detection.image_list import ImageList
 from benchmarks.judge import rgb_of
 from benchmarks.peers import without_resize
 from ops.preprocess import rgb_to_i420
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.weights import load_weights
-from pipeline.models import ModelSpec
-from pipeline.structures import ColourMatrix, I420Frame
+from pipeline.models.registry import ModelSpec
 from pipeline.synthetic import Scene, SceneConfig
 
 SCORE_THRESHOLD = 0.05

@@ -38,9 +38,9 @@ from pycocotools.coco import COCO
 
 from benchmarks.judge import Torchvision, agreement, average_precision, model_frame
 from benchmarks.report import add_threads, use_threads
+from pipeline.contract.arrays import Detections
 from pipeline.engine import load_engine
-from pipeline.models import MODELS, get_model
-from pipeline.structures import Detections
+from pipeline.models.registry import MODELS, get_model
 
 MIN_SHARE = 0.995
 MIN_MASK_IOU = 0.99

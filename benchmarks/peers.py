@@ -12,8 +12,8 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from benchmarks.masks import encoded
-from pipeline.models import ModelSpec
-from pipeline.structures import Detections
+from pipeline.contract.arrays import Detections
+from pipeline.models.registry import ModelSpec
 
 
 class _Unresized(GeneralizedRCNNTransform):

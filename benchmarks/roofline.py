@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.engine.architectures import build
-from pipeline.models import ModelSpec
+from pipeline.models.registry import ModelSpec
 
 BYTES_PER_NUMBER = 2
 """bf16"""

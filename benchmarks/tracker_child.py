@@ -44,8 +44,8 @@ class Adapter(NamedTuple):
 
 
 def maskstream(*, masks: bool) -> Adapter:
-    from pipeline.structures import Detections
-    from pipeline.tracker import Tracker, TrackerConfig
+    from pipeline.contract.arrays import Detections
+    from pipeline.tracking.tracker import Tracker, TrackerConfig
 
     tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.iou import box_iou
+from pipeline.contract.arrays import MASK_SIDE
 from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
-from pipeline.structures import MASK_SIDE
 
 FPS = 30.0
 
@@ -66,7 +66,7 @@ class Scene(NamedTuple):
     """truth       what is there and can be seen
     detections  by falling score in each frame
     scores      (N,) float32 of the detections
-    mask_bits   (N, 98) uint8 of the detections, as `pipeline.structures.Detections` has them
+    mask_bits   (N, 98) uint8 of the detections, as `pipeline.contract.arrays.Detections` has them
     """
 
     truth: Boxes

@@ -2,7 +2,7 @@
 
 The solver is the shortest augmenting path method with potentials (Jonker and Volgenant 1987, without its initialisation
 phases; Crouse 2016 gives the rectangular form): O(n^2 m) for n <= m. `ops.reference.solve_assignment` tries every
-permutation; tests/unit/test_assignment.py compares with that and with scipy.
+permutation; tests/unit/ops/test_assignment.py compares with that and with scipy.
 """
 
 from __future__ import annotations

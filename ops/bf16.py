@@ -2,7 +2,7 @@
 
 A bfloat16 is the upper half of a float32. The compiler picks the form by the type of the array, so a loop that reads
 and writes with these keeps its sums in float32 and costs nothing where the array is float32 already.
-tests/unit/test_roi_align.py compares the rounding with torch's.
+tests/unit/ops/test_roi_align.py compares the rounding with torch's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Intersection over union of axis-aligned boxes: every pair, or only the pairs whose boxes meet.
 
 Boxes are x1, y1, x2, y2 with continuous edges: the area is (x2 - x1) * (y2 - y1). A box without area has IoU 0 with
-everything, itself included. `ops.reference.box_iou` is the slow form; tests/unit/test_iou.py holds them equal.
+everything, itself included. `ops.reference.box_iou` is the slow form; tests/unit/ops/test_iou.py holds them equal.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A filter is (4, 5) float64. Its rows are centre x, centre y, width, height in pixels of the source frame; its columns
 are the value, its velocity per second, the variance of the value, their covariance, the variance of the velocity. The
 four coordinates never mix (noise and observation are diagonal), so four 2x2 filters are the 8x8 one exactly:
-`ops.reference.KalmanBox` is that one, with matrices; tests/unit/test_kalman.py holds them equal.
+`ops.reference.KalmanBox` is that one, with matrices; tests/unit/ops/test_kalman.py holds them equal.
 
 Process noise is white acceleration of spectral density q = (ACCELERATION * scale)^2:
     Q(dt) = q [[dt^3 / 3, dt^2 / 2], [dt^2 / 2, dt]]        (Bar-Shalom, Li, Kirubarajan 2001, section 6.2.2)

@@ -4,7 +4,7 @@ The rule is torchvision's `heatmaps_to_keypoints`: a map of S x S cells is resiz
 rounded up to whole pixels, by cubic convolution (Keys 1981) with a = -0.75, cell centres at +0.5, cells beyond the
 border repeating it, no low-pass. The keypoint is the centre of the highest pixel, of several the first one row by row,
 put back into the box by the ratio of its true size to the rounded one. `ops.reference.keypoint` is the slow form;
-tests/unit/test_keypoints.py holds the result equal to torchvision's.
+tests/unit/ops/test_keypoints.py holds the result equal to torchvision's.
 
 The resized map is never made. Between two cell centres the outer weights are at or below zero, -0.1875 at least in sum,
 and the inner ones make up for it: no value there is above the higher inner cell by more than 0.1875 times its distance

@@ -4,7 +4,7 @@ Boxes are x1, y1, x2, y2 with continuous edges and come in groups (an image, or 
 A box survives unless an earlier survivor of its group, and of its class where there are classes, overlaps it with an
 IoU above the threshold. The IoU is torchvision's, operation by operation in float32: shared / (area + area - shared),
 NaN and so never above the threshold where that is 0 / 0; survivors are those of `torchvision.ops.nms`.
-`ops.reference.nms` is the slow form; tests/unit/test_nms.py holds all three equal.
+`ops.reference.nms` is the slow form; tests/unit/ops/test_nms.py holds all three equal.
 
 Each box is compared with the survivors before it, which lie next to each other in memory, several to an instruction,
 until one suppresses it. Those are the same pairs as when each survivor goes through all boxes after it, but nothing

@@ -5,7 +5,7 @@ Y'CbCr to R'G'B' by the luma coefficients of ITU-R BT.601, BT.709 or BT.2020 (no
 nearest (weights 9, 3, 3, 1 of 16; the border repeats), as libjpeg's "fancy upsampling" does. RGB is clipped to [0, 1]
 and not rounded to 8 bit. Resizing is bilinear between pixel centres at +0.5 (`align_corners=False`, no low-pass), on
 RGB, as torchvision's detection transform does. `ops.reference.i420_to_rgb` and `ops.reference.resize_bilinear` are the
-slow forms; tests/unit/test_preprocess.py holds them equal.
+slow forms; tests/unit/ops/test_preprocess.py holds them equal.
 
 One pass, row by row: no more than two rows of a picture are RGB at a time, each colour by itself, so that the compiler
 makes vectors of them and nothing leaves the cache but the result. Serial on purpose: a 568x320 frame takes 0.2 ms on

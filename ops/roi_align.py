@@ -4,7 +4,7 @@ Geometry: boxes are x1, y1, x2, y2 in pixels of the batch with continuous edges;
 a map has its centre at i, so aligned=True shifts the scaled box by -0.5 cells; aligned=False, what torchvision's models
 are trained with, neither shifts it nor lets it be smaller than one cell. A sample up to one cell outside the map takes
 the value at the border, one further out counts as 0. `ops.reference.roi_align` is the slow form;
-tests/unit/test_roi_align.py proves the geometry by hand and holds the result equal to torchvision's.
+tests/unit/ops/test_roi_align.py proves the geometry by hand and holds the result equal to torchvision's.
 
 Bilinear weights are separable and linear: the samples of a bin become one weight per row and one per column of the map.
 Each row of bins first blends the rows of the map, in columns next to each other and so along contiguous memory, then

@@ -50,7 +50,7 @@ TRACK = np.dtype(
     ]
 )
 
-# A confirmed track as `pipeline.tracker.TrackSpan` has it, which says what each is; of the path, path_length points.
+# `pipeline.tracking.tracker.TrackSpan`, which documents the fields; of `path`, the first path_length points count.
 SPAN = np.dtype(
     [
         ("track_id", "<i8"),
@@ -65,7 +65,7 @@ SPAN = np.dtype(
     ]
 )
 
-# `pipeline.tracker.TrackerConfig`, which says what each is.
+# `pipeline.tracking.tracker.TrackerConfig`, which says what each is.
 RULES = np.dtype(
     [
         (name, "<f8")

@@ -23,12 +23,12 @@ import msgspec
 
 from pipeline.bus import EmbeddedRedis
 from pipeline.bus.connection import connect
+from pipeline.bus.log_cursor import LogCursor
 from pipeline.client import read_log
-from pipeline.config import JobConfig, StreamEntry
+from pipeline.contract.config import JobConfig, StreamEntry
+from pipeline.contract.results import EndResult, FrameResult
 from pipeline.errors import ConfigError, MaskStreamError, SourceError, UsageError
-from pipeline.job import MIB, build_job, drop_unused_folder
-from pipeline.log_cursor import LogCursor
-from pipeline.messages import EndResult, FrameResult
+from pipeline.job.build import MIB, build_job, drop_unused_folder
 
 if TYPE_CHECKING:
     from pipeline.engine import segment
@@ -44,8 +44,8 @@ def run(*sources: str | os.PathLike[str], **options: Any) -> Iterator[FrameResul
     """The frames of some sources as they are committed, by the pipeline of the command line.
 
     sources   as on the command line: files, folders, globs, rtsp://…, webcam:0, "demo"
-    options   fields of `pipeline.config.JobConfig` by name, such as model="street", conf=0.4, classes=["person"];
-              nothing is written to disk unless `save` says so
+    options   fields of `pipeline.contract.config.JobConfig` by name, such as model="street", conf=0.4,
+              classes=["person"]; nothing is written to disk unless `save` says so
 
     Nothing is missed: the result log waits for the caller. Leaving the loop early stops the job. Raises UsageError
     before the first frame for a request that cannot work, SourceError after the last one when a source failed.

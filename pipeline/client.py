@@ -25,9 +25,9 @@ from redis.backoff import NoBackoff
 
 from pipeline.bus import redact_url
 from pipeline.bus.connection import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, connect
+from pipeline.bus.log_cursor import LogCursor, Start
+from pipeline.contract.results import AnyResult
 from pipeline.errors import BusError
-from pipeline.log_cursor import LogCursor, Start
-from pipeline.messages import AnyResult
 
 
 def subscribe(

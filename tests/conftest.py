@@ -22,15 +22,15 @@ from typing import Any
 
 import psutil
 import pytest
-from redis_server import RedisServer, choose_server
-from requires import missing
-from rtsp_server import RtspServer, running_rtsp_server
+from support.paths import ROOT
+from support.redis_server import RedisServer, choose_server
+from support.requires import missing
+from support.rtsp_server import RtspServer, running_rtsp_server
 
 from pipeline.bus.connection import connect
 from pipeline.bus.embedded import ServerBinary
 from pipeline.errors import BusError
 
-ROOT = Path(__file__).resolve().parent.parent
 SESSION_FOLDER = pytest.StashKey[Path]()
 LEFTOVER_TIMEOUT_S = 10.0
 """how long the last processes of a session may take to go away"""

@@ -13,18 +13,15 @@ from types import FrameType
 from typing import TypeVar
 
 from pipeline.bus import LOST_CONNECTION, Bus
+from pipeline.contract.exit_codes import (
+    EXIT_AWAY,
+    EXIT_DEFECT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_USAGE,
+)
 from pipeline.errors import FencedError, MaskStreamError, UsageError
-
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-"""starting again would not help"""
-EXIT_DEFECT = 70
-"""an error nobody foresaw (EX_SOFTWARE of sysexits.h): started again, like after a crash"""
-EXIT_FENCED = 3
-"""another process has the role"""
-EXIT_AWAY = 4
-"""Redis went away where the worker could not wait for it; starting again does"""
 
 SUPERVISED = "MASKSTREAM_SUPERVISED"
 """set by the supervisor: standard input is a pipe that it holds open, Ctrl-C is its business"""

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.bus import Bus, Offer, PositionMovedError
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.results import EndReason
+from pipeline.contract.wire import FrameHeader, SourceEnd
 from pipeline.errors import BusError, SourceError
-from pipeline.messages import EndReason
-from pipeline.models import bus_hw
+from pipeline.models.registry import bus_hw
+from pipeline.models.weights_table import spec_of_stream
 from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
-from pipeline.weights_table import spec_of_stream
-from pipeline.wire import FrameHeader, SourceEnd
 from workers.base import Life, Reconnecting, log
 from workers.tasks import DecodeTask
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pipeline.batching import Batcher
 from pipeline.bus import LOST_CONNECTION, Bus, FrameQueue, QueuedFrame
+from pipeline.contract.arrays import Detections, I420Frame
+from pipeline.contract.wire import FrameDetections
 from pipeline.engine import Engine, Pending, load_engine
-from pipeline.models import bus_hw
-from pipeline.structures import Detections, I420Frame
-from pipeline.wire import FrameDetections
+from pipeline.engine.batching import Batcher
+from pipeline.models.registry import bus_hw
 from workers.base import Life, Reconnecting, log
 from workers.tasks import InferTask
 

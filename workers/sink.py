@@ -10,11 +10,11 @@ import msgspec
 import redis
 
 from pipeline.bus import Bus, redact_url
-from pipeline.config import OUTPUT_SUFFIXES, StreamConfig
+from pipeline.bus.log_cursor import LogCursor, LogEntry
+from pipeline.contract.config import OUTPUT_SUFFIXES, StreamConfig
+from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
 from pipeline.exports import JsonlWriter, LiveVideoWriter, Summary, VideoWriter, read_jsonl
-from pipeline.log_cursor import LogCursor, LogEntry
-from pipeline.messages import AnyResult, EndResult
 from pipeline.segments import SegmentReader
 from workers.base import Life, log
 from workers.tasks import SINK_NAME, SinkTask

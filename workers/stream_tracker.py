@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 
 from pipeline.bus import Bus, PositionMovedError, span
-from pipeline.config import StreamConfig
-from pipeline.errors import FencedError
-from pipeline.messages import (
+from pipeline.contract.arrays import Detections
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.results import (
     AnyResult,
     EndResult,
     EpochResult,
@@ -22,10 +22,10 @@ from pipeline.messages import (
     Mask,
     Timing,
 )
-from pipeline.structures import Detections
-from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
-from pipeline.weights_table import spec_of_stream
-from pipeline.wire import BusMessage, FrameDetections, FrameGap, SourceEnd
+from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap, SourceEnd
+from pipeline.errors import FencedError
+from pipeline.models.weights_table import spec_of_stream
+from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
 from workers.base import log
 
 LOST_CHECK_S = 1.0

@@ -25,19 +25,18 @@ from pipeline.bus import (
     StreamStatus,
     WorkerStatus,
 )
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.contract.results import EndReason
+from pipeline.contract.wire import SourceEnd
 from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
 from pipeline.exports import StreamSummary, write_summary
-from pipeline.job import MIB, Job
-from pipeline.messages import EndReason
+from pipeline.job.build import MIB, Job
 from pipeline.segments import segment_folders
 from pipeline.synthetic import demo_video
-from pipeline.wire import SourceEnd
-from workers.base import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from workers.child import Child
 from workers.tasks import SINK_NAME, DecodeTask, InferTask, SinkTask, TrackTask
 
-EXIT_INTERRUPTED = 130
 TICK_S = 0.1
 DRAIN_S = 60.0
 """what is in flight when the job is interrupted is finished within this time"""

@@ -6,9 +6,9 @@ import time
 
 from pipeline.bus import LOST_CONNECTION, Bus
 from pipeline.bus.doorbell import wait_for_entries
+from pipeline.contract.arrays import Detections
 from pipeline.errors import FencedError
-from pipeline.structures import Detections
-from pipeline.tracker import Tracker, TrackerConfig
+from pipeline.tracking.tracker import Tracker, TrackerConfig
 from workers.base import Life, Reconnecting, log
 from workers.stream_tracker import StreamTracker
 from workers.tasks import TrackTask

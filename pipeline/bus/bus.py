@@ -29,7 +29,7 @@ from pipeline.bus.frame_writer import FrameWriter
 from pipeline.bus.lease import LEASE_S
 from pipeline.bus.result_log import ResultLog
 from pipeline.bus.status import StreamStatus, WorkerStatus
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
 from pipeline.errors import BusError
 
 WORKER_TTL_S = 30

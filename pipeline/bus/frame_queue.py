@@ -12,8 +12,8 @@ import redis
 from pipeline.bus import scripts
 from pipeline.bus.connection import FRAME_GROUP, WORKER_PREFIX, Client, StreamKeys
 from pipeline.bus.doorbell import wait_for_entries
-from pipeline.messages import GapCause
-from pipeline.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
+from pipeline.contract.results import GapCause
+from pipeline.contract.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
 
 INFER_LEASE_S = 15.0
 """frames of an infer worker whose beat stands still for so long are claimed by others; longer than any batch"""

@@ -10,9 +10,9 @@ import redis
 from pipeline.bus import scripts
 from pipeline.bus.connection import FRAME_GROUP, Client, StreamKeys
 from pipeline.bus.lease import Lease
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.wire import FrameHeader, SourceEnd, encode
 from pipeline.errors import FencedError
-from pipeline.wire import FrameHeader, SourceEnd, encode
 
 LATEST_QUEUE = 2
 """undelivered frames kept in policy `latest`: one to run, one to follow; more would only grow older until inferred"""

@@ -9,10 +9,10 @@ from pipeline.bus import scripts
 from pipeline.bus.connection import Client, StreamKeys
 from pipeline.bus.frame_writer import PositionMovedError
 from pipeline.bus.lease import Lease
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.results import AnyResult, encode_result
+from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap, decode_message
 from pipeline.errors import FencedError
-from pipeline.messages import AnyResult, encode_result
-from pipeline.wire import BusMessage, FrameDetections, FrameGap, decode_message
 
 READ_COUNT = 128
 

@@ -39,7 +39,8 @@ def build(architecture: str, num_outputs: int) -> FasterRCNN:
 def fold_batch_norm(module: nn.Module) -> None:
     """Merges every batch norm that directly follows a convolution, in the order of registration, into it, in place.
 
-    That order is the order of execution in every network here; tests/unit/test_architectures.py compares the outputs.
+    That order is the order of execution in every network here; tests/unit/engine/test_architectures.py compares the
+    outputs.
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):

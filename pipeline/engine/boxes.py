@@ -2,7 +2,8 @@
 
 B pictures, L pyramid levels, P proposals and D detections per picture, C outputs of the class head with the background.
 Counts stay on the device: what lies behind them is padding. Nothing waits for the host, so that it can be captured in a
-CUDA graph. The rules and their order are torchvision's: tests/integration/test_parity_family.py holds each stage to it.
+CUDA graph. The rules and their order are torchvision's: tests/integration/engine/test_parity_family.py
+compares each stage with it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from ops.preprocess import preprocess_batch
 from pipeline.engine.jobs import Found, Job
 from pipeline.engine.network import Network
-from pipeline.models import ModelSpec
+from pipeline.models.registry import ModelSpec
 
 
 class EagerRunner:

@@ -13,15 +13,15 @@ from torchvision.models.detection import FasterRCNN
 
 from ops.keypoints import decode_keypoints
 from ops.masks import pack_bits, paste_rle
+from pipeline.contract.arrays import Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.device import choose_device, choose_dtype
 from pipeline.engine.eager import EagerRunner
 from pipeline.engine.jobs import MAX_BATCH, Found, Job, Runner, grey_frame
 from pipeline.engine.network import Network
 from pipeline.engine.weights import load_weights
-from pipeline.models import ModelSpec, get_model, input_hw
-from pipeline.structures import Detections, I420Frame
-from pipeline.weights_table import spec_of_weights
+from pipeline.models.registry import ModelSpec, get_model, input_hw
+from pipeline.models.weights_table import spec_of_weights
 
 # Every level of the pyramid must divide the input.
 _SIZE_DIVISOR = 32

@@ -21,7 +21,7 @@ from ops.preprocess import NUM_PARAMS, pack_frames
 from pipeline.engine.jobs import MAX_BATCH, Found, Job
 from pipeline.engine.kernels import preprocess
 from pipeline.engine.network import Network
-from pipeline.models import ModelSpec
+from pipeline.models.registry import ModelSpec
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, MAX_BATCH)
 

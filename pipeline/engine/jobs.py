@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.structures import ColourMatrix, I420Frame
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 
 MAX_BATCH = 32
 """pictures of one job; more are several jobs"""

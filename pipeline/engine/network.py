@@ -14,11 +14,11 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 from ops.roi_align import infer_scales
+from pipeline.contract.arrays import MASK_SIDE
 from pipeline.engine.architectures import fold_batch_norm
 from pipeline.engine.boxes import Boxes, detect, propose
 from pipeline.engine.kernels import roi_align
 from pipeline.engine.packed import pack_for_cpu
-from pipeline.structures import MASK_SIDE
 
 # RoIs of 14x14 cells, enlarged by a deconvolution and an interpolation of two each.
 _HEATMAP_SIDE = 56

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ops.preprocess import rgb_to_i420
+from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.engine import Engine, load_engine
 from pipeline.errors import SourceError
-from pipeline.models import ModelSpec, bus_hw, class_ids_of, default_model, get_model
-from pipeline.structures import ColourMatrix, Detections, I420Frame
-from pipeline.weights_table import spec_of_weights
+from pipeline.models.registry import ModelSpec, bus_hw, class_ids_of, default_model, get_model
+from pipeline.models.weights_table import spec_of_weights
 
 Picture = NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 

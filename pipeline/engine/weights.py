@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.models import ModelSpec, weights_path
+from pipeline.models.registry import ModelSpec, weights_path
 
 
 def load_weights(network: nn.Module, spec: ModelSpec, override: str | None) -> None:

@@ -13,9 +13,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import JobConfig
+from pipeline.coco.data import Annotation, CocoData, PictureRecord, read_coco
+from pipeline.coco.precision import CocoPrecision, coco_entry, coco_precision
+from pipeline.contract.arrays import Detections, I420Frame
+from pipeline.contract.config import JobConfig
 from pipeline.errors import UsageError
-from pipeline.evaluation.coco_ap import CocoPrecision, coco_entry, coco_precision
 from pipeline.evaluation.pairing import Pairing, chosen, crowds_of, overlaps, pair_objects
 from pipeline.evaluation.regions import Regions
 from pipeline.evaluation.session import (
@@ -31,12 +33,10 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import coco_of_file
-from pipeline.job import DEFAULT_CONF
-from pipeline.models import ModelSpec, bus_hw
+from pipeline.job.build import DEFAULT_CONF
+from pipeline.models.registry import ModelSpec, bus_hw
 from pipeline.source import Converter, Picture
 from pipeline.source.picture import UPRIGHT
-from pipeline.structures import Detections, I420Frame
-from pipeline.training.coco import Annotation, CocoData, PictureRecord, read_coco
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine

@@ -24,7 +24,7 @@ from pipeline.evaluation.motchallenge import (
     write_masks,
 )
 from pipeline.evaluation.session import bar, make_folder, write_json
-from pipeline.tracker import TrackerConfig
+from pipeline.tracking.tracker import TrackerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

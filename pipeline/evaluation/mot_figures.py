@@ -1,8 +1,8 @@
 """The figures of MOTChallenge and of MOTS, by the published evaluator, TrackEval.
 
 TrackEval is given the ids and IoUs of each frame, as its own readers would make them: for boxes those of
-`MotChallenge2DBox` without preprocessing, for masks those of `MOTSChallenge`. tests/unit/test_mot_figures.py holds the
-figures equal to what it finds in folders.
+`MotChallenge2DBox` without preprocessing, for masks those of `MOTSChallenge`. tests/unit/evaluation/test_mot_figures.py
+compares the figures with what TrackEval computes from folders.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.iou import box_iou
+from pipeline.coco.data import coco_masks
 from pipeline.errors import UsageError
 from pipeline.evaluation.mot import TrackedFrame
 from pipeline.evaluation.motchallenge import IGNORED, PEDESTRIAN, BoxRows, MaskRows, by_frame
 from pipeline.evaluation.session import figure
-from pipeline.training.coco import coco_masks
 
 _OF_HOTA = {"hota": "HOTA", "deta": "DetA", "assa": "AssA"}
 _OF_CLEAR = {"fp": "CLR_FP", "fn": "CLR_FN", "idsw": "IDSW", "frag": "Frag", "mt": "MT", "ml": "ML"}

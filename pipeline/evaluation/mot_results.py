@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.contract.results import FrameResult, Instance
 from pipeline.errors import OutputError, UsageError
 from pipeline.evaluation.motchallenge import (
     PEDESTRIAN,
@@ -20,7 +21,6 @@ from pipeline.evaluation.motchallenge import (
     read_masks,
 )
 from pipeline.exports.jsonl import read_jsonl
-from pipeline.messages import FrameResult, Instance
 
 SUFFIXES = (".jsonl", ".txt")
 """of result files: our own messages, MOTChallenge's rows"""

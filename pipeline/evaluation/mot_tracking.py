@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.contract.arrays import Detections
 from pipeline.errors import UsageError
 from pipeline.evaluation.motchallenge import (
     BoxRows,
@@ -15,8 +16,7 @@ from pipeline.evaluation.motchallenge import (
     to_xyxy,
     write_boxes,
 )
-from pipeline.structures import Detections
-from pipeline.tracker import Tracker, TrackerConfig
+from pipeline.tracking.tracker import Tracker, TrackerConfig
 
 
 def track_boxes(detections: BoxRows, fps: float, num_frames: int) -> BoxRows:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.assignment import solve_assignment
-from pipeline.structures import Detections
-from pipeline.training.coco import Annotation, coco_masks
+from pipeline.coco.data import Annotation, coco_masks
+from pipeline.contract.arrays import Detections
 
 MIN_IOU = 0.5
 """of a pair; also the least share of a found object inside a crowd region that makes it count for nothing"""

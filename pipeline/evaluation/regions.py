@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.masks import decode_rle
-from pipeline.structures import Detections
-from pipeline.training.coco import Annotation
+from pipeline.coco.data import Annotation
+from pipeline.contract.arrays import Detections
 
 _Mask = NDArray[np.bool_]
 

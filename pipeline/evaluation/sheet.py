@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ops.masks import decode_rle
+from pipeline.coco.data import Annotation
+from pipeline.contract.arrays import Detections
 from pipeline.evaluation.pairing import Pairing
 from pipeline.exports.files import write_atomically
-from pipeline.structures import Detections
-from pipeline.training.coco import Annotation
 
 Rgb = tuple[int, int, int]
 

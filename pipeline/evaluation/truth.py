@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.coco.data import Annotation, CocoData, coco_masks
 from pipeline.errors import UsageError
 from pipeline.synthetic import SceneFrame
-from pipeline.training.coco import Annotation, CocoData, coco_masks
 
 MIN_AREA_PX = 100
 """visible pixels below which an object of a scene counts neither way: a person of 20 px height covers so many"""

@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.preprocess import rgb_to_i420
-from pipeline.config import JobConfig
+from pipeline.coco.data import Annotation
+from pipeline.coco.precision import CocoPrecision, coco_precision
+from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
+from pipeline.contract.config import JobConfig
+from pipeline.contract.results import FrameResult
 from pipeline.errors import UsageError
-from pipeline.evaluation.coco_ap import CocoPrecision, coco_precision
 from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
 from pipeline.evaluation.pairing import Pairing, chosen, crowds_of, overlaps, pair_objects
 from pipeline.evaluation.session import (
@@ -32,13 +35,10 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
-from pipeline.job import DEFAULT_CONF
-from pipeline.messages import FrameResult
-from pipeline.models import ModelSpec
-from pipeline.structures import ColourMatrix, Detections, I420Frame
+from pipeline.job.build import DEFAULT_CONF
+from pipeline.models.registry import ModelSpec
 from pipeline.synthetic import LABELS, Scene, SceneConfig, write_video
-from pipeline.tracker import TrackedDetections, Tracker, TrackerConfig
-from pipeline.training.coco import Annotation
+from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine

@@ -10,11 +10,11 @@ from typing import Any
 
 import av
 
+from pipeline.contract.results import FrameResult
 from pipeline.errors import MaskStreamError
 from pipeline.exports.files import output_error
 from pipeline.exports.mp4 import TIME_BASE, Mp4File
-from pipeline.messages import FrameResult
-from pipeline.render import draw_result
+from pipeline.exports.render import draw_result
 from pipeline.source import Converter, Picture
 
 ENCODER_THREADS = 2

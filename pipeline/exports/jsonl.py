@@ -11,9 +11,9 @@ from types import TracebackType
 
 import msgspec
 
+from pipeline.contract.results import AnyResult, EndResult, decode_result
 from pipeline.errors import OutputError
 from pipeline.exports.files import output_error
-from pipeline.messages import AnyResult, EndResult, decode_result
 
 _LINE_START = b'{"type":'
 """how every encoded message begins: tells our torn line from a stranger's file"""

@@ -7,8 +7,8 @@ from collections import deque
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.contract.results import AnyResult, FrameResult
 from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
-from pipeline.messages import AnyResult, FrameResult
 from pipeline.segments import SegmentReader, StoredPicture
 from pipeline.source.selection import RESTART_STEP_S
 

@@ -13,9 +13,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
+from pipeline.contract.arrays import ColourMatrix
 from pipeline.errors import OutputError
 from pipeline.source.colour import FULL_SIZE, Coding
-from pipeline.structures import ColourMatrix
 
 TIME_BASE = Fraction(1, 60_000)
 """MPEG-4 part 2 allows no finer; holds the usual picture rates exactly, any other time within 9 us"""

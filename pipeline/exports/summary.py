@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.contract.results import AnyResult, EndReason, EndResult, EventResult, FrameResult, GapCause, GapResult
 from pipeline.exports.files import write_atomically
-from pipeline.messages import AnyResult, EndReason, EndResult, EventResult, FrameResult, GapCause, GapResult
 
 
 class StreamSummary(msgspec.Struct, kw_only=True):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.config import StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.results import AnyResult, FrameResult, GapResult
 from pipeline.errors import SourceError
 from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
 from pipeline.exports.sound import RESTART_STEP_S, Sound, open_sound
-from pipeline.messages import AnyResult, FrameResult, GapResult
 from pipeline.source import Picture, Reader, Selection, open_source, redact
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.errors import SourceError
 from pipeline.source.picture import UPRIGHT, Picture
-from pipeline.structures import ColourMatrix, I420Frame
 
 # ITU-T H.273 matrix coefficients, as FFmpeg's AVColorSpace numbers them.
 _MATRIX_OF_CODE = {

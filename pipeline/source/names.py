@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.config import SourceKind
+from pipeline.contract.config import SourceKind
 from pipeline.errors import UsageError
 from pipeline.source.redaction import redact
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config import SourceKind
+from pipeline.contract.config import SourceKind
 from pipeline.source.container import RtspTransport
 from pipeline.source.pictures import PicturesReader
 from pipeline.source.reader import Reader

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.messages import ClockOrigin
+from pipeline.contract.results import ClockOrigin
 
 # For pictures that say neither when they are shown nor how many come per second.
 DEFAULT_FPS = 25.0

@@ -12,8 +12,8 @@ from typing import Self
 
 import av
 
+from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
-from pipeline.messages import ClockOrigin
 from pipeline.source.picture import Orientation, Picture
 from pipeline.source.redaction import redact
 

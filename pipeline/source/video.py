@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import av
 
+from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
-from pipeline.messages import ClockOrigin
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
 from pipeline.source.picture import MediaClock, Orientations
 from pipeline.source.reader import Decoded, Reader

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from ops.masks import decode_rle, rle_area
+from pipeline.coco.data import Annotation, CocoData, PictureRecord
 from pipeline.errors import SourceError
-from pipeline.models import ModelSpec, input_hw
+from pipeline.models.registry import ModelSpec, input_hw
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
 from pipeline.training.clutter import with_clutter
-from pipeline.training.coco import Annotation, CocoData, PictureRecord
 from pipeline.training.picture import Instance, Picture, Rgb, Sample, to_sample
 from pipeline.training.seen_from_above import KINDS, with_vehicles
 from pipeline.training.synthetic_pictures import SyntheticPictures

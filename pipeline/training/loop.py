@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pipeline.coco.data import CocoData, read_coco
 from pipeline.engine.device import choose_device, choose_dtype
 from pipeline.errors import MaskStreamError, OutputError, UsageError
-from pipeline.models import ModelSpec, get_model
+from pipeline.models.registry import ModelSpec, get_model
+from pipeline.models.weights_table import spec_of_weights
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
-from pipeline.training.coco import CocoData, read_coco
 from pipeline.training.dataset import Mixture, Positions, TrainingPictures
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
 from pipeline.training.network import start_network, stored_state
@@ -30,7 +31,6 @@ from pipeline.training.settings import TrainSettings
 from pipeline.training.specs import spec_for_data, weights_metadata
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
-from pipeline.weights_table import spec_of_weights
 
 # A line of metrics; the losses are fetched from the device only then.
 _STEPS_PER_LINE = 20

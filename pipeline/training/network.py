@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from pipeline.engine.architectures import build, fold_batch_norm
 from pipeline.engine.weights import load_weights
 from pipeline.errors import UsageError
-from pipeline.models import ModelSpec
+from pipeline.models.registry import ModelSpec
 
 State = dict[str, Tensor]
 

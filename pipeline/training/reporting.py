@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.evaluation.coco_ap import CocoPrecision
+from pipeline.coco.precision import CocoPrecision
 from pipeline.training.plot import plot_losses
 
 _SECONDS_BETWEEN_LINES = 60.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from pipeline.models import ModelSpec
-from pipeline.training.coco import CocoData
+from pipeline.coco.data import CocoData
+from pipeline.models.registry import ModelSpec
 
 
 def spec_for_data(base: ModelSpec, data: CocoData) -> ModelSpec:

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ops.preprocess import rgb_to_i420
+from pipeline.coco.data import CocoData
+from pipeline.coco.precision import CocoPrecision, coco_precision
+from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.engine import Engine
-from pipeline.evaluation.coco_ap import CocoPrecision, coco_precision
-from pipeline.models import ModelSpec, bus_hw
-from pipeline.structures import ColourMatrix, Detections, I420Frame
-from pipeline.training.coco import CocoData
+from pipeline.models.registry import ModelSpec, bus_hw
 from pipeline.training.dataset import read_rgb
 
 

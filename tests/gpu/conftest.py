@@ -1,8 +1,8 @@
 """What runs on a CUDA machine: `REQUIRE_CUDA=1 pytest tests/gpu`.
 
 Kernel tests take the fixture `device`: it is CUDA's, or the CPU where TRITON_INTERPRET=1 runs Triton kernels in the
-interpreter (tests/unit/test_triton_interpreter.py does that, in a process of its own). Tests that need the real thing
-take `cuda`. Without CUDA they skip; with REQUIRE_CUDA=1 they fail.
+interpreter (tests/integration/ops/test_triton_interpreter.py does that, in a process of its own). Tests that need a
+real device take `cuda`. Without CUDA they skip; with REQUIRE_CUDA=1 they fail.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engine_cases import assert_same, found_on, frame_of, street_pictures
 from numpy.typing import NDArray
+from support.engine_cases import assert_same, found_on, frame_of, street_pictures
 
+from pipeline.contract.arrays import Detections, I420Frame
 from pipeline.engine import Engine, load_engine
-from pipeline.structures import Detections, I420Frame
 
 Pictures = list[NDArray[np.uint8]]
 

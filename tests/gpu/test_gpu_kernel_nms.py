@@ -1,4 +1,4 @@
-"""Suppression on CUDA against the CPU form, which tests/unit/test_nms.py holds equal to torchvision's: exactly."""
+"""Suppression on CUDA against the CPU form, which tests/unit/ops/test_nms.py holds equal to torchvision's: exactly."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from box_crowds import crowd, pairs_near_threshold
 from numpy.typing import NDArray
+from support.box_crowds import crowd, pairs_near_threshold
 
 from ops.nms import nms as cpu_nms
 from ops.nms_triton import nms

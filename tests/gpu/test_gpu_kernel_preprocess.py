@@ -1,4 +1,4 @@
-"""Preprocessing on CUDA against the CPU form, which tests/unit/test_preprocess.py holds equal to loops and to torch."""
+"""Preprocessing on CUDA against the CPU form, which tests/unit/ops/test_preprocess.py compares with loops and torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ops.preprocess import NUM_PARAMS, pack_frames, preprocess_batch
 from ops.preprocess_triton import preprocess
-from pipeline.structures import ColourMatrix, I420Frame
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

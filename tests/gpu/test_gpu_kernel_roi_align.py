@@ -1,4 +1,4 @@
-"""RoIAlign on CUDA against the loops and the CPU form, which tests/unit/test_roi_align.py holds equal to torchvision's.
+"""RoIAlign on CUDA against the loops and the CPU form; tests/unit/ops/test_roi_align.py compares that to torchvision.
 
 What only the real thing can show is in test_gpu_roi_align.py: the interpreter cuts bfloat16 off instead of rounding it.
 """

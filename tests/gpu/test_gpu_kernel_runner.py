@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ops.preprocess import rgb_to_i420
+from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.eager import EagerRunner
 from pipeline.engine.graphs import GraphRunner
 from pipeline.engine.jobs import Found, Job
 from pipeline.engine.network import Network
-from pipeline.models import MODELS
-from pipeline.structures import ColourMatrix, I420Frame
+from pipeline.models.registry import MODELS
 
 SPEC = MODELS["street"]
 PADDED_HW = (64, 96)

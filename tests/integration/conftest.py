@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from bus_parts import Clock
+from support.bus_parts import Clock
 
 import run_pipeline
 from pipeline.bus import Bus

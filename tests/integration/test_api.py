@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
-from pipeline_runs import ROOT, make_scene
+from support.pipeline_runs import ROOT, make_scene
 
 import pipeline.api
 from pipeline.api import run
+from pipeline.contract.results import FrameResult
 from pipeline.errors import SourceError, UsageError
-from pipeline.messages import FrameResult
 
 pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
 

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from result_samples import end, epoch, event, frame, gap
+from support.result_samples import end, epoch, event, frame, gap
 
 from pipeline.bus import StreamKeys
 from pipeline.client import subscribe, subscribe_async
+from pipeline.contract.results import AnyResult, FrameResult, encode_result
 from pipeline.errors import BusError, UsageError
-from pipeline.messages import AnyResult, FrameResult, encode_result
 
 
 def commit(client: Any, *messages: AnyResult) -> None:

@@ -6,16 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from result_samples import end, event, frame, gap
+from support.paths import ROOT
+from support.result_samples import end, event, frame, gap
 
 from pipeline.bus import StreamKeys
-from pipeline.messages import encode_result
+from pipeline.contract.results import encode_result
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "subscribing.md").read_text()
+PAGE = (ROOT / "docs" / "subscribing.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for line in PAGE.split("\n") if line.startswith("redis-cli XREAD COUNT")]
 

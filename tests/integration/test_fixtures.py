@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import redis
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 
 @pytest.mark.parametrize("run", ["first", "second"])

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 TORCH = {"torch", "torchvision", "triton"}
@@ -23,13 +23,13 @@ WITHOUT_TORCH = [
     "workers.track",
     "workers.sink",
     "workers.supervisor",
-    "pipeline.cli_train",
+    "pipeline.terminal.train",
     "pipeline.client",
-    "pipeline.config",
-    "pipeline.models",
+    "pipeline.contract.config",
+    "pipeline.models.registry",
     "pipeline.source",
-    "pipeline.training.coco",
-    "pipeline.weights_table",
+    "pipeline.coco.data",
+    "pipeline.models.weights_table",
 ]
 MAX_LINES = 400
 
@@ -96,7 +96,7 @@ def test_a_module_starts_without_torch(module: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "found"),
     [
-        ("ops/a.py", "import pipeline.config", ["pipeline.config"]),
+        ("ops/a.py", "import pipeline.contract.config", ["pipeline.contract.config"]),
         ("ops/a.py", "def f():\n    from pipeline import config", ["pipeline"]),
         ("pipeline/bus/a.py", "from workers.base import Life", ["workers.base"]),
         ("pipeline/bus/a.py", "from ...workers import base", ["workers"]),

@@ -1,0 +1,1 @@
+"""COCO's annotation format and average precision, for training and evaluation alike."""

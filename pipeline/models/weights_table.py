@@ -1,0 +1,97 @@
+"""What a weights file says of itself: its classes and input size. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.contract.config import ModelTable, StreamConfig
+from pipeline.errors import ModelError
+from pipeline.models.registry import ModelSpec, get_model
+
+SEPARATOR = "@"
+"""between the names of a registered model and of the weights that gave it other classes"""
+
+# safetensors: the length of a JSON header as 8 bytes, little-endian, then the header
+_LENGTH = struct.Struct("<Q")
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
+    """`base` as these weights have it: with the classes and the input size in the metadata of a safetensors file.
+
+    A file that names none, or the same, leaves `base` as it is; else the name is `base@file`. Whether the file can be
+    loaded is not looked at here. Raises ModelError for metadata of another architecture, or that cannot be understood.
+    """
+    if weights is None:
+        return base
+    path = Path(weights).expanduser()
+    metadata = _metadata(path)
+    architecture = metadata.get("architecture", base.architecture)
+    if architecture != base.architecture:
+        raise ModelError(
+            f"weights {path}: of architecture {architecture}; model {base.name} has {base.architecture}, "
+            f"use a --model of that architecture"
+        )
+    try:
+        given = json.loads(metadata["categories"]) if "categories" in metadata else base.categories
+        categories = tuple((int(class_id), str(label)) for class_id, label in dict(given).items())
+        head = json.loads(metadata["head_class_ids"]) if "head_class_ids" in metadata else dict(categories)
+        found = replace(
+            base,
+            categories=tuple(sorted(categories)),
+            head_class_ids=base.head_class_ids if "categories" not in metadata else tuple(map(int, head)),
+            min_size=int(metadata.get("min_size", base.min_size)),
+            max_size=int(metadata.get("max_size", base.max_size)),
+        )
+    except (ValueError, TypeError, AttributeError):
+        raise ModelError(
+            f"weights {path}: its metadata cannot be understood; expected categories as id and name"
+        ) from None
+    if not set(found.labels) <= set(found.head_class_ids) or not 32 <= found.min_size <= found.max_size:
+        raise ModelError(f"weights {path}: its metadata contradicts itself")
+    if (
+        set(found.categories) == set(base.categories)
+        and found.min_size == base.min_size
+        and found.max_size == base.max_size
+    ):
+        return base
+    return replace(found, name=f"{base.name}{SEPARATOR}{path.stem}")
+
+
+def model_table(spec: ModelSpec) -> ModelTable | None:
+    """What a stream has to carry of the spec: nothing for a registered model."""
+    if SEPARATOR not in spec.name:
+        return None
+    return ModelTable(list(spec.categories), spec.min_size, spec.max_size)
+
+
+def spec_of_stream(stream: StreamConfig) -> ModelSpec:
+    """The model of a stream, with the table that it carries. Raises ModelError for an unknown name."""
+    table = stream.model_table
+    if table is None:
+        return get_model(stream.model)
+    return replace(
+        get_model(stream.model.partition(SEPARATOR)[0]),
+        name=stream.model,
+        categories=tuple(table.categories),
+        head_class_ids=tuple(class_id for class_id, _ in table.categories),
+        min_size=table.min_size,
+        max_size=table.max_size,
+    )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Of a safetensors file; nothing for any other, which whoever loads it will refuse or understand."""
+    try:
+        with path.open("rb") as file:
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            if path.suffix != ".safetensors" or length > _MAX_HEADER_BYTES:
+                return {}
+            metadata = json.loads(file.read(length)).get("__metadata__", {})
+    except (OSError, ValueError, struct.error, AttributeError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -1,0 +1,125 @@
+"""The command line: arguments in, exit code out. Verbs are registered here and nowhere else.
+
+What a verb needs is imported when it runs, so that --help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.errors import BusError, MaskStreamError, UsageError
+from pipeline.terminal import evaluate, train
+from pipeline.terminal.models import models
+from pipeline.terminal.options import APP_OPTIONS, HELP_OPTIONS
+from pipeline.terminal.run import RUN_EPILOG, JobRunner, run
+from pipeline.terminal.status import status
+from pipeline.terminal.subscribe import subscribe
+from pipeline.terminal.track import TRACK_EPILOG, track
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Verb(NamedTuple):
+    """A verb without verbs of its own; its name is that of the function."""
+
+    function: Callable[..., int]
+    summary: str
+    """its line in the list of verbs"""
+    epilog: str | None = None
+    """what follows the options in its --help"""
+
+
+VERBS = [
+    Verb(subscribe, "print results as they come, or replay them"),
+    Verb(status, "show how the streams and workers on a Redis are doing"),
+    Verb(models, "list the models with their classes and weights"),
+    Verb(train.train, "train a model, or fine-tune it to your own classes", train.TRAIN_EPILOG),
+    Verb(train.synthetic, "write pictures of a synthetic street as COCO data", train.SYNTHETIC_EPILOG),
+    Verb(track, "run the tracker alone on a file of detections", TRACK_EPILOG),
+]
+
+
+class CommandLine:
+    """The verbs of this package and those of `groups`, which have verbs of their own (`worker decode`)."""
+
+    def __init__(self, run_job: JobRunner, groups: Sequence[typer.Typer] = ()) -> None:
+        """run_job   runs a job on this host"""
+        self._run_job = run_job
+        self._verbs_app = typer.Typer(**APP_OPTIONS)
+        for verb in VERBS:
+            register = self._verbs_app.command(
+                verb.function.__name__, short_help=verb.summary, epilog=verb.epilog, context_settings=HELP_OPTIONS
+            )
+            register(verb.function)
+        for group in (evaluate.evaluate_app, *groups):
+            self._verbs_app.add_typer(group)
+        self._run_app = typer.Typer(**APP_OPTIONS)
+        listing = "\n".join(f"  {name:11} {summary}" for name, summary in self._summaries())
+        self._run_app.command(epilog=RUN_EPILOG.format(verbs=listing), context_settings=HELP_OPTIONS)(run)
+
+    @property
+    def verbs(self) -> list[str]:
+        """Every first word that is not a source."""
+        return [name for name, _ in self._summaries()]
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command line; returns its exit code."""
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        app = self._verbs_app if given and given[0] in self.verbs else self._run_app
+        program = "run_pipeline.py" if Path(sys.argv[0]).suffix == ".py" else "maskstream"
+        try:
+            command: Any = typer.main.get_command(app)
+            arguments = given[1:] if given[:1] == ["run"] else given
+            # not command.main(): it has exit codes and messages of its own for Ctrl-C and for closed pipes
+            with command.make_context(program, arguments, obj=self._run_job) as context:
+                code = command.invoke(context)
+            sys.stdout.flush()
+        except typer.Exit as exit_:
+            return exit_.exit_code
+        except _WrongArguments as error:
+            command_path = error.ctx.command_path if error.ctx else program
+            return _fail(f"{error.format_message().rstrip('.')}; see {command_path} --help", EXIT_USAGE)
+        except (UsageError, BusError) as error:
+            return _fail(str(error), EXIT_USAGE)
+        except MaskStreamError as error:
+            return _fail(str(error), EXIT_FAILED)
+        except BrokenPipeError:
+            # the reader has closed the pipe; at exit Python would try to write what is left in the buffer
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            return EXIT_DONE
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            return _fail(f"cannot write: {str(error.strerror).lower()}; free some space there", EXIT_FAILED)
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+        return int(code or EXIT_DONE)
+
+    def _summaries(self) -> list[tuple[str, str]]:
+        """(name, summary) of every verb and group."""
+        registered = [(command.name, command.short_help) for command in self._verbs_app.registered_commands]
+        groups = (group.typer_instance for group in self._verbs_app.registered_groups)
+        registered += [(group.info.name, group.info.short_help) for group in groups if group is not None]
+        return [(str(name), str(summary)) for name, summary in registered]
+
+
+def _fail(text: str, code: int) -> int:
+    from pipeline.terminal.progress_table import one_line
+
+    with contextlib.suppress(BrokenPipeError):
+        print(f"maskstream: error: {one_line(text)}", file=sys.stderr)
+    return code
+
+
+# click's UsageError: what typer raises for arguments it cannot take, and does not export
+_WrongArguments: Any = typer.BadParameter.__mro__[1]

@@ -1,0 +1,200 @@
+"""What a person sees while a job runs: a live table on a terminal, plain lines elsewhere, at the end what was written.
+
+Progress, notes and errors go to standard error, the report at the end to standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.contract.config import OUTPUT_SUFFIXES
+from pipeline.contract.results import EndReason
+from pipeline.exports.summary import StreamSummary
+from pipeline.terminal.progress_table import Row, one_line, render_table
+
+PLAIN_INTERVAL_S = 5.0
+MOST_LISTED_STREAMS = 8
+"""the report of more names the folder rather than each file"""
+
+_PREFIXES: dict[str, str] = {"error": "maskstream: error: ", "warning": "maskstream: warning: "}
+_STYLES: dict[str, str] = {"error": "bold red", "warning": "yellow", "debug": "dim"}
+
+
+def read_summaries(path: Path) -> dict[str, StreamSummary]:
+    """The streams of a summary.json; none when the file is not there."""
+    return msgspec.json.decode(path.read_bytes(), type=_SummaryFile).streams if path.is_file() else {}
+
+
+class _SummaryFile(msgspec.Struct):
+    streams: dict[str, StreamSummary]
+
+
+def make_console(file: TextIO) -> Console:
+    """A console that sends control characters to terminals only, and falls silent when nobody reads any more."""
+    return _Console(file=file, force_terminal=file.isatty(), highlight=False, markup=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # The job goes on: its results go elsewhere. What is left in the buffer would fail again at exit.
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
+class Display:
+    """Shows how a job is doing; a context manager. Not for more than one thread."""
+
+    def __init__(
+        self,
+        stream_ids: Iterable[str],
+        *,
+        console: Console | None = None,
+        report: TextIO | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`console` takes all but the report; the defaults are standard error and output. `quiet`: errors only."""
+        self._rows = {stream_id: Row(stream_id) for stream_id in stream_ids}
+        self._console = console or make_console(sys.stderr)
+        self._report = report or sys.stdout
+        self._quiet = quiet
+        self._verbose = verbose
+        self._clock = clock
+        self._workers_said: set[str] = set()
+        self._errors: list[str] = []
+        self._plain_said: dict[str, tuple[float, str, str]] = {}
+        """stream id -> when its last plain line was written (monotonic seconds), with which phase and text"""
+        on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = (
+            Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            if on_terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the last table standing and stop writing over it; harmless when called again."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def update(self, statuses: Iterable[StreamStatus], workers: Iterable[WorkerStatus]) -> None:
+        """Show this; to be called several times a second."""
+        now_s = self._clock()
+        for status in statuses:
+            self._rows[status.stream_id].take(status, now_s)
+        workers_text = _describe_workers(workers)
+        if self._live:
+            self._live.update(render_table(list(self._rows.values()), workers_text, self._console.size), refresh=True)
+        elif not self._quiet:
+            self._write_plain(workers_text, now_s)
+
+    def message(self, level: str, text: str) -> None:
+        """Write one line, above the table where there is one."""
+        if (self._quiet and level != "error") or (level == "debug" and not self._verbose):
+            return
+        if level == "error":
+            self._errors.append(one_line(text))
+        self._console.print(
+            Text(_PREFIXES.get(level, "") + one_line(text), style=_STYLES.get(level, "")), soft_wrap=True
+        )
+
+    @property
+    def began(self) -> bool:
+        """Whether the job came so far that there was something to show."""
+        return any(row.status for row in self._rows.values())
+
+    def finish(self, summaries: Mapping[str, StreamSummary], output: Path, redis_url: str | None) -> None:
+        """The report: how each stream went, the files there are and how to look at them; a line for each that failed.
+
+        summaries   of the streams that have one; the others are told as they were last heard of
+        redis_url   of a server that outlives the job, without credentials; None for the private one
+        """
+        self.close()
+        streams = [summaries.get(stream_id) or _summary_of(row) for stream_id, row in self._rows.items()]
+        for summary in streams:
+            detail = one_line(summary.detail)
+            if summary.reason == "failed" and not any(detail in error for error in self._errors):
+                self.message("error", f"{summary.stream_id}: {detail}")
+        if not self._quiet:
+            print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
+
+    def _write_plain(self, workers_text: str, now_s: float) -> None:
+        if workers_text and workers_text not in self._workers_said:
+            self._workers_said.add(workers_text)
+            self.message("info", workers_text)
+        for row in self._rows.values():
+            said_s, phase, text = self._plain_said.get(row.stream_id, (float("-inf"), "", ""))
+            if row.phase == "waiting" or (
+                row.phase == phase and (now_s - said_s < PLAIN_INTERVAL_S or row.over or row.plain() == text)
+            ):
+                continue
+            self._plain_said[row.stream_id] = (now_s, row.phase, row.plain())
+            self.message("info", row.plain())
+
+
+def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
+    """What the workers that are not at work are doing; empty when all are."""
+    starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
+    if starting:
+        return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
+    draining = [worker.name for worker in workers if worker.state == "draining"]
+    return one_line(f"finishing what is held: {', '.join(draining)} …") if draining else ""
+
+
+def _summary_of(row: Row) -> StreamSummary:
+    """As far as its status tells."""
+    summary = StreamSummary(stream_id=row.stream_id)
+    if row.status is not None:
+        reasons: dict[str, EndReason] = {"ended": "finished", "failed": "failed"}
+        summary.reason, summary.detail = reasons.get(row.status.phase), row.status.error
+        summary.num_frames, summary.num_tracks = row.status.num_frames, row.status.num_tracks
+        summary.num_corrupt, summary.gaps = row.status.num_corrupt, {"lost": row.num_dropped}
+        summary.fps = row.fps
+    return summary
+
+
+def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | None) -> list[str]:
+    lines = []
+    for summary in streams:
+        facts = [f"{summary.num_frames} frames", f"{summary.num_tracks} tracks"]
+        dropped = sum(summary.gaps.values())
+        facts += [f"{dropped} dropped"] if dropped else []
+        facts += [f"{summary.num_corrupt} damaged pictures left out"] if summary.num_corrupt else []
+        facts += [f"{summary.fps:.1f} fps"] if summary.fps else []
+        facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
+        lines.append(f"{summary.stream_id}: {', '.join(facts)}")
+        if len(streams) <= MOST_LISTED_STREAMS:
+            paths = {what: output / f"{summary.stream_id}{suffix}" for what, suffix in OUTPUT_SUFFIXES.items()}
+            lines += [f"  {what:8}{path}" for what, path in paths.items() if path.is_file()]
+    if len(streams) > MOST_LISTED_STREAMS:
+        lines.append(f"results   {output}")
+    if (summary_file := output / "summary.json").is_file():
+        lines.append(f"summary   {summary_file}")
+    if redis_url:
+        lines.append(f"replay    maskstream subscribe {streams[0].stream_id} --from start --redis-url {redis_url}")
+    return lines

@@ -1,0 +1,35 @@
+"""The verb `status`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED
+from pipeline.errors import BusError
+from pipeline.terminal import options as cli
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False, redis_url: cli.RequiredRedisUrl = ""
+) -> int:
+    """Tell how streams and workers are doing. Exit code 0: well; 1: one failed, stalls or is missing; 2: no Redis."""
+    import msgspec
+
+    from pipeline.bus import LOST_CONNECTION, Bus
+    from pipeline.terminal.reports import problems_of, status_lines
+
+    bus = Bus(cli.required_redis_url(redis_url))
+    bus.check()
+    try:
+        streams, workers = bus.stream_statuses(), bus.worker_statuses()
+    except LOST_CONNECTION as error:
+        raise BusError(f"Redis went away: {error}") from None
+    problems = problems_of(streams, workers)
+    if as_json:
+        report = {"healthy": not problems, "problems": problems, "streams": streams, "workers": workers}
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        print(*status_lines(streams, workers), *problems, sep="\n")
+    return EXIT_FAILED if problems else EXIT_DONE

@@ -1,0 +1,1 @@
+"""From the detections of successive frames to tracks, and from tracks to result messages."""

@@ -1,0 +1,351 @@
+"""The decoder's rules: numbers, sessions, leases, and the two policies for a full bus."""
+
+from __future__ import annotations
+
+import pytest
+from support.bus_parts import PIXELS, Clock, Job
+
+from pipeline.bus import Bus, FrameWriter, Offer, PositionMovedError
+from pipeline.bus.lease import BEAT_INTERVAL_S, LEASE_S
+from pipeline.errors import FencedError
+
+ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_given_without_holes(bus: Bus) -> None:
+    job = Job(bus)
+    writer = job.writer()
+    assert job.offer(writer, 5) == [ACCEPTED] * 5
+    assert job.frames() == [1, 2, 3, 4, 5]
+    assert job.state("last") == "5"
+    assert len(job.pixel_keys()) == 5
+
+
+def test_a_second_copy_of_a_frame_is_refused_by_redis_itself(bus: Bus) -> None:
+    job = Job(bus)
+    job.offer(job.writer(), 3)
+    with pytest.raises(Exception, match="equal or smaller"):
+        bus.client.xadd(job.keys.frames, {"h": b""}, id="3-0")
+
+
+def test_an_offer_repeated_after_a_lost_reply_is_accepted_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(bus)
+    writer = job.writer()
+    header = job.header(writer)
+    lose_reply_of_next_offer(writer, monkeypatch)
+    with pytest.raises(ConnectionError):
+        writer.offer(header, PIXELS.data)
+    assert writer.offer(header, PIXELS.data) is ACCEPTED
+    assert job.frames() == [1]
+    assert job.offer(writer) == [ACCEPTED]
+    assert job.frames() == [1, 2]
+
+
+def test_a_repeated_offer_of_an_answered_frame_leaves_no_pixels(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(bus)
+    writer, queue = job.writer(), job.queue()
+    header = job.header(writer)
+    lose_reply_of_next_offer(writer, monkeypatch)
+    with pytest.raises(ConnectionError):
+        writer.offer(header, PIXELS.data)
+    job.answer(queue, queue.read(1))
+    assert writer.offer(header, PIXELS.data) is ACCEPTED
+    assert job.pixel_keys() == []
+
+
+def test_an_end_repeated_after_a_lost_reply_is_said_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(bus, live=True)
+    writer = job.writer()
+    job.offer(writer)
+    writer.skip()
+    lose_reply_of_next_offer(writer, monkeypatch)
+    with pytest.raises(ConnectionError):
+        job.end(writer)
+    job.end(writer)
+    assert [type(message).__name__ for message in job.messages()] == ["FrameGap", "SourceEnd"]
+    assert job.state("last") == "2"
+
+
+def lose_reply_of_next_offer(writer: FrameWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next script of the writer is carried out, but its reply does not arrive."""
+    from pipeline.bus import scripts
+
+    def cut(method: str) -> None:
+        whole = getattr(scripts.OFFER, method)
+
+        def once(*arguments: object) -> object:
+            whole(*arguments)
+            monkeypatch.undo()
+            raise ConnectionError("cut")
+
+        monkeypatch.setattr(type(scripts.OFFER), method, lambda self, *arguments: once(*arguments))
+
+    cut("after_set")
+    cut("__call__")
+
+
+# -- one writer -------------------------------------------------------------------------------------------------------
+
+
+def test_a_role_has_one_owner(bus: Bus) -> None:
+    job = Job(bus)
+    job.writer()
+    assert not bus.frame_writer(job.stream).lease.try_take()
+
+
+def test_a_released_role_is_free_at_once(bus: Bus) -> None:
+    job = Job(bus)
+    job.writer().lease.release()
+    job.writer()
+
+
+def test_a_decoder_that_was_replaced_cannot_write(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    old = job.writer()
+    job.offer(old, 2)
+    new = take_over(job, clock)
+    with pytest.raises(FencedError, match="cam1"):
+        job.offer(old)
+    with pytest.raises(FencedError):
+        old.open()
+    clock.now_s += BEAT_INTERVAL_S
+    with pytest.raises(FencedError):
+        old.lease.beat()
+    assert job.offer(new) == [ACCEPTED]
+    assert job.state("session") == new.session
+
+
+def test_a_token_without_a_session_cannot_write(bus: Bus) -> None:
+    job = Job(bus)
+    writer = bus.frame_writer(job.stream)
+    assert writer.lease.try_take()
+    with pytest.raises(FencedError):
+        job.offer(writer)
+
+
+def test_a_role_is_taken_over_only_after_its_beat_stood_still_for_a_lease(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    job.writer()
+    candidate = bus.frame_writer(job.stream)
+    assert not candidate.lease.try_take()
+    clock.now_s += LEASE_S - 0.1
+    assert not candidate.lease.try_take()
+    clock.now_s += 0.2
+    assert candidate.lease.try_take()
+
+
+def test_a_role_is_not_taken_over_while_its_owner_beats(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    owner = job.writer()
+    candidate = bus.frame_writer(job.stream)
+    for _ in range(5):
+        assert not candidate.lease.try_take()
+        clock.now_s += LEASE_S + 1
+        owner.lease.beat()
+
+
+@pytest.mark.parametrize("write", ["offer", "full", "take again"])
+def test_what_an_owner_does_counts_as_a_beat(bus: Bus, clock: Clock, write: str) -> None:
+    job = Job(bus, max_in_flight=1 if write == "full" else 16)
+    owner = job.writer()
+    job.offer(owner)
+    candidate = bus.frame_writer(job.stream)
+    for _ in range(3):
+        assert not candidate.lease.try_take()
+        if write == "take again":
+            owner.lease.try_take()
+        else:
+            job.offer(owner)
+        clock.now_s += LEASE_S + 1
+
+
+def test_of_two_candidates_one_wins(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    job.writer()
+    candidates = [bus.frame_writer(job.stream) for _ in range(2)]
+    assert not any(candidate.lease.try_take() for candidate in candidates)
+    clock.now_s += LEASE_S
+    assert [candidate.lease.try_take() for candidate in candidates] == [True, False]
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def take_over(job: Job, clock: Clock) -> FrameWriter:
+    """A second decoder, after the first has died."""
+    writer = job.bus.frame_writer(job.stream)
+    assert not writer.lease.try_take()
+    clock.now_s += LEASE_S
+    assert writer.lease.try_take()
+    writer.open()
+    return writer
+
+
+def test_a_reopened_file_goes_on_behind_the_last_commit(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    old, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(old, 6)
+    job.answer(queue, queue.read(3))
+    job.commit(log, 1)
+    job.commit(log, 2)
+    new = take_over(job, clock)
+    assert new.next_seq == 3
+    assert job.frames() == []
+    assert job.messages() == []
+    assert job.pixel_keys() == []
+    assert new.epoch == 1
+    job.offer(new, 2)
+    assert job.frames() == [3, 4]
+
+
+def test_ids_of_detections_rise_over_a_reopened_file(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer)
+    bus.client.xadd(job.keys.detections, {"m": b"", "s": b""}, id="9999999999999-0")  # by a clock that was ahead
+    bus.client.xdel(job.keys.detections, "9999999999999-0")
+    job.answer(queue, queue.read(1))
+    assert len(log.read()) == 1
+    writer = take_over(job, clock)
+    job.offer(writer)
+    job.answer(queue, queue.read(1))
+    assert len(log.read()) == 1
+
+
+def test_a_reopened_live_source_keeps_its_numbers_and_starts_an_epoch(bus: Bus, clock: Clock) -> None:
+    job = Job(bus, live=True)
+    old = job.writer()
+    job.offer(old, 2)
+    new = take_over(job, clock)
+    assert (new.next_seq, new.epoch) == (3, 2)
+    assert job.frames() == [1, 2]
+    job.offer(new)
+    assert job.gaps() == [(1, 1, "overflow", 1)]  # the lost frame keeps the epoch it was taken in
+
+
+def test_live_numbers_go_on_where_redis_forgot_some(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer = job.writer()
+    job.offer(writer, 5)
+    bus.client.hset(job.keys.state, "last", 2)  # as after a power cut
+    with pytest.raises(PositionMovedError):
+        job.offer(writer)
+    assert writer.open().last == 5
+    assert writer.next_seq == 6
+
+
+def test_a_file_decoder_that_remembers_more_than_redis_opens_again(bus: Bus) -> None:
+    job = Job(bus)
+    writer = job.writer()
+    job.offer(writer, 5)
+    bus.client.hset(job.keys.state, "last", 2)
+    with pytest.raises(PositionMovedError):
+        job.offer(writer)
+    assert writer.open().seq == 0
+    assert job.offer(writer) == [ACCEPTED]
+    assert job.frames() == [1]
+
+
+@pytest.mark.parametrize("over", ["forgotten", "ended"])
+def test_a_job_that_is_over_cannot_be_opened(bus: Bus, over: str) -> None:
+    job = Job(bus)
+    writer = job.writer()
+    if over == "forgotten":
+        bus.client.flushall()
+    else:
+        bus.client.hset(job.keys.state, "ended", "finished")
+    with pytest.raises(PositionMovedError):
+        writer.open()
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+def test_pixels_that_a_dead_decoder_had_not_offered_are_removed(bus: Bus, clock: Clock, live: bool) -> None:
+    job = Job(bus, live=live, max_in_flight=1, log_bytes=0)
+    old = job.writer()
+    job.offer(old)
+    bus.client.hset(job.keys.state, "results_bytes", 1)  # the log is full
+    assert job.offer(old) == [FULL]
+    if live:
+        old.skip()
+        assert job.offer(old) == [FULL]
+    assert len(job.pixel_keys()) == 2
+    take_over(job, clock)
+    assert len(job.pixel_keys()) == (1 if live else 0)
+
+
+# -- a full bus -------------------------------------------------------------------------------------------------------
+
+
+def test_lossless_waits_at_max_in_flight_and_goes_on_after_a_commit(bus: Bus) -> None:
+    job = Job(bus, max_in_flight=3)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    assert job.offer(writer, 4) == [ACCEPTED, ACCEPTED, ACCEPTED, FULL]
+    job.answer(queue, queue.read(3))
+    assert job.offer(writer) == [FULL]  # inferred is not committed
+    job.commit(log, 1)
+    assert job.offer(writer, 2) == [ACCEPTED, FULL]
+    assert job.state("last") == "4"
+
+
+def test_latest_drops_the_oldest_undelivered_frame_and_writes_its_gap(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer = job.writer()
+    assert job.offer(writer, 5) == [ACCEPTED] * 5
+    assert job.frames() == [4, 5]
+    assert job.gaps() == [(1, 1, "overflow", 1), (2, 2, "overflow", 1), (3, 3, "overflow", 1)]
+    assert len(job.pixel_keys()) == 2
+
+
+def test_latest_leaves_delivered_frames_alone(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer, queue = job.writer(), job.queue()
+    job.offer(writer, 2)
+    held = queue.read(2)
+    job.offer(writer, 4)
+    assert job.frames() == [1, 2, 5, 6]
+    assert [gap[:2] for gap in job.gaps()] == [(3, 3), (4, 4)]
+    assert job.answer(queue, held) == [True, True]
+
+
+def test_skipped_numbers_become_one_gap_in_front_of_the_next_frame(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer, queue = job.writer(), job.queue()
+    job.offer(writer)
+    queue.read(1)
+    bus.client.hset(job.keys.state, "results_bytes", job.stream.log_bytes + 1)
+    for _ in range(3):
+        assert job.offer(writer) == [FULL]
+        writer.skip()
+    assert job.gaps() == []
+    bus.client.hset(job.keys.state, "results_bytes", 0)
+    assert writer.next_seq == 5
+    assert job.offer(writer, 2) == [ACCEPTED, ACCEPTED]
+    assert job.gaps() == [(2, 4, "overflow", 1)]
+    assert job.frames() == [1, 5, 6]
+    assert len(job.pixel_keys()) == 3
+
+
+def test_numbers_skipped_at_the_end_become_a_gap_too(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer = job.writer()
+    job.offer(writer)
+    writer.skip()
+    writer.skip()
+    job.end(writer)
+    *_, gap, end = job.messages()
+    assert (gap.from_seq, gap.to_seq) == (2, 3)
+    assert end.last_seq == 3
+    assert job.state("last") == "3"
+
+
+def test_pixels_that_redis_forgot_are_sent_again(bus: Bus) -> None:
+    job = Job(bus, max_in_flight=1)
+    writer, log = job.writer(), job.log()
+    assert job.offer(writer, 2) == [ACCEPTED, FULL]
+    bus.client.delete(*job.pixel_keys())
+    job.commit(log, 1)
+    assert job.offer(writer, 2) == [FULL, ACCEPTED]
+    assert len(job.pixel_keys()) == 1

@@ -1,0 +1,203 @@
+"""The bus under a server that is full, restarted, or denies something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from support.bus_parts import PIXELS, Clock, Job
+from support.redis_server import RedisServer
+
+from pipeline.bus import LOST_CONNECTION, Bus, Offer
+from pipeline.bus.lease import BEAT_INTERVAL_S
+from pipeline.errors import BusError
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
+    return own_redis(maxmemory="64mb")
+
+
+@pytest.fixture
+def own_bus(server: RedisServer) -> Iterator[Bus]:
+    bus = Bus(server.url)
+    yield bus
+    bus.close()
+
+
+def fill_memory(bus: Bus) -> None:
+    """As if others had filled the server: it refuses a byte more."""
+    bus.client.config_set("maxmemory", bus.client.info("memory")["used_memory"] // 2)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        bus.client.set("one more", "x")
+
+
+# -- at maxmemory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["lossless", "latest"])
+def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bus, clock: Clock, live: bool) -> None:
+    job = Job(own_bus, live=live)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer, 2)
+    held = queue.read(1)
+    fill_memory(own_bus)
+    assert job.offer(writer, 3) == [Offer.FULL] * 3
+    assert job.frames() == [1, 2]
+    assert len(job.pixel_keys()) == 2
+    assert job.answer(queue, held) == [True]
+    (entry_id, message), *_ = log.read()
+    job.commit(log, 1, session=message.header.session, consumed=[entry_id])
+    fill_memory(own_bus)
+    job.commit(log, 2)  # consumes nothing, so frees nothing
+    assert job.result_ids() == ["1-0", "2-0"]
+    clock.now_s += BEAT_INTERVAL_S
+    writer.lease.beat()
+    log.lease.beat()
+    log.lease.release()
+    assert own_bus.result_log(job.stream).lease.try_take()
+    assert writer.open().seq == 2
+    job.end(writer)
+    own_bus.set_status("cam1", phase="live", error="x" * 500)
+    own_bus.set_read("cam1", "jsonl", 1)
+    own_bus.beat("infer", "w1", "running")
+    own_bus.finish("cam1", 60)
+    assert set(own_bus.client.keys("*")) == {job.keys.results.encode(), b"ms:worker:infer:w1"}
+
+
+def test_a_skipped_frame_at_maxmemory_leaves_nothing(own_bus: Bus) -> None:
+    job = Job(own_bus, live=True)
+    writer = job.writer()
+    job.offer(writer)
+    limit = own_bus.client.config_get("maxmemory")["maxmemory"]
+    fill_memory(own_bus)
+    for _ in range(2):
+        assert job.offer(writer) == [Offer.FULL]
+        writer.skip()
+    own_bus.client.config_set("maxmemory", limit)
+    assert job.offer(writer) == [Offer.ACCEPTED]
+    assert job.gaps() == [(2, 3, "overflow", 1)]
+    assert len(job.pixel_keys()) == len(job.frames()) == 2
+
+
+def test_memory_that_frees_between_pixels_and_frame_makes_no_frame_without_pixels(own_bus: Bus) -> None:
+    job = Job(own_bus)
+    writer, queue = job.writer(), job.queue()
+    header = job.header(writer)
+    reply = writer._send("frame", b"", job.keys.pixels(writer.session, header.frame_seq))  # as after a refused SET
+    assert reply[0] == b"unset"
+    assert job.frames() == []
+    assert job.offer(writer) == [Offer.ACCEPTED]
+    assert queue.read(1)[0].pixels == PIXELS.tobytes()
+
+
+def test_a_job_that_does_not_fit_is_one_line(own_bus: Bus) -> None:
+    fill_memory(own_bus)
+    with pytest.raises(BusError, match=r"is full: raise its maxmemory, or give another --redis-url"):
+        Job(own_bus)
+    assert own_bus.client.keys("*cam1*") == []
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------------
+
+
+def test_scripts_are_loaded_again_when_the_server_forgot_them(bus: Bus) -> None:
+    job = Job(bus)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    bus.client.script_flush()
+    assert job.offer(writer) == [Offer.ACCEPTED]
+    bus.client.script_flush()
+    assert job.answer(queue, queue.read(1)) == [True]
+    bus.client.script_flush()
+    job.commit(log, 1)
+    bus.client.script_flush()
+    bus.set_status("cam1", phase="live")
+    assert job.result_ids() == ["1-0"]
+
+
+def test_a_lost_server_raises_what_workers_wait_for(server: RedisServer, own_bus: Bus) -> None:
+    job = Job(own_bus)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    queue.reload()
+    server.kill()
+    calls: list[Callable[[], object]] = [
+        lambda: job.offer(writer),
+        lambda: queue.read(1),
+        queue.read_owed,
+        lambda: queue.wait(0.1),
+        log.load,
+        log.read,
+        lambda: job.commit(log, 1),
+        lambda: own_bus.set_status("cam1", phase="live"),
+        lambda: own_bus.beat("infer", "w1", "running"),
+        own_bus.clock.now_ns,
+    ]
+    for call in calls:
+        with pytest.raises(LOST_CONNECTION):
+            call()
+
+
+def test_with_aof_a_job_goes_on_after_the_server_was_killed(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis(aof="always")
+    bus = Bus(server.url)
+    job = Job(bus)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer, 4)
+    job.answer(queue, queue.read(2))
+    job.commit(log, 1)
+    server.restart()
+    position = log.load()
+    assert position is not None
+    assert (position.seq, position.last, position.log_id) == (1, 4, job.log_id)
+    queue.reload()
+    assert queue.read_owed() is None
+    job.answer(queue, queue.read(4))
+    for seq in (2, 3, 4):
+        job.commit(log, seq)
+    assert job.offer(writer) == [Offer.ACCEPTED]
+    assert job.covered() == [1, 2, 3, 4]
+    bus.close()
+
+
+def test_a_server_that_hangs_is_a_lost_connection(
+    server: RedisServer, own_bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.bus.connection.REPLY_TIMEOUT_S", 0.3)
+    bus = Bus(server.url)
+    bus.check()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LOST_CONNECTION):
+            bus.streams()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        bus.close()
+
+
+# -- rights -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_user_without_rights_on_channels_are_in_the_log(server: RedisServer, own_bus: Bus) -> None:
+    own_bus.client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "resetchannels")
+    bus = Bus(server.url.replace("unix://", "unix://worker:pw@"))
+    job = Job(bus)
+    writer, log = job.writer(), job.log()
+    job.offer(writer, 2)
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        bus.client.publish(job.keys.channel, "x")
+    job.commit(log, 1)
+    job.commit(log, 1)
+    job.commit(log, 2)
+    assert job.covered() == [1, 2]
+    assert job.state("seq") == "2"
+    bus.close()
+
+
+def test_the_clock_of_the_server_is_close_to_ours(bus: Bus) -> None:
+    assert abs(bus.clock.now_ns() - time.time_ns()) < 50_000_000
+    first, second = bus.clock.now_ns(), bus.clock.now_ns()
+    assert 0 < second - first < 50_000_000

@@ -1,0 +1,153 @@
+"""Jobs on the bus: how one begins, what it replaces, what it leaves; and servers that cannot be used."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.bus_parts import Clock, Job, stream_config
+from support.redis_server import RedisServer
+
+from pipeline.bus import Bus, redact_url
+from pipeline.errors import BusError, FencedError
+
+
+@pytest.mark.parametrize("role", ["decode", "track"])
+def test_a_stream_id_in_use_cannot_be_begun_again(bus: Bus, clock: Clock, role: str) -> None:
+    job = Job(bus)
+    lease = job.writer().lease if role == "decode" else job.log().lease
+    clock.when_asleep = lease.beat
+    with pytest.raises(BusError, match=r"'cam1' is in use .* --stream-id"):
+        Job(bus)
+    assert job.state("log_id") == job.log_id
+
+
+def test_a_dead_job_is_replaced_with_all_it_left(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer, 4)
+    job.answer(queue, queue.read(2))
+    job.commit(log, 1)
+    again = Job(bus)
+    assert again.log_id != job.log_id
+    assert (job.frames(), job.messages(), job.results(), job.pixel_keys()) == ([], [], [], [])
+    assert (job.state("last"), job.state("seq")) == ("0", "0")
+    with pytest.raises(FencedError):
+        job.offer(writer)
+
+
+def test_a_finished_job_leaves_its_results_for_a_while(bus: Bus) -> None:
+    job = Job(bus, sinks=["jsonl"])
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer, 3)
+    job.answer(queue, queue.read(1))
+    job.commit(log, 1)
+    bus.set_status("cam1", phase="live")
+    bus.finish("cam1", 60)
+    assert bus.client.keys("*") == [job.keys.results.encode()]
+    assert 0 < bus.client.ttl(job.keys.results) <= 60
+    bus.set_status("cam1", phase="ended")  # by a worker that is late
+    bus.set_read("cam1", "jsonl", 1)
+    assert bus.client.keys("*") == [job.keys.results.encode()]
+
+
+def test_a_job_that_lost_its_stream_id_does_not_finish_the_one_that_took_it(bus: Bus, redis_url: str) -> None:
+    Job(bus)
+    other = Bus(redis_url)
+    taken = Job(other)
+    bus.finish("cam1", 60)
+    assert taken.state("log_id") == taken.log_id
+    assert list(bus.streams()) == ["cam1"]
+    other.finish("cam1", 60)
+    assert bus.streams() == {}
+    other.close()
+
+
+def test_a_late_sink_holds_the_log_from_then_on(bus: Bus) -> None:
+    job = Job(bus)
+    assert bus.add_sink("cam1", "jsonl")
+    assert bus.add_sink("cam1", "jsonl")
+    assert (job.state("sinks"), job.state("sink:jsonl")) == ("jsonl", "0")
+    assert not bus.add_sink("cam2", "jsonl")
+
+
+def test_the_desired_state_is_what_was_begun(bus: Bus) -> None:
+    job = Job(bus, stride=2)
+    assert bus.streams() == {"cam1": job.stream}
+    assert bus.stream("cam1") == stream_config("cam1", stride=2)
+    assert bus.stream("cam2") is None
+    assert bus.log_id("cam1") == job.log_id
+
+
+def test_status_of_a_stream(bus: Bus) -> None:
+    job = Job(bus, sinks=["jsonl"])
+    writer, log = job.writer(), job.log()
+    job.offer(writer, 3)
+    job.commit(log, 1)
+    bus.set_status("cam1", phase="live", num_frames=1, num_frames_expected="", **{"gap:stale": 2})
+    bus.set_read("cam1", "jsonl", 1)
+    (status,) = bus.stream_statuses()
+    assert (status.phase, status.last_seq, status.seq, status.num_frames) == ("live", 3, 1, 1)
+    assert (status.gaps, status.sinks, status.num_frames_expected) == ({"stale": 2}, {"jsonl": 1}, None)
+
+
+def test_heartbeats_of_workers(bus: Bus) -> None:
+    bus.beat("infer", "w1", "starting", detail="loading street")
+    bus.beat("infer", "w1", "running", counters={"frames": 3.0})
+    (worker,) = bus.worker_statuses()
+    assert (worker.role, worker.name, worker.state, worker.counters["frames"]) == ("infer", "w1", "running", 3.0)
+    assert 0 < bus.client.ttl("ms:worker:infer:w1") <= 30
+    bus.forget_worker("infer", "w1")
+    assert bus.worker_statuses() == []
+
+
+# -- servers that cannot be used --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost:6379", "localhost", "redis://host:port", "redis://[::1", "redis://localhost/?colour=red"],
+)
+def test_a_wrong_url_is_one_line(url: str) -> None:
+    with pytest.raises(BusError, match=r"expected redis://HOST:PORT/DB") as caught:
+        Bus(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    for url in (f"redis://:secret@127.0.0.1:{port}", f"unix://{tmp_path}/none.sock?password=secret"):
+        bus = Bus(url)
+        with pytest.raises(BusError, match=r"^no Redis at .*; start one there") as caught:
+            bus.check()
+        assert "\n" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_wrong_credentials_are_one_line(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    with server.client() as client:
+        client.config_set("requirepass", "right")
+    bus = Bus(f"{server.url}?password=wrong")
+    with pytest.raises(BusError, match="refuses the credentials") as caught:
+        bus.check()
+    assert "wrong" not in str(caught.value).replace("WRONGPASS", "")
+    bus.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:pw@host/1", "redis://:***@host/1"),
+        ("rediss://me:p@ss:w/rd@host:1/1", "rediss://me:***@host:1/1"),
+        ("redis://me@host", "redis://me@host"),
+        ("unix:///run/redis.sock?db=1&password=pw", "unix:///run/redis.sock?db=1&password=***"),
+        ("unix://me:pw@/run/redis.sock", "unix://me:***@/run/redis.sock"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    assert redact_url(url) == shown

@@ -1,0 +1,291 @@
+"""The tracker's rules: results in order, each once, and a log that forgets only what was read."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from support import result_samples
+from support.bus_parts import Clock, Job
+
+from pipeline.bus import Bus, Offer, PositionMovedError, ResultLog
+from pipeline.bus.lease import LEASE_S
+from pipeline.contract.results import AnyResult, FrameResult, encode_result
+from pipeline.errors import FencedError
+
+ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
+FRAME_BYTES = len(encode_result(result_samples.frame(100, log_id="0" * 16)))
+"""of one result of these tests, about"""
+
+
+def running(bus: Bus, **options: object) -> tuple[Job, ResultLog]:
+    """A job with three frames inferred and a tracker that has read them."""
+    job = Job(bus, **options)  # type: ignore[arg-type]
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    job.offer(writer, 3)
+    job.answer(queue, queue.read(3))
+    return job, log
+
+
+# -- commits ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_moves_everything_in_one_step(bus: Bus) -> None:
+    job, log = running(bus)
+    (entry_id, message), *_ = log.read()
+    with bus.client.pubsub() as channel:
+        channel.subscribe(job.keys.channel)
+        channel.get_message(timeout=1.0)
+        job.commit(log, 1, session=message.header.session, consumed=[entry_id])
+        published = channel.get_message(timeout=1.0)
+    assert job.results() == [job.result(1)]
+    assert published["data"] == encode_result(job.result(1))
+    assert [message.header.frame_seq for message in job.messages()] == [2, 3]
+    position = log.load()
+    assert position is not None
+    assert (position.seq, position.last, position.checkpoint) == (1, 3, b"checkpoint 1")
+    assert (position.log_id, position.ended) == (job.log_id, False)
+
+
+def test_a_commit_repeated_after_a_lost_reply_is_accepted_once(bus: Bus) -> None:
+    job, log = running(bus)
+    job.commit(log, 1)
+    job.commit(log, 1)
+    assert job.result_ids() == ["1-0"]
+    job.commit(log, 2)
+    assert job.result_ids() == ["1-0", "2-0"]
+
+
+def test_a_second_copy_of_a_result_is_refused_by_redis_itself(bus: Bus) -> None:
+    job, log = running(bus)
+    job.commit(log, 1)
+    with pytest.raises(redis.ResponseError, match="equal or smaller"):
+        bus.client.xadd(job.keys.results, {"j": b"{}"}, id="1-0")
+
+
+def test_companions_follow_their_frame(bus: Bus) -> None:
+    job, log = running(bus)
+    end = result_samples.end(1, log_id=job.log_id)
+    epoch = result_samples.epoch(1, log_id=job.log_id)
+    log.commit(
+        seq_before=0,
+        seq_after=1,
+        session="",
+        results=[("1-0", job.result(1)), ("1-1", epoch)],
+        consumed=[],
+        checkpoint=b"",
+    )
+    log.commit(
+        seq_before=1, seq_after=1, session="", results=[("1-2", end)], consumed=[], checkpoint=b"", ended="finished"
+    )
+    assert job.result_ids() == ["1-0", "1-1", "1-2"]
+    assert job.results() == [job.result(1), epoch, end]
+    position = log.load()
+    assert position is not None
+    assert position.ended
+
+
+def test_a_tracker_that_was_replaced_cannot_write(bus: Bus, clock: Clock) -> None:
+    job, old = running(bus)
+    job.commit(old, 1)
+    new = bus.result_log(job.stream)
+    assert not new.lease.try_take()
+    clock.now_s += LEASE_S
+    assert new.lease.try_take()
+    with pytest.raises(FencedError, match="cam1"):
+        job.commit(old, 2)
+    position = new.load()
+    assert position is not None
+    assert (position.seq, position.checkpoint) == (1, b"checkpoint 1")
+    assert [message.header.frame_seq for _, message in new.read()] == [1, 2, 3]
+    job.commit(new, 2)
+    assert job.covered() == [1, 2]
+
+
+WRONG = {
+    "behind the position": (0, 1, ["1-0"]),
+    "a number left out": (2, 3, ["3-0"]),
+    "beyond what was given": (1, 4, ["4-0"]),
+    "an id that is there": (1, 2, ["1-0", "2-0"]),
+    "ids in the wrong order": (1, 3, ["3-0", "2-0"]),
+    "an id twice": (1, 2, ["2-0", "2-0"]),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "ids"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_commit_writes_nothing(bus: Bus, before: int, after: int, ids: list[str]) -> None:
+    job, log = running(bus)
+    (entry_id, _), *_ = log.read()
+    job.commit(log, 1)
+    results: list[tuple[str, AnyResult]] = [(entry, job.result(after)) for entry in ids]
+    if before == 0:
+        results[0] = ("1-1", job.result(1))
+    with pytest.raises(PositionMovedError):
+        log.commit(
+            seq_before=before,
+            seq_after=after,
+            session="",
+            results=results,
+            consumed=[entry_id],
+            checkpoint=b"wrong",
+        )
+    assert job.result_ids() == ["1-0"]
+    assert len(job.messages()) == 3
+    assert (job.state("seq"), job.state("tracker")) == ("1", "checkpoint 1")
+
+
+def test_a_result_of_an_old_decode_session_is_refused(bus: Bus, clock: Clock) -> None:
+    job, log = running(bus)
+    (entry_id, message), *_ = log.read()
+    bus.client.hset(job.keys.state, "session", "another")
+    with pytest.raises(PositionMovedError):
+        job.commit(log, 1, session=message.header.session, consumed=[entry_id])
+    assert job.results() == []
+
+
+def test_numbers_of_a_file_reopened_meanwhile_are_not_called_lost(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    writer, log = job.writer(), job.log()
+    job.offer(writer, 3)
+    last = log.last_given()
+    clock.now_s += LEASE_S
+    other = bus.frame_writer(job.stream)
+    other.lease.try_take()
+    clock.now_s += LEASE_S
+    assert other.lease.try_take()
+    other.open()
+    assert log.first_present(1) is None
+    job.offer(other, last)
+    with pytest.raises(PositionMovedError):
+        log.commit(
+            seq_before=0,
+            seq_after=last,
+            session="",
+            results=[(f"{last}-0", result_samples.gap(1, last, "lost"))],
+            consumed=[],
+            checkpoint=b"",
+        )
+
+
+def test_where_a_number_still_is(bus: Bus) -> None:
+    job = Job(bus, live=True)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    assert log.first_present(1) is None
+    job.offer(writer, 5)  # 1 to 3 are gaps, 4 and 5 are frames
+    assert log.first_present(1) == 1
+    log.discard([entry_id for entry_id, message in log.read() if message.to_seq < 3])
+    assert log.first_present(1) == 3
+    assert log.first_present(4) == 4
+    job.answer(queue, queue.read(1))
+    assert log.first_present(4) == 4
+    assert log.first_present(6) is None
+    assert log.last_given() == 5
+
+
+def test_reading_goes_on_behind_what_was_read(bus: Bus) -> None:
+    _, log = running(bus)
+    assert len(log.read()) == 3
+    assert log.read() == []
+    log.load()
+    assert len(log.read()) == 3
+
+
+def test_no_job_is_no_position(bus: Bus) -> None:
+    job = Job(bus)
+    log = job.log()
+    bus.client.flushall()
+    assert log.load() is None
+    with pytest.raises(FencedError):
+        job.commit(log, 1)
+
+
+# -- the cap of the log -----------------------------------------------------------------------------------------------
+
+
+def fill(job: Job, log: ResultLog, to_seq: int, from_seq: int = 1) -> None:
+    """Frames go through the bus and into the log, one at a time."""
+    job.bus.client.hset(job.keys.state, "last", to_seq)
+    for seq in range(from_seq, to_seq + 1):
+        job.commit(log, seq)
+
+
+def log_bytes(job: Job) -> int:
+    return sum(len(fields[b"j"]) for _, fields in job.bus.client.xrange(job.keys.results))
+
+
+def test_without_readers_the_log_keeps_its_bytes(bus: Bus) -> None:
+    job = Job(bus, log_bytes=10 * FRAME_BYTES)
+    log = job.log()
+    fill(job, log, 300)
+    assert job.covered()[-1] == 300
+    assert 8 <= len(job.result_ids()) <= 10
+    assert job.state("results_bytes") == str(log_bytes(job))
+
+
+def test_the_log_never_forgets_what_the_slowest_reader_has_not_read(bus: Bus) -> None:
+    job = Job(bus, sinks=["jsonl", "video"], log_bytes=10 * FRAME_BYTES)
+    log = job.log()
+    fill(job, log, 100)
+    assert job.covered() == list(range(1, 101))
+    bus.set_read("cam1", "jsonl", 100)
+    bus.set_read("cam1", "video", 60)
+    fill(job, log, 101, from_seq=101)
+    assert job.covered() == list(range(61, 102))
+    bus.set_read("cam1", "video", 101)
+    fill(job, log, 102, from_seq=102)
+    assert 8 <= len(job.result_ids()) <= 10
+
+
+def test_companions_go_with_their_number(bus: Bus) -> None:
+    job = Job(bus, sinks=["jsonl"], log_bytes=1)
+    log = job.log()
+    fill(job, log, 1)
+    for companion in (1, 2):
+        log.commit(
+            seq_before=1,
+            seq_after=1,
+            session="",
+            results=[(f"1-{companion}", result_samples.epoch(1))],
+            consumed=[],
+            checkpoint=b"",
+        )
+    bus.set_read("cam1", "jsonl", 1)
+    fill(job, log, 2, from_seq=2)
+    assert job.result_ids() == ["1-2", "2-0"]  # the newest of before stays, so that a repeated commit is known
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["lossless", "latest"])
+def test_a_full_log_stops_the_decoder_until_the_reader_has_read(bus: Bus, live: bool) -> None:
+    job = Job(bus, live=live, sinks=["jsonl"], log_bytes=5 * FRAME_BYTES)
+    writer, queue, log = job.writer(), job.queue(), job.log()
+    seq = 0
+    while job.offer(writer) == [ACCEPTED]:
+        job.answer(queue, queue.read(1))
+        seq += 1
+        job.commit(log, seq)
+    assert seq in (5, 6)
+    bus.set_read("cam1", "jsonl", 0)
+    assert job.offer(writer) == [FULL]
+    # nothing is in flight, so no commit will trim the log: the decoder itself has to find the way out
+    bus.set_read("cam1", "jsonl", seq - 1)
+    assert job.offer(writer) == [ACCEPTED]
+    assert job.covered()[0] > 1
+    assert job.state("results_bytes") == str(log_bytes(job))
+
+
+def test_what_a_reader_far_behind_has_read_goes_at_once(bus: Bus) -> None:
+    job = Job(bus, sinks=["jsonl"], log_bytes=5 * FRAME_BYTES)
+    writer, log = job.writer(), job.log()
+    fill(job, log, 200)
+    writer.open()
+    assert job.offer(writer) == [FULL]
+    bus.set_read("cam1", "jsonl", 200)
+    assert job.offer(writer) == [ACCEPTED]
+    assert len(job.result_ids()) <= 5
+
+
+def test_results_carry_what_was_committed(bus: Bus) -> None:
+    job, log = running(bus)
+    job.commit(log, 1)
+    (result,) = job.results()
+    assert isinstance(result, FrameResult)
+    assert (result.stream_id, result.log_id) == ("cam1", job.log_id)

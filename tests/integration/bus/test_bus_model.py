@@ -1,0 +1,243 @@
+"""Random sequences of everything that can happen to a job; whatever the order, the log covers every number once."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import result_samples
+from support.bus_parts import Clock, Job
+from support.redis_server import RedisServer
+
+from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, PositionMovedError, QueuedFrame, ResultLog, span
+from pipeline.bus.frame_queue import INFER_LEASE_S
+from pipeline.bus.lease import LEASE_S
+from pipeline.contract.results import AnyResult
+from pipeline.contract.wire import BusMessage, FrameDetections, SourceEnd
+from pipeline.errors import FencedError
+
+NUM_STEPS = 1000
+
+
+class World:
+    """A decoder, two infer workers and a tracker of one job, each of which may die at any step."""
+
+    def __init__(self, bus: Bus, clock: Clock, *, live: bool, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.clock = clock
+        self.live = live
+        self.job = Job(bus, live=live, sinks=["jsonl"], max_in_flight=6, log_bytes=1 << 30)
+        self.ghosts: list[Callable[[], object]] = []
+        self.held: dict[str, list[QueuedFrame]] = {}
+        self.inferred: list[int] = []
+        self.start_decoder()
+        self.start_tracker()
+        self.queues: dict[str, FrameQueue] = {}
+        for name in ("w1", "w2"):
+            self.start_worker(name)
+
+    # -- starts and deaths ---------------------------------------------------------------------------------------------
+
+    def take(self, end: FrameWriter | ResultLog) -> None:
+        while not end.lease.try_take():
+            self.clock.now_s += LEASE_S
+
+    def start_decoder(self) -> None:
+        self.writer = self.job.bus.frame_writer(self.job.stream)
+        self.take(self.writer)
+        self.writer.open()
+
+    def kill_decoder(self) -> None:
+        old, header = self.writer, self.job.header(self.writer)
+        self.ghosts.append(lambda: old.offer(header, memoryview(b"x" * 768)))
+        self.start_decoder()
+
+    def start_tracker(self) -> None:
+        self.log = self.job.bus.result_log(self.job.stream)
+        self.take(self.log)
+        self.load()
+
+    def load(self) -> None:
+        position = self.log.load()
+        assert position is not None
+        self.seq, self.waiting = position.seq, {}
+
+    def kill_tracker(self) -> None:
+        old, seq = self.log, self.seq
+        self.ghosts.append(lambda: self.job.commit(old, seq + 1))
+        self.start_tracker()
+
+    def start_worker(self, name: str) -> None:
+        self.queues[name] = self.job.bus.frame_queue(name)
+        self.queues[name].set_streams(["cam1"])
+        self.held[name] = []
+
+    def kill_worker(self) -> None:
+        name = self.random.choice(list(self.queues))
+        old, held = self.queues[name], self.held[name]
+        if self.random.random() < 0.5:
+            self.ghosts.append(lambda: self.job.answer(old, held))
+        self.start_worker(name)
+
+    def lose_worker(self) -> None:
+        """It dies and does not come back under its name, so the others have to claim."""
+        name = self.random.choice(list(self.queues))
+        self.queues.pop(name)
+        self.start_worker(f"w{self.random.randrange(1000)}")
+        self.clock.now_s += INFER_LEASE_S
+
+    def rise_from_the_dead(self) -> None:
+        """What a paused process does when it wakes up after somebody took its place."""
+        if self.ghosts:
+            ghost = self.ghosts.pop(self.random.randrange(len(self.ghosts)))
+            try:
+                ghost()
+            except (FencedError, PositionMovedError):
+                return
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def offer(self) -> None:
+        for _ in range(self.random.randint(1, 4)):
+            if self.job.offer(self.writer) == [Offer.FULL] and self.live:
+                self.writer.skip()
+
+    def squeeze(self) -> None:
+        """The log is full for a moment, so that a live decoder skips."""
+        self.job.bus.client.hincrby(self.job.keys.state, "results_bytes", 1 << 40)
+        self.offer()
+        self.job.bus.client.hincrby(self.job.keys.state, "results_bytes", -(1 << 40))
+
+    def read(self) -> None:
+        name = self.random.choice(list(self.queues))
+        if not self.held[name]:
+            owed = self.queues[name].read_owed()
+            self.held[name] = [owed] if owed else self.queues[name].read(self.random.randint(1, 4))
+
+    def answer(self) -> None:
+        name = self.random.choice(list(self.queues))
+        held = self.held[name]
+        self.random.shuffle(held)
+        while held:
+            self.job.answer(self.queues[name], [held.pop()])
+            if self.random.random() < 0.2:
+                return
+
+    def track(self) -> None:
+        try:
+            for entry_id, message in self.log.read():
+                self.hold(entry_id, message)
+            while (found := self.waiting.pop(self.seq + 1, None)) is not None:
+                self.commit(*found)
+                if self.random.random() < 0.1:
+                    return
+        except PositionMovedError:
+            self.load()
+
+    def hold(self, entry_id: bytes, message: BusMessage) -> None:
+        first, last = span(message)
+        if last <= self.seq or isinstance(message, SourceEnd):
+            self.log.discard([entry_id])
+        else:
+            self.waiting[max(first, self.seq + 1)] = (entry_id, message)
+
+    def commit(self, entry_id: bytes, message: BusMessage) -> None:
+        _, last = span(message)
+        result: AnyResult = self.job.result(last)
+        if not isinstance(message, FrameDetections):
+            result = result_samples.gap(self.seq + 1, last, message.cause)
+        times = 2 if self.random.random() < 0.1 else 1  # a reply is lost, the commit is said again
+        for _ in range(times):
+            self.log.commit(
+                seq_before=self.seq,
+                seq_after=last,
+                session=message.session if not isinstance(message, FrameDetections) else message.header.session,
+                results=[(f"{last}-0", result)],
+                consumed=[entry_id],
+                checkpoint=b"",
+            )
+        self.seq = last
+
+    def steps(self) -> list[Callable[[], None]]:
+        rare = [self.kill_decoder, self.kill_tracker, self.kill_worker, self.lose_worker, self.squeeze]
+        return [*[self.offer, self.read, self.answer, self.track] * 12, *rare, self.rise_from_the_dead]
+
+    def finish(self) -> None:
+        """Nobody dies any more; everything in flight is brought home."""
+        for _ in range(200):
+            self.clock.now_s += INFER_LEASE_S
+            for name in self.queues:
+                self.held[name] = []
+                self.queues[name].reload()
+                while (owed := self.queues[name].read_owed()) is not None:
+                    self.job.answer(self.queues[name], [owed])
+                self.job.answer(self.queues[name], self.queues[name].read(16))
+            self.track()
+            if self.seq == self.log.last_given():
+                return
+        raise AssertionError(f"stands still at {self.seq} of {self.log.last_given()}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+def test_frames_and_gaps_cover_every_number_once_and_in_order(bus: Bus, clock: Clock, live: bool, seed: int) -> None:
+    world = World(bus, clock, live=live, seed=seed)
+    for step in range(NUM_STEPS):
+        world.random.choice(world.steps())()
+        if step % 10:
+            continue
+        covered = world.job.covered()
+        assert covered == list(range(1, len(covered) + 1)), f"after step {step}"
+    world.finish()
+    covered = world.job.covered()
+    assert covered == list(range(1, int(world.job.state("last") or 0) + 1))
+    assert len(covered) > 50
+    assert world.job.frames() == []
+    assert len(world.job.pixel_keys()) <= 1  # of a frame that the decoder holds ready
+    bus.finish("cam1", 60)
+    assert world.job.pixel_keys() == []
+
+
+def test_a_server_that_goes_back_in_time_loses_no_number(own_redis: Callable[..., RedisServer], clock: Clock) -> None:
+    """Killed again and again, each time with another piece of the AOF's end missing, as after a power cut."""
+    server = own_redis(aof="always")
+    bus = Bus(server.url)
+    world = World(bus, clock, live=False, seed=7)
+    kept_bytes = newest_aof(server).stat().st_size
+    for _ in range(6):
+        for _ in range(60):
+            world.random.choice([world.offer, world.read, world.answer, world.track])()
+        server.kill()
+        with newest_aof(server).open("r+b") as file:
+            size = file.seek(0, 2)
+            file.truncate(max(kept_bytes, size - world.random.randint(1, 4000)))
+        server.start()
+        rewrite_aof(bus)
+        kept_bytes = newest_aof(server).stat().st_size
+        world.writer.open()
+        world.load()
+        for name in world.queues:
+            world.start_worker(name)
+    world.finish()
+    covered = world.job.covered()
+    assert covered == list(range(1, len(covered) + 1))
+    assert len(covered) > 30
+    bus.close()
+
+
+def newest_aof(server: RedisServer) -> Path:
+    """The file that the server appends to."""
+    return max(server.folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def rewrite_aof(bus: Bus) -> None:
+    """What has to be done after an unclean start, before anything is written behind a torn end."""
+    bus.client.bgrewriteaof()
+    while True:
+        info = bus.client.info("persistence")
+        if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+            return
+        time.sleep(0.01)

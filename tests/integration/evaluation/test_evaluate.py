@@ -1,0 +1,236 @@
+"""`evaluate coco` and `evaluate video` on drawn pictures, by the packaged model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.coco.precision import FIGURES
+from pipeline.engine.architectures import build
+from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH
+from pipeline.synthetic import SceneConfig
+from pipeline.training.scene_data import write_scene_data
+
+WIDTH, HEIGHT = 320, 180
+NUM_PICTURES = 3
+BOX_MODEL = "fasterrcnn_mobilenet_v3_large_320_fpn"
+LABELS = ["person", "bicycle", "car"]
+Run = Callable[..., tuple[int, str, str]]
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with val.json and its pictures."""
+    folder = tmp_path_factory.mktemp("data") / "scene"
+    write_scene_data(folder, (1, NUM_PICTURES), (WIDTH, HEIGHT), 0)
+    return folder
+
+
+def changed(scene_data: Path, folder: Path, change: Change) -> Path:
+    """The annotations, changed, in another folder than their pictures."""
+    content = json.loads((scene_data / "val.json").read_text())
+    change(content)
+    path = folder / "changed.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+# -- coco -------------------------------------------------------------------------------------------------------------
+
+
+def test_coco_as_json_and_as_files(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    code, out, err = run(
+        "evaluate", "coco", "--data", scene_data / "val.json", "--model", "street", "--json", "--output", output
+    )
+    assert (code, err) == (0, f"written to {output}\n")
+    metrics = json.loads(out)
+    assert metrics == json.loads((output / "metrics.json").read_text())
+    assert (metrics["model"], metrics["num_pictures"], metrics["left_out_classes"]) == ("street", NUM_PICTURES, [])
+    assert list(metrics["classes"]) == LABELS
+    assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 10
+    for kind in ("box", "mask"):
+        assert list(metrics[kind]) == list(FIGURES)
+        assert 0.02 < metrics[kind]["AP"] < metrics[kind]["AP50"] < 1
+    for name in ("iou", "dice"):
+        known = [row[name] for row in metrics["classes"].values()]
+        assert metrics[f"mean_{name}"] == pytest.approx(sum(known) / len(known), abs=1e-6)
+    assert metrics["pictures_per_s"] > 0
+    assert metrics["engine_ms"] > 0
+
+    detections = json.loads((output / "detections.json").read_text())
+    assert {entry["image_id"] for entry in detections} == {
+        image["id"] for image in json.loads((scene_data / "val.json").read_text())["images"]
+    }
+    assert {entry["category_id"] for entry in detections} <= {1, 2, 3}
+    assert detections[0]["segmentation"]["size"] == [HEIGHT, WIDTH]
+
+    band = CAPTION_PX + TILE_WH[0] * HEIGHT // WIDTH + GAP_PX
+    for name in ("worst", "best"):
+        with Image.open(output / f"{name}.png") as sheet:
+            sheet.load()
+            assert sheet.size == (2 * TILE_WH[0] + GAP_PX, HEADING_PX + NUM_PICTURES * band)
+
+
+def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
+    run: Run, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    data = changed(
+        scene_data,
+        tmp_path,
+        lambda content: (
+            content["categories"].append({"id": 90, "name": "tree"}),
+            content["annotations"].append({**content["annotations"][0], "id": 999, "category_id": 90}),
+            [entry.pop("area", None) for entry in content["annotations"]],
+        ),
+    )
+    code, out, err = run("evaluate", "coco", "--data", data, "--images", scene_data, "--model", "street", "--num", 1)
+    assert (code, err) == (0, "")
+    assert out.startswith("street (")
+    assert " on 1 picture of " in out
+    assert "Left out, as street does not know them: tree." in out
+    for word in (*FIGURES, *LABELS, "IoU", "Dice", "pictures/s"):
+        assert word in out, word
+    assert max(map(len, out.splitlines()[1:])) <= 120
+
+
+def test_data_without_masks_give_figures_of_boxes(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    data = changed(
+        scene_data, tmp_path, lambda content: [entry.pop("segmentation") for entry in content["annotations"]]
+    )
+    arguments = ("evaluate", "coco", "--data", data, "--images", scene_data, "--model", "street", "--num", 1)
+    code, out, _ = run(*arguments, "--json", "--output", tmp_path / "report")
+    metrics = json.loads(out)
+    assert (code, metrics["mask"], metrics["mean_iou"]) == (0, None, None)
+    assert metrics["no_masks"] == "annotations in changed.json have no segmentation"
+    assert metrics["box"]["AP"] is not None
+    assert "segmentation" not in json.loads((tmp_path / "report" / "detections.json").read_text())[0]
+
+
+@pytest.fixture(scope="module")
+def box_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network that takes everything for a person."""
+    torch.manual_seed(0)
+    network = build(BOX_MODEL, 91)
+    with torch.no_grad():
+        network.roi_heads.box_predictor.cls_score.bias[1] = 4
+    path = tmp_path_factory.mktemp("weights") / "boxes.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_a_model_that_finds_boxes_alone(run: Run, scene_data: Path, tmp_path: Path, box_weights: Path) -> None:
+    arguments = ("--data", scene_data / "val.json", "--model", BOX_MODEL, "--weights", box_weights, "--num", 1)
+    code, out, _ = run("evaluate", "coco", *arguments, "--json", "--output", tmp_path / "report")
+    metrics = json.loads(out)
+    assert (code, metrics["mask"], metrics["mean_iou"]) == (0, None, None)
+    assert metrics["no_masks"] == f"model {BOX_MODEL} finds boxes alone"
+    assert metrics["box"]["AP"] is not None
+    detections = json.loads((tmp_path / "report" / "detections.json").read_text())
+    assert {entry["category_id"] for entry in detections} == {1}
+    with Image.open(tmp_path / "report" / "worst.png") as sheet:
+        assert np.any(np.all(np.asarray(sheet) == (255, 45, 45), axis=2)), "a false box is outlined in red"
+    code, out, _ = run("evaluate", "coco", *arguments)
+    assert (code, f"No figures of masks: model {BOX_MODEL} finds boxes alone." in out) == (0, True)
+
+
+MISTAKES: dict[str, tuple[Change, str]] = {
+    "not-coco": (lambda content: content.pop("images"), "not COCO JSON"),
+    "no-annotations": (lambda content: content["annotations"].clear(), "expected annotations of person, bicycle, car"),
+    "other-classes": (
+        lambda content: [entry.update(name=entry["name"] + " of wood") for entry in content["categories"]],
+        "model street knows none of their categories (person of wood,",
+    ),
+    "no-picture": (lambda content: content["images"][1].update(file_name="none.jpg"), "none.jpg is missing"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_data_is_one_line(run: Run, scene_data: Path, tmp_path: Path, name: str) -> None:
+    change, words = MISTAKES[name]
+    data = changed(scene_data, tmp_path, change)
+    code, out, err = run("evaluate", "coco", "--data", data, "--images", scene_data, "--model", "street")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert str(data) in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["coco"], "--data"),
+        (["coco", "--data", "none.json"], "none.json: there is no such file"),
+        (["coco", "--data", "VAL", "--images", "nowhere"], "--images nowhere: there is no such folder"),
+        (["coco", "--data", "VAL", "--model", "keypointrcnn_resnet50_fpn"], "finds keypoints, which are not evaluated"),
+        (["coco", "--data", "VAL", "--conf", "2"], "--conf"),
+        (["coco", "--data", "VAL", "--num", "0"], "--num"),
+        (["coco", "--data", "VAL", "--model", "street", "--weights", "none.pth"], "none.pth: there is no such file"),
+        (["video", "--size", "large"], "--size: expected WIDTHxHEIGHT"),
+        (["video", "--size", "321x180"], "width must be even"),
+        (["video", "--seconds", "0"], "--seconds: expected more than 0"),
+        (["video", "--fps", "0"], "fps must be above 0"),
+        (["video", "--seed", "-1"], "seed must not be negative"),
+        (["video", "--model", "keypointrcnn_resnet50_fpn"], "finds keypoints, which are not evaluated"),
+        (["nothing"], "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_one_line(
+    run: Run, scene_data: Path, tmp_path: Path, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(scene_data / "val.json") if argument == "VAL" else argument for argument in arguments]
+    code, out, err = run("evaluate", *given)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "report"
+    code, out, err = run("evaluate", "coco", "--data", scene_data / "val.json", "--model", "street", "--output", output)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"cannot write {output}" in err
+
+
+# -- video ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: object) -> None:
+    """The scene of the demo at a quarter of its pixels."""
+    output, (width, height) = tmp_path / "report", (480, 270)
+    code, out, err = run(
+        "evaluate", "video", "--size", f"{width}x{height}", "--model", "street",
+        "--json", "--output", output,
+    )  # fmt: skip
+    assert (code, err) == (0, f"written to {output}\n")
+    metrics = json.loads(out)
+    assert metrics == json.loads((output / "metrics.json").read_text())
+    seed = SceneConfig().seed
+    assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 250, "seed": seed}
+    assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 25
+    through, alone = metrics["pipeline"], metrics["engine_alone"]
+    for judged in (through, alone):
+        assert judged["num_objects"] == metrics["num_objects"]
+        assert judged["mask"]["AP50"] >= 0.7
+        assert judged["mota"] >= 0.8
+        lost = judged["num_missed"] + judged["num_false"] + judged["num_switches"]
+        assert judged["mota"] == pytest.approx(1 - lost / judged["num_objects"], abs=1e-6)
+    # frames that were numbered or scaled wrongly would share next to nothing with the truth
+    assert through["mask"]["AP50"] > 0.9 * alone["mask"]["AP50"]
+    assert (output / "scene.mp4").stat().st_size > 1000
+    for name in ("worst", "best"):
+        with Image.open(output / f"{name}.png") as sheet:
+            sheet.load()
+            band = CAPTION_PX + TILE_WH[0] * height // width + GAP_PX
+            assert sheet.height == HEADING_PX + 6 * band

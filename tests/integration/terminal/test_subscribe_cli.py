@@ -1,0 +1,146 @@
+"""`subscribe` in processes of its own beside a running job."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.pipeline_runs import (
+    ROOT,
+    Running,
+    covered,
+    end_of,
+    frames_of,
+    make_scene,
+    read_results,
+    run,
+    running,
+)
+from support.redis_server import RedisServer
+
+from pipeline.bus.embedded import ServerBinary
+from pipeline.contract.results import AnyResult, FrameResult, decode_result
+
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
+NUM_FRAMES = 30
+KILL_AT = 8
+"""number of the frame behind which the unlucky subscriber is killed"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A job that is over, and what those who watched it printed."""
+
+    server: RedisServer
+    folder: Path
+    results: list[AnyResult]
+    early: list[str]
+    late: list[str]
+    unlucky: list[str]
+    resumed: list[str]
+    resumed_behind: int
+    exit_codes: list[int]
+    complaints: list[str]
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What replays it."""
+        return ("subscribe", "street", "--from", "start", "--redis-url", self.server.url)
+
+
+@pytest.fixture(scope="module")
+def server(redis_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    socket_folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    server = RedisServer(redis_binary, tmp_path_factory.mktemp("redis"), socket_folder / "redis.sock", {})
+    yield server
+    server.kill()
+    shutil.rmtree(socket_folder)
+
+
+@pytest.fixture(scope="module")
+def watched(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Two subscribers wait for the job; one is killed in the middle; then one goes on for it, and another is new."""
+    folder, redis = tmp_path_factory.mktemp("subscribe"), ("--redis-url", server.url)
+    make_scene(folder / "street.mp4", NUM_FRAMES, width=320, height=180)
+    follow = ("subscribe", "street", "--from", "start", *redis)
+    with (
+        running(*follow, folder=folder) as early,
+        running(*follow, folder=folder) as unlucky,
+        running("street.mp4", "--output", "out", "--save", "jsonl", *redis, folder=folder) as job,
+    ):
+        unlucky.until(lambda: last_frame(unlucky) >= KILL_AT, what=f"frame {KILL_AT}")
+        unlucky.process.kill()
+        unlucky.wait()
+        seen = last_frame(unlucky)
+        behind = ("subscribe", "street", "--from", str(seen), *redis)
+        with running(*follow, folder=folder) as late, running(*behind, folder=folder) as resumed:
+            codes = [process.wait() for process in (job, early, late, resumed)]
+    results = read_results(folder / "out" / "street.jsonl")
+    complaints = [*early.err, *unlucky.err, *late.err, *resumed.err]
+    lines = (early.out, late.out, unlucky.out, resumed.out)
+    return Watched(server, folder, results, *lines, seen, codes, complaints)
+
+
+def last_frame(subscriber: Running) -> int:
+    return max((frame.frame_seq for frame in frames_of(decoded(list(subscriber.out)))), default=0)
+
+
+def decoded(lines: list[str]) -> list[AnyResult]:
+    return [decode_result(line) for line in lines]
+
+
+def test_from_start_replays_everything_in_order_and_goes_on_live(watched: Watched) -> None:
+    assert watched.exit_codes == [0, 0, 0, 0]
+    assert watched.complaints == []
+    assert covered(watched.results) == list(range(1, NUM_FRAMES + 1))
+    assert end_of(watched.results).reason == "finished"
+    assert decoded(watched.early) == watched.results
+    assert decoded(watched.late) == watched.results
+
+
+def test_killed_and_started_again_it_misses_and_repeats_nothing(watched: Watched) -> None:
+    seen = watched.resumed_behind
+    assert KILL_AT <= seen < NUM_FRAMES
+    upto = 1 + next(
+        index for index, one in enumerate(watched.results) if isinstance(one, FrameResult) and one.frame_seq == seen
+    )
+    assert decoded(watched.unlucky)[:upto] == watched.results[:upto]
+    assert decoded(watched.resumed) == watched.results[upto:]
+
+
+def test_as_text_each_message_is_a_line(watched: Watched) -> None:
+    text = run(*watched.command, "--format", "text", folder=watched.folder)
+    assert (text.code, text.err, len(text.out)) == (0, [], len(watched.results))
+    assert text.out[0].startswith("street #1 0.00 s: ")
+    assert text.out[-1].startswith(f"street #{NUM_FRAMES}: finished: {NUM_FRAMES} frames")
+
+
+def test_into_head_it_is_silent(watched: Watched) -> None:
+    command = shlex.join([sys.executable, str(ROOT / "run_pipeline.py"), *watched.command])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -n 2; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == watched.early[:2]
+
+
+def test_a_new_job_of_the_same_stream_id_replaces_the_log(watched: Watched) -> None:
+    again = run(
+        "street.mp4", "--output", "again", "--save", "jsonl", "--max-frames", "4",
+        "--redis-url", watched.server.url, folder=watched.folder,
+    )  # fmt: skip
+    assert again.code == 0
+    replay = run(*watched.command, folder=watched.folder)
+    assert replay.out == (watched.folder / "again" / "street.jsonl").read_text().splitlines()
+    results = decoded(replay.out)
+    assert covered(results) == [1, 2, 3, 4]
+    assert {message.log_id for message in results}.isdisjoint({message.log_id for message in watched.results})

@@ -1,0 +1,347 @@
+"""Real training at a small size: losses fall, a killed run ends like an uninterrupted one, mistakes are one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support.paths import ROOT
+
+import run_pipeline
+from pipeline.coco.data import read_coco
+from pipeline.engine.segment import segment
+from pipeline.errors import MaskStreamError, ModelError, UsageError
+from pipeline.models.registry import get_model
+from pipeline.models.weights_table import spec_of_weights
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.loop import Trainer
+from pipeline.training.loss import DetectionLoss, Losses, Sampling
+from pipeline.training.network import start_network, stored_state
+from pipeline.training.picture import collate
+from pipeline.training.reporting import Reporter
+from pipeline.training.scene_data import write_scene_data
+from pipeline.training.settings import TrainSettings
+from pipeline.training.specs import spec_for_data
+
+LABELS = {"person": "walker", "bicycle": "bike", "car": "car"}
+"""classes of one's own: two that the model has never heard of"""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.json and val.json, their categories renamed."""
+    folder = tmp_path_factory.mktemp("training") / "scene"
+    write_scene_data(folder, (20, 3), (320, 192), seed=5)
+    for name in ("train", "val"):
+        path = folder / f"{name}.json"
+        data = json.loads(path.read_text())
+        for category in data["categories"]:
+            category["name"] = LABELS[category["name"]]
+        path.write_text(json.dumps(data))
+    return folder
+
+
+def settings(scene: Path, output: Path, **changes: object) -> TrainSettings:
+    plain = TrainSettings(
+        data=scene / "train.json",
+        val=None,
+        model="street",
+        init=None,
+        frozen=(),
+        output=output,
+        epochs=1.0,
+        minutes=None,
+        batch=2,
+        lr=1e-3,
+        optimizer="adamw",
+        crop_hw=(96, 128),
+        device="cpu",
+        precision="fp32",
+        seed=1,
+        synthetic_share=0.0,
+        workers=0,
+        checkpoint_minutes=10.0,
+        resume=False,
+    )
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def train(given: TrainSettings) -> Trainer:
+    reporter = Reporter()
+    trainer = Trainer(given, reporter)
+    assert trainer.run(lambda: False)
+    return trainer
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_with_losses(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses, Losses]:
+    """A run's folder, and the losses on pictures that are not in it, before its first and after its last step."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    trainer = Trainer(settings(scene, folder, epochs=3.0, lr=5e-4, val=scene / "val.json"), Reporter())
+    batch = collate([trainer._data[position] for position in range(1000, 1016)])
+
+    # backgrounds by lot: the hardest of the run's end are others than those of its beginning
+    by_lot = DetectionLoss(
+        trainer._network, trainer.spec.mean, trainer.spec.std, nullcontext(), Sampling(hard_share=0.0)
+    )
+
+    def losses() -> Losses:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return by_lot(batch)
+
+    before = losses()
+    assert trainer.run(lambda: False)
+    return folder, before, losses()
+
+
+@pytest.fixture(scope="module")
+def trained(run_with_losses: tuple[Path, Losses, Losses]) -> Path:
+    return run_with_losses[0]
+
+
+def test_losses_fall_and_own_classes_are_learnt(run_with_losses: tuple[Path, Losses, Losses]) -> None:
+    trained, before, after = run_with_losses
+    assert after.classes < 0.75 * before.classes
+    assert after.total < 0.75 * before.total
+    assert [line for line in metrics(trained) if "loss" in line]
+    validations = [line for line in metrics(trained) if "box_ap" in line]
+    assert len(validations) == 3
+    # three pictures are few: no more is asked than that people, whose row began at random, are found at all
+    assert validations[-1]["ap_per_class"]["walker"] > 0.02
+    assert set(validations[-1]["ap_per_class"]) <= set(LABELS.values())
+    with Image.open(trained / "loss.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_the_weights_are_run_with_their_own_classes(trained: Path, scene: Path) -> None:
+    weights = trained / "weights.safetensors"
+    spec = spec_of_weights(get_model("street"), weights)
+    assert spec.name == "street@weights"
+    assert spec.labels == {1: "walker", 2: "bike", 3: "car"}
+    assert {tensor.dtype for name, tensor in load_file(weights).items()} == {torch.float16}
+    picture = read_coco(scene / "val.json", need_masks=True).pictures[0].path
+    (found,) = segment(
+        picture, model="street", weights=str(weights), conf=0.05, classes=["walker", "car"], device="cpu"
+    )
+    assert len(found)
+    assert set(found.class_ids.tolist()) <= {1, 3}
+    with pytest.raises(UsageError, match="class 'person' is unknown to model street@weights"):
+        segment(picture, model="street", weights=str(weights), classes=["person"])
+
+
+def test_weights_of_another_architecture_are_one_line(trained: Path) -> None:
+    with pytest.raises(ModelError, match="of architecture street; model maskrcnn_resnet50_fpn has"):
+        spec_of_weights(get_model("maskrcnn_resnet50_fpn"), trained / "weights.safetensors")
+
+
+def test_training_goes_on_from_weights_of_a_run(trained: Path, scene: Path, tmp_path: Path) -> None:
+    trainer = train(settings(scene, tmp_path / "on", init=trained / "weights.safetensors", epochs=0.25, lr=1e-9))
+    assert trainer.spec.name == "street@weights"
+    first, second = load_file(trained / "weights.safetensors"), load_file(trainer.weights_path)
+    # nothing was learnt at this rate, and every class kept its row
+    for name, tensor in first.items():
+        torch.testing.assert_close(
+            second[name], tensor, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_frozen_parts_keep_their_bits(trained: Path, scene: Path, tmp_path: Path) -> None:
+    frozen = ("backbone.body", "roi_heads.box_head.fc6")
+    init = trained / "weights.safetensors"
+    trainer = train(settings(scene, tmp_path / "few", init=init, frozen=frozen, epochs=0.25))
+    after = load_file(trainer.weights_path)
+    for name, tensor in load_file(init).items():
+        kept = name.startswith(frozen)
+        if kept or tensor.ndim > 1:
+            assert torch.equal(after[name], tensor) is kept, name
+
+
+def test_folding_and_unfolding_keeps_the_network() -> None:
+    spec = get_model("street")
+    before = start_network(spec, spec, None).state_dict()
+    stored = stored_state(spec, before)
+    assert stored.keys() != before.keys()
+    path_state = load_file(ROOT / "pipeline" / "engine" / "weights" / spec.weights_file)
+    assert stored.keys() == path_state.keys()
+    for name, tensor in path_state.items():
+        # packaged norms are biases alone; folding multiplies by 1 / sqrt(1 + 1e-5), 5e-6 from 1
+        torch.testing.assert_close(stored[name], tensor.float(), rtol=2e-5, atol=1e-6)
+
+
+def test_rows_of_known_labels_are_taken_over(scene: Path) -> None:
+    base = get_model("street")
+    spec = spec_for_data(base, read_coco(scene / "train.json", need_masks=True))
+    torch.manual_seed(0)
+    network, source = start_network(spec, base, None), start_network(base, base, None)
+    mine, theirs = (net.roi_heads.box_predictor for net in (network, source))
+    car = 1 + list(base.labels.values()).index("car")
+    for row, other in ((0, 0), (3, car)):
+        assert torch.equal(mine.cls_score.weight[row], theirs.cls_score.weight[other])
+        assert torch.equal(
+            mine.bbox_pred.weight[4 * row : 4 * row + 4], theirs.bbox_pred.weight[4 * other : 4 * other + 4]
+        )
+    assert not any(torch.equal(mine.cls_score.weight[1], row) for row in theirs.cls_score.weight)
+    assert mine.cls_score.out_features == 4
+
+
+# -- stopping and going on --------------------------------------------------------------------------------------------
+
+
+def start(scene: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    """The same run as settings(scene, output), by the command line, with a checkpoint after each step."""
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", "--data", str(scene / "train.json")]
+    command += ["--output", str(output), "--epochs", "1", "--batch", "2", "--lr", "1e-3", "--crop", "96x128"]
+    command += ["--device", "cpu", "--precision", "fp32", "--seed", "1", "--synthetic-share", "0"]
+    command += ["--workers", "1", "--checkpoint-minutes", "0", *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + 90
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def stop(process: subprocess.Popen[str], number: int) -> str:
+    try:
+        process.send_signal(number)
+        return process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+
+
+def test_killed_and_interrupted_it_ends_like_an_uninterrupted_run(scene: Path, tmp_path: Path) -> None:
+    whole = train(settings(scene, tmp_path / "whole"))
+    folder = tmp_path / "parts"
+    checkpoint = folder / "checkpoint.pt"
+
+    killed = start(scene, folder)
+    wait_for(checkpoint, killed)
+    time.sleep(random.uniform(0, 1.5))
+    stop(killed, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    before = checkpoint.stat().st_mtime_ns
+
+    interrupted = start(scene, folder, "--resume")
+    deadline_s = time.monotonic() + 90
+    while checkpoint.stat().st_mtime_ns == before and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    said = stop(interrupted, signal.SIGINT)
+    assert interrupted.returncode == 130, said
+    assert "go on with the same command and --resume" in said
+    assert "Traceback" not in said
+
+    rest = train(settings(scene, folder, resume=True))
+    assert rest.step == whole.step >= 10
+    expected = load_file(whole.weights_path)
+    for name, tensor in load_file(rest.weights_path).items():
+        assert torch.equal(tensor, expected[name]), name
+    steps = [line["step"] for line in metrics(folder) if "loss" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_a_resumed_run_must_be_the_same(scene: Path, tmp_path: Path) -> None:
+    given = settings(scene, tmp_path / "run", epochs=0.25)
+    train(given)
+    with pytest.raises(UsageError, match="holds a run already: go on with it by --resume"):
+        Trainer(given, Reporter())
+    for changes, message in (
+        ({"lr": 2e-3}, r"made with --lr 0\.001, not 0\.002"),
+        ({"batch": 1}, "made with --batch 2, not 1"),
+        ({"seed": 2}, "made with --seed 1, not 2"),
+        ({"crop_hw": (64, 64)}, "made with --crop"),
+        ({"frozen": ("backbone.body",)}, "made with --freeze nothing, not backbone.body"),
+        ({"data": scene / "val.json"}, "made with --data with SHA-256"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Trainer(dataclasses.replace(given, resume=True, **changes), Reporter())
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_checkpoint(path, {})
+
+
+def test_a_loss_that_is_no_number_ends_the_run(scene: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(scene, tmp_path / "run", lr=1e6, optimizer="sgd", epochs=4.0), Reporter())
+    with pytest.raises(MaskStreamError, match=r"not a number any more .* lower --lr"):
+        trainer.run(lambda: False)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
+    trainer = train(settings(scene, tmp_path / "run", precision="bf16", optimizer="sgd", lr=1e-2, epochs=0.5))
+    with safe_open(trainer.weights_path, "np") as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            assert np.isfinite(file.get_tensor(name)).all(), name
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "1", "--minutes", "1"], "expected either --epochs N or --minutes T"),
+        ([], "expected either --epochs N or --minutes T"),
+        (["--epochs", "0"], "--epochs: expected a number above 0, got 0"),
+        (["--epochs", "1", "--lr", "-1"], "--lr: expected a number above 0"),
+        (["--epochs", "1", "--batch", "0"], "Invalid value for '--batch'"),
+        (["--epochs", "1", "--crop", "big"], "--crop: expected two numbers"),
+        (["--epochs", "1", "--crop", "100x100"], "--crop: expected multiples of 32"),
+        (["--epochs", "1", "--optimizer", "adam"], "--optimizer: expected adamw or sgd"),
+        (["--epochs", "1", "--device", "gpu"], "--device: expected auto, cpu"),
+        (["--epochs", "1", "--precision", "fp8"], "--precision: expected auto, fp32, bf16 or fp16"),
+        (["--epochs", "1", "--precision", "fp16", "--device", "cpu"], "precision fp16 needs CUDA"),
+        (["--epochs", "1", "--model", "steet"], "did you mean 'street'?"),
+        (["--epochs", "1", "--model", "keypointrcnn_resnet50_fpn"], "finds keypoints, which cannot be trained"),
+        (["--epochs", "1", "--init", "nothing.safetensors"], "nothing.safetensors"),
+        (["--epochs", "1", "--freeze", "body"], "--freeze body: the network has no such part; at that place it has"),
+        (["--epochs", "1", "--freeze", "backbone.head"], "it has backbone.body, backbone.fpn"),
+        (["--epochs", "1", "--val", "DATA"], "is the training data"),
+    ],
+)
+def test_mistakes_are_one_line(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    data = str(scene / "train.json")
+    given = [data if argument == "DATA" else argument for argument in arguments]
+    code = run_pipeline.main(["train", "--data", data, "--output", str(tmp_path / "run"), *given])
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert said.startswith("maskstream: error: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not os.path.exists(tmp_path / "run" / "checkpoint.pt")
+
+
+def test_the_scene_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "scene"
+    arguments = ["synthetic", str(folder), "--pictures", "2", "--val-pictures", "1", "--size", "320x192"]
+    assert run_pipeline.main(arguments) == 0
+    assert len(read_coco(folder / "train.json", need_masks=True).pictures) == 2
+    assert run_pipeline.main(arguments) == 2
+    assert "is not empty" in capsys.readouterr().err

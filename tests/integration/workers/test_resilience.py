@@ -1,0 +1,166 @@
+"""Workers, the supervisor and Redis are killed in the middle of a file: every frame still comes once and in order."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pipeline_runs import (
+    Running,
+    content,
+    count_pictures,
+    covered,
+    end_of,
+    frames_of,
+    make_scene,
+    read_log,
+    read_results,
+    run,
+    running,
+)
+from support.redis_server import RedisServer
+
+from pipeline.bus import StreamKeys
+from pipeline.bus.connection import connect
+from pipeline.contract.results import AnyResult, GapResult
+
+pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+
+NUM_FRAMES = 40
+KILL_AT = 10
+"""results that are there when something is killed"""
+GONE_S = 10.0
+BOTH = ("--output", "out", "--save", "jsonl,video")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resilience") / "street.mp4"
+    make_scene(path, NUM_FRAMES, width=320, height=180)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clip: Path) -> list[AnyResult]:
+    """What the job gives when nobody is killed. Alone in its batch a frame gives the same in whatever company."""
+    ended = run(clip, "--output", "out", "--save", "jsonl", folder=clip.parent)
+    assert ended.code == 0
+    results = read_results(clip.parent / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, NUM_FRAMES + 1))
+    assert any(instance.track_id for frame in frames_of(results) for instance in frame.instances)
+    return results
+
+
+def wait_for_results(job: Running, url: str, count: int) -> None:
+    """Until so many results are committed; not all may be by then."""
+    with connect(url) as client:
+        job.until(lambda: client.xlen(StreamKeys.of("street").results) >= count, what=f"{count} results")
+        assert not any(message.frame_seq == NUM_FRAMES for message in read_log(client, "street")), "too late to kill"
+
+
+@pytest.mark.parametrize("role", ["decode", "infer", "track", "sink"])
+def test_a_killed_worker_costs_nothing_but_time(
+    clip: Path, undisturbed: list[AnyResult], tmp_path: Path, role: str
+) -> None:
+    with running(clip, *BOTH, folder=tmp_path) as job:
+        wait_for_results(job, job.redis_url(), KILL_AT)
+        worker = job.until(lambda: job.worker(role), what=f"the {role} worker")
+        worker.kill()
+        job.wait_for("SIGKILL; starting it again")
+        assert job.wait() == 0
+    results = read_results(tmp_path / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, NUM_FRAMES + 1))
+    assert end_of(results).reason == "finished"
+    assert content(results) == content(undisturbed)
+    assert count_pictures(tmp_path / "out" / "street.mp4") == NUM_FRAMES
+
+
+def test_nothing_outlives_a_killed_supervisor(clip: Path, tmp_path: Path) -> None:
+    with running(clip, *BOTH, folder=tmp_path) as job:
+        wait_for_results(job, job.redis_url(), 3)
+        assert len(job.family()) >= 7  # itself, four workers, the server and its guard
+        job.process.send_signal(signal.SIGKILL)
+        job.wait()
+        deadline_s = time.monotonic() + GONE_S
+        while (left := job.family()) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert left == []
+        assert list(job.temporary.iterdir()) == []
+    results = read_results(tmp_path / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, len(frames_of(results)) + 1))
+
+
+def test_a_redis_that_is_killed_and_restarted_is_waited_for(
+    clip: Path, undisturbed: list[AnyResult], own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = own_redis(aof="always")
+    with running(clip, *BOTH, "--redis-url", server.url, folder=tmp_path) as job:
+        wait_for_results(job, server.url, KILL_AT)
+        server.kill()
+        time.sleep(1.0)
+        server.start()
+        assert job.wait() == 0
+    results = read_results(tmp_path / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, NUM_FRAMES + 1))
+    assert content(results) == content(undisturbed)
+    with server.client() as client:
+        assert read_log(client, "street") == results
+        assert [key.decode() for key in client.keys("*")] == [StreamKeys.of("street").results]
+
+
+def test_a_redis_that_comes_back_without_its_memory_ends_the_job_in_one_line(
+    clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = own_redis()
+    with running(clip, *BOTH, "--redis-url", server.url, folder=tmp_path) as job:
+        wait_for_results(job, server.url, KILL_AT)
+        server.restart()
+        assert job.wait(40) == 1
+    assert "Traceback" not in job.said
+    errors = [line for line in job.err if line.startswith("maskstream: error: ")]
+    assert len(errors) == 1, job.err
+    assert "forgot" in errors[0]
+
+
+def test_a_frame_whose_pixels_are_gone_becomes_a_gap_and_the_job_goes_on(
+    clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = own_redis()
+    with running(clip, *BOTH, "--redis-url", server.url, folder=tmp_path) as job, server.client() as client:
+        wait_for_results(job, server.url, 1)
+        lost = job.until(lambda: delete_pixels(client), what="pixels to delete")
+        assert job.wait() == 0
+    results = read_results(tmp_path / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, NUM_FRAMES + 1))
+    gaps = [message for message in results if isinstance(message, GapResult)]
+    assert [(gap.from_seq, gap.frame_seq, gap.cause) for gap in gaps] == [(lost, lost, "corrupt")]
+    assert (end_of(results).reason, end_of(results).num_gap_frames) == ("finished", 1)
+    assert count_pictures(tmp_path / "out" / "street.mp4") == NUM_FRAMES
+
+
+def delete_pixels(client: Any) -> int:
+    """Takes the pixels of the newest frame that nobody has yet; its number, or 0 when there is none."""
+    newest = client.xrevrange(StreamKeys.of("street").frames, count=1)
+    if not newest:
+        return 0
+    entry_id, fields = newest[0]
+    client.delete(fields[b"px"])
+    return int(entry_id.split(b"-")[0])
+
+
+def test_ctrl_c_while_the_model_is_loaded_ends_the_job_at_once(
+    clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = own_redis()
+    with running(clip, *BOTH, "--redis-url", server.url, folder=tmp_path) as job:
+        job.wait_for("starting: ")
+        job.interrupt()
+        assert job.wait(GONE_S) == 130
+    assert "Traceback" not in job.said
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"street.jsonl", "summary.json"}
+    with server.client() as client:
+        assert client.keys("*") == []

@@ -1,0 +1,330 @@
+"""Crowds of drawn silhouettes that cross and hide each other, as an instance segmenter would report them.
+
+The scene. A street seen from 6 m above it, on frames of 1920 x 1080: people on a near and a far pavement and some
+across the road (0.8 to 1.7 m/s, ways bent every 2 s, now and then somebody stops, a third of them with a companion
+about a metre away), and cars on two lanes of opposite direction (5 to 11 m/s, with changes of speed). On request also
+parked cars, behind which people are out of sight for seconds, and pillars (lamp posts, columns, trunks: 0.3 to 0.7 m
+wide) that nobody detects, and that hide who passes behind them for some tenths of a second.
+Everything stands on a ground plane, so sizes and overlaps follow from the distance, and whoever is nearer hides the
+others. A silhouette is made of limbs or of a body panel, fixed by the seed; limbs swing with the steps, and a body is
+wide from the front and narrow from the side.
+
+The camera. Every quantity is a function of the seed and of the time alone, so any sequence of times may be sampled, and
+the frames that two sequences have in common show the same.
+
+The detector. It reports what is visible of an object: the box tight around the visible pixels, each edge moved by a
+normal deviate of 2 % of the side (5 % where all but nothing is seen): an IoU of about 0.93 with the truth; the mask in
+28 x 28 cells of that box, its outline disturbed in patches: a mask IoU of about 0.83. The score falls from 0.93 by what
+is hidden and wanders with a memory of some tenths of a second, as that of a network on video does. Nothing is reported
+that shows less than a quarter of itself, that scores below 0.1, that the non-maximum suppression (box IoU above 0.5, by
+class, as Mask R-CNN has it) gives up for a surer neighbour, or by bad luck (2 %). One report in fifty is false: at
+places of the background that look like somebody from time to time, and anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from support.crowd_figures import PERSON, Car, Figure, Floats, Mask, Person, Stand, Wandering, Way
+
+from ops.iou import box_iou
+from pipeline.contract.arrays import MASK_SIDE, Detections
+
+FRAME_WH = (1920, 1080)
+CANVAS_SCALE = 0.5
+CANVAS_WH = (960, 540)
+FOCAL_PX = 1200.0
+HORIZON_PX = 150.0
+CAMERA_HEIGHT_M = 6.0
+
+LENGTH_S = 15.0
+"""of a scene"""
+NUM_PEOPLE, NUM_CARS = 36, 8
+COMPANION_RATE = 0.2
+"""of those who walk, one in five has one with them: a third walk by twos"""
+
+MIN_VISIBLE = 0.25
+"""share of a silhouette below which it counts as hidden, for the truth and for the detector"""
+EDGE_NOISE, HIDDEN_EDGE_NOISE = 0.02, 0.03
+"""standard deviation of an edge in sides of the box, and what full occlusion would add"""
+BEST_SCORE, HIDDEN_SCORE_LOSS, SCORE_NOISE = 0.93, 0.7, 0.08
+MISS_RATE, MIN_SCORE, NMS_IOU = 0.02, 0.1, 0.5
+FALSE_PER_FRAME, NUM_GHOSTS, GHOST_LEVEL = 0.3, 3, 1.2
+"""false reports anywhere; places of the background that are reported while their wandering exceeds the level"""
+OUTLINE_BLUR, OUTLINE_NOISE, OUTLINE_PATCH = 0.8, 0.25, 1.5
+"""how far a mask's outline is blurred in cells, what is added to its coverage, in patches of how many cells"""
+
+_NOBODY, _PILLAR = 0, 255
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdFrame:
+    """What the detector reports on one picture, N instances, and the T objects that show a quarter of themselves.
+
+    truth_ids          (T,) int64
+    truth_class_ids    (T,) int32
+    truth_boxes_xyxy   (T, 4) float64, of their visible parts, pixels of the frame
+    mask_ious          (T, N) float64, of the visible pixels of an object and the mask of a report; 0 between classes
+    """
+
+    detections: Detections
+    frame_seq: int
+    time_s: float
+    truth_ids: NDArray[np.int64]
+    truth_class_ids: NDArray[np.int32]
+    truth_boxes_xyxy: Floats
+    mask_ious: Floats
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """A silhouette on the canvas: its place there, and how many pixels it has altogether, in the frame, in sight."""
+
+    owner: int
+    class_id: int
+    window: tuple[slice, slice]
+    silhouette_px: int
+    inside_px: int
+    visible_px: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    box_xyxy: Floats
+    score: float
+    class_id: int
+    cells: Mask
+
+
+def _half_width_m(z_m: float) -> float:
+    """Half of what the frame shows at a distance, and a little more."""
+    return FRAME_WH[0] / 2 / FOCAL_PX * z_m + 1.0
+
+
+def _stand(place_m: Floats, velocity: Floats) -> Stand:
+    """Perspective of a camera over the origin, onto the canvas."""
+    x, z = place_m.tolist()
+    foot_xy = np.array([FRAME_WH[0] / 2 + FOCAL_PX * x / z, HORIZON_PX + FOCAL_PX * CAMERA_HEIGHT_M / z])
+    return Stand(foot_xy * CANVAS_SCALE, FOCAL_PX / z * CANVAS_SCALE, x / z, velocity)
+
+
+def _person_way(rng: np.random.Generator) -> Way:
+    """From one side to the other on one of the pavements, or across the road."""
+    speed = rng.uniform(0.8, 1.7)
+    z = rng.uniform(9.0, 13.0) if rng.random() < 0.5 else rng.uniform(18.0, 25.0)
+    if rng.random() < 0.25:
+        angle = np.pi / 2 * (1 if z < 15 else -1) + rng.normal(0, 0.4)
+        place = np.array([rng.uniform(-0.8, 0.8) * _half_width_m(z), z])
+    else:
+        angle = rng.normal(0, 0.15) + (np.pi if rng.random() < 0.5 else 0.0)
+        place = np.array([-np.sign(np.cos(angle)) * _half_width_m(z), z])
+    knots = [place]
+    for _ in range(19):
+        pace = 0.15 if rng.random() < 0.08 else rng.lognormal(0, 0.15)
+        turn = angle + rng.normal(0, 0.35)
+        place = place + 2.0 * pace * speed * np.array([np.cos(turn), np.sin(turn)])
+        place[1] = np.clip(place[1], 8.5, 27.0)
+        knots.append(place)
+    return Way(rng.uniform(-20.0, LENGTH_S - 3.0) + 2.0 * np.arange(20), np.array(knots))
+
+
+def _companion(rng: np.random.Generator, way: Way) -> Way:
+    """About a metre from the leader, at any angle, never quite in step."""
+    angle = rng.uniform(0, 2 * np.pi)
+    offset = rng.uniform(0.8, 1.3) * np.array([np.cos(angle), np.sin(angle)])
+    return Way(way.times_s, way.knots_m + offset + rng.normal(0, 0.12, way.knots_m.shape))
+
+
+def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -> list[Way]:
+    """All follow one profile of speed, 2 to 4 s apart."""
+    times_s = np.arange(-20.0, LENGTH_S + 20.0, 2.5)
+    path = np.cumsum(2.5 * rng.uniform(5.0, 11.0) * rng.lognormal(0, 0.2, len(times_s)))
+    reach = _half_width_m(z_m) + 2.0
+    ways = []
+    for start_s in rng.uniform(-6.0, -2.0) + np.cumsum(rng.uniform(2.0, 4.0, num_cars)):
+        x = direction * (path - np.interp(start_s, times_s, path) - reach)
+        ways.append(Way(times_s, np.stack([x, np.full_like(x, z_m)], axis=1)))
+    return ways
+
+
+class CrossingCrowd:
+    """One scene, fixed by its seed and by what stands around."""
+
+    def __init__(self, seed: int, num_parked: int = 0, num_pillars: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self._seed = seed
+        ways: list[Way] = []
+        while len(ways) < NUM_PEOPLE:
+            ways.append(_person_way(rng))
+            if rng.random() < COMPANION_RATE:
+                ways.append(_companion(rng, ways[-1]))
+        cars = _lane(rng, NUM_CARS // 2, 14.5, 1) + _lane(rng, NUM_CARS // 2, 16.5, -1)
+        for x in rng.uniform(-8.0, 8.0, num_parked):
+            cars.append(Way(np.array([-1.0, LENGTH_S + 1.0]), np.array([[x, 13.0]] * 2)))
+        self._figures: list[Figure] = [*(Person(rng, way) for way in ways), *(Car(rng, way) for way in cars)]
+        self._pillars = [
+            (np.array([rng.uniform(-0.7, 0.7) * _half_width_m(z), z]), rng.uniform(0.3, 0.7))
+            for z in rng.uniform(8.6, 12.0, num_pillars)
+        ]
+        self._ghosts = [(Wandering(rng), _somewhere(rng)) for _ in range(NUM_GHOSTS)]
+
+    def frames(self, times_s: Iterable[float]) -> list[CrowdFrame]:
+        """The frames at these rising times, in seconds from 0 to LENGTH_S, numbered from 1."""
+        return [self._frame(frame_seq, time_s) for frame_seq, time_s in enumerate(times_s, 1)]
+
+    def _frame(self, frame_seq: int, time_s: float) -> CrowdFrame:
+        # the noise belongs to the moment: whoever samples it sees the same
+        rng = np.random.default_rng([self._seed, round(time_s * 1e6)])
+        owners, drawn = self._paint(time_s)
+        truth, truth_boxes, reports = [], [], []
+        for item in drawn:
+            # drawn before the test, so that what one object shows does not change the noise of the others
+            noise, outline, luck = rng.normal(size=5), rng.normal(size=(MASK_SIDE, MASK_SIDE)), rng.random()
+            if item.visible_px < MIN_VISIBLE * item.silhouette_px:
+                continue
+            seen = owners[item.window] == item.owner
+            rows, cols = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+            corner = [item.window[1].start, item.window[0].start] * 2
+            box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]) + corner
+            truth.append(item)
+            truth_boxes.append(box / CANVAS_SCALE)
+            hidden = 1.0 - item.visible_px / item.inside_px
+            drift = 0.7 * self._figures[item.owner - 1].drift(time_s) + 0.7 * noise[0]
+            score = BEST_SCORE - HIDDEN_SCORE_LOSS * hidden + SCORE_NOISE * drift
+            if score < MIN_SCORE or luck < MISS_RATE:
+                continue
+            deviation = (EDGE_NOISE + HIDDEN_EDGE_NOISE * hidden) * (box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]])
+            found = np.clip(box + deviation * noise[1:], 0, CANVAS_WH * 2)
+            cells = _blurred(_sampled(owners, item.owner, found), outline)
+            reports.append(_Report(found, min(score, 0.999), item.class_id, cells))
+        reports += self._false_reports(rng, time_s)
+        kept = _suppressed(reports)
+        boxes = np.array([report.box_xyxy for report in kept]).reshape(-1, 4) / CANVAS_SCALE
+        cells = np.array([report.cells for report in kept], np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE)
+        return CrowdFrame(
+            detections=Detections(
+                boxes_xyxy=boxes.astype(np.float32),
+                scores=np.array([report.score for report in kept], np.float32),
+                class_ids=np.array([report.class_id for report in kept], np.int32),
+                mask_bits=np.packbits(cells, axis=1),
+                rle_counts=None,
+                width=FRAME_WH[0],
+                height=FRAME_WH[1],
+            ),
+            frame_seq=frame_seq,
+            time_s=time_s,
+            truth_ids=np.array([item.owner for item in truth], np.int64),
+            truth_class_ids=np.array([item.class_id for item in truth], np.int32),
+            truth_boxes_xyxy=np.array(truth_boxes, np.float64).reshape(-1, 4),
+            mask_ious=_mask_ious(owners, truth, kept),
+        )
+
+    def _paint(self, time_s: float) -> tuple[Mask, list[_Drawn]]:
+        """(540, 960) uint8, the owner of each pixel: figures from 1; and the figures that reach into the frame."""
+        present = []
+        for owner, figure in enumerate(self._figures, 1):
+            moment = figure.way(time_s)
+            if moment is not None:
+                present.append((moment[0][1], owner, moment))
+        pillars = [(place_m[1], _PILLAR, (place_m, width_m)) for place_m, width_m in self._pillars]
+        owners = np.full(CANVAS_WH[::-1], _NOBODY, np.uint8)
+        drawn = []
+        for _, owner, (place_m, motion) in sorted(present + pillars, key=lambda item: -item[0]):
+            if owner == _PILLAR:
+                stand = _stand(place_m, np.zeros(2))
+                x, y, half = *stand.foot_xy, motion / 2 * stand.px_per_m
+                owners[max(0, round(y - 4 * stand.px_per_m)) : round(y), round(x - half) : round(x + half)] = _PILLAR
+                continue
+            item = _draw(owners, owner, self._figures[owner - 1], _stand(place_m, motion), time_s)
+            if item is not None:
+                drawn.append(item)
+        for item in drawn:
+            item.visible_px = int(np.count_nonzero(owners[item.window] == item.owner))
+        return owners, sorted(drawn, key=lambda item: item.owner)
+
+    def _false_reports(self, rng: np.random.Generator, time_s: float) -> list[_Report]:
+        boxes = [box for wandering, box in self._ghosts if wandering(time_s) > GHOST_LEVEL]
+        boxes = [box + 0.05 * rng.normal(size=4) * (box[3] - box[1]) for box in boxes]
+        boxes += [_somewhere(rng) for _ in range(rng.poisson(FALSE_PER_FRAME))]
+        boxes = [np.clip(box, 0, CANVAS_WH * 2) for box in boxes]
+        blob = cv2.ellipse(np.zeros((MASK_SIDE, MASK_SIDE), np.uint8), (14, 14), (9, 13), 0, 0, 360, 1, cv2.FILLED)
+        return [_Report(box, rng.uniform(0.15, 0.65), PERSON, blob) for box in boxes]
+
+
+def _somewhere(rng: np.random.Generator) -> Floats:
+    """A box of a person's size on the canvas."""
+    height = rng.uniform(40, 110)
+    x, y = rng.uniform(0, CANVAS_WH[0] - height), rng.uniform(100, CANVAS_WH[1] - height)
+    return np.array([x, y, x + 0.4 * height, y + height])
+
+
+def _draw(owners: Mask, owner: int, figure: Figure, stand: Stand, time_s: float) -> _Drawn | None:
+    """Onto the canvas, over what is there; None where nothing of it lies in the frame."""
+    reach, height = (np.array(figure.reach_m) * stand.px_per_m).astype(int) + 2
+    left, top = int(stand.foot_xy[0]) - reach, int(stand.foot_xy[1]) - height
+    patch = np.zeros((height + 4, 2 * reach), np.uint8)
+    moved = Stand(stand.foot_xy - [left, top], stand.px_per_m, stand.bearing, stand.velocity)
+    figure.draw(patch, moved, time_s)
+    rows = slice(max(top, 0), min(top + patch.shape[0], CANVAS_WH[1]))
+    cols = slice(max(left, 0), min(left + patch.shape[1], CANVAS_WH[0]))
+    if rows.start >= rows.stop or cols.start >= cols.stop:
+        return None
+    inside = patch[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
+    owners[rows, cols][inside > 0] = owner
+    num_inside = int(np.count_nonzero(inside))
+    if num_inside == 0:
+        return None
+    return _Drawn(owner, figure.class_id, (rows, cols), int(np.count_nonzero(patch)), num_inside)
+
+
+def _sampled(owners: Mask, owner: int, box_xyxy: Floats) -> NDArray[np.float32]:
+    """(28, 28) coverage of the box by the owner's visible pixels, from 2 x 2 samples a cell."""
+    steps = (np.arange(2 * MASK_SIDE) + 0.5) / (2 * MASK_SIDE)
+    cols = (box_xyxy[0] + steps * (box_xyxy[2] - box_xyxy[0])).astype(int)
+    rows = (box_xyxy[1] + steps * (box_xyxy[3] - box_xyxy[1])).astype(int)
+    covered = (owners[rows[:, None], cols] == owner).astype(np.float32)
+    return cv2.resize(covered, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
+    """The cells after a network's threshold: an outline that is soft, and wrong in patches."""
+    # a Gaussian leaves white noise 1 / (2 sqrt(pi) sigma) of its deviation
+    strength = OUTLINE_NOISE * 2 * np.sqrt(np.pi) * OUTLINE_PATCH
+    patches = strength * cv2.GaussianBlur(noise, (0, 0), OUTLINE_PATCH)
+    soft = cv2.GaussianBlur(coverage, (0, 0), OUTLINE_BLUR) + patches
+    return (soft > 0.5).astype(np.uint8)
+
+
+def _suppressed(reports: list[_Report]) -> list[_Report]:
+    """By falling score, without those that overlap a surer one of their class too much."""
+    ranked = sorted(reports, key=lambda report: -report.score)
+    boxes = np.array([report.box_xyxy for report in ranked]).reshape(-1, 4)
+    class_ids = np.array([report.class_id for report in ranked])
+    overlaps = (box_iou(boxes, boxes) > NMS_IOU) & (class_ids[:, None] == class_ids)
+    kept: list[int] = []
+    for place in range(len(ranked)):
+        if not overlaps[place, kept].any():
+            kept.append(place)
+    return [ranked[place] for place in kept]
+
+
+def _mask_ious(owners: Mask, truth: list[_Drawn], reports: list[_Report]) -> Floats:
+    """On the canvas: each mask is drawn there, and the owners of its pixels are counted."""
+    ious = np.zeros((len(truth), len(reports)))
+    ids = np.array([item.owner for item in truth], np.int64)
+    visible_px = np.array([item.visible_px for item in truth])
+    class_ids = np.array([item.class_id for item in truth])
+    for place, report in enumerate(reports):
+        left, top, right, bottom = np.round(report.box_xyxy).astype(int).tolist()
+        if right <= left or bottom <= top:
+            continue
+        inside = cv2.resize(report.cells, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST_EXACT)
+        under = owners[top:bottom, left:right] * inside  # nobody's pixels outside the mask
+        shared = np.bincount(under.ravel(), minlength=_PILLAR + 1)[ids]
+        union = np.count_nonzero(inside) + visible_px - shared
+        ious[:, place] = np.where(class_ids == report.class_id, shared / union, 0.0)
+    return ious

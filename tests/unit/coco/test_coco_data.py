@@ -1,0 +1,179 @@
+"""Reading COCO data: what is understood, and one line for what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ops.masks import decode_rle
+from pipeline.coco.data import read_coco
+from pipeline.errors import UsageError
+from pipeline.training.scene_data import write_scene_data
+
+Content = dict[str, Any]
+
+
+def content() -> Content:
+    """One picture of 40 x 30, a car as a polygon, a person as run lengths, a crowd."""
+    person = np.zeros((30, 40), np.uint8)
+    person[5:20, 3:8] = 1
+    rle = coco_mask.encode(np.asfortranarray(person))
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
+        "categories": [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 3,
+                "bbox": [10, 10, 20, 10],
+                "segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]],
+            },
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 1,
+                "bbox": [3, 5, 5, 15],
+                "iscrowd": 0,
+                "segmentation": {"size": [30, 40], "counts": rle["counts"].decode()},
+            },
+            {
+                "id": 3,
+                "image_id": 7,
+                "category_id": 1,
+                "bbox": [0, 0, 4, 2],
+                "iscrowd": 1,
+                "segmentation": {"size": [30, 40], "counts": [0, 2, 28, 2, 1168]},
+            },
+        ],
+    }
+
+
+def write(folder: Path, data: Content) -> Path:
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    path = folder / "data.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_polygons_run_lengths_and_crowds(tmp_path: Path) -> None:
+    data = read_coco(write(tmp_path, content()), need_masks=True)
+    assert data.categories == ((1, "person"), (3, "car"))
+    (picture,) = data.pictures
+    assert (picture.image_id, picture.path, picture.width, picture.height) == (7, tmp_path / "a.png", 40, 30)
+    assert picture.labelled == {1, 3}
+    car, person, crowd = picture.annotations
+    assert (car.category_id, car.box_xyxy, car.is_crowd) == (3, (10, 10, 30, 20), False)
+    expected = np.zeros((30, 40), np.uint8)
+    expected[10:20, 10:30] = 1
+    assert car.rle is not None
+    np.testing.assert_array_equal(decode_rle(car.rle["counts"], (30, 40)), expected)
+    assert int(coco_mask.area(person.rle)) == 75
+    assert crowd.is_crowd
+    assert int(coco_mask.area(crowd.rle)) == 4
+
+
+def test_labelled_categories_of_a_picture(tmp_path: Path) -> None:
+    data = content()
+    data["images"][0]["labelled_category_ids"] = [1]
+    assert read_coco(write(tmp_path, data), need_masks=True).pictures[0].labelled == {1}
+
+
+def test_boxes_alone_will_do_for_a_model_of_boxes(tmp_path: Path) -> None:
+    data = content()
+    del data["annotations"][0]["segmentation"]
+    assert read_coco(write(tmp_path, data), need_masks=False).pictures[0].annotations[0].rle is None
+    with pytest.raises(UsageError, match="annotation 1: has no segmentation; this model learns masks"):
+        read_coco(tmp_path / "data.json", need_masks=True)
+
+
+def test_a_folder_with_one_file(tmp_path: Path) -> None:
+    path = write(tmp_path, content())
+    assert read_coco(tmp_path, need_masks=True) == read_coco(path, need_masks=True)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"expected one JSON file in this folder, found data\.json, other\.json"):
+        read_coco(tmp_path, need_masks=True)
+
+
+def test_the_sum_follows_the_file(tmp_path: Path) -> None:
+    before = read_coco(write(tmp_path, content()), need_masks=True).sha256
+    data = content()
+    data["annotations"].pop()
+    assert read_coco(write(tmp_path, data), need_masks=True).sha256 != before
+
+
+def changed(part: str, index: int, **values: Any) -> Callable[[Content], None]:
+    return lambda data: data[part][index].update(values)
+
+
+def without(part: str, name: str) -> Callable[[Content], None]:
+    return lambda data: data[part][0].pop(name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data.pop("annotations"), "not COCO JSON"),
+        (lambda data: data.update(images=[]), "at least one image"),
+        (lambda data: data.update(categories=5), "not COCO JSON"),
+        (changed("images", 0, file_name="b.png"), r"picture .*b\.png is missing"),
+        (changed("images", 0, labelled_category_ids=[1, 9]), "image 7: unknown category 9"),
+        (without("images", "width"), r"image 7: not as COCO has it \(KeyError\('width'\)\)"),
+        (lambda data: data["images"].append(data["images"][0]), "image id 7 is given twice"),
+        (lambda data: data["categories"].append({"id": 1, "name": "man"}), "a category id is given twice"),
+        (changed("annotations", 0, image_id=8), "annotation 1: there is no image 8"),
+        (changed("annotations", 0, category_id=2), r"annotation 1: unknown category 2, expected one of \[1, 3\]"),
+        (changed("annotations", 0, bbox=[30, 10, 20, 10]), r"annotation 1: box 30, 10, 50, 20 .* of 40 x 30"),
+        (changed("annotations", 0, bbox=[10, 10, 0, 10]), "annotation 1: box 10, 10, 10, 20 .* is empty"),
+        (changed("annotations", 0, bbox=[float("nan")] * 4), "annotation 1: box nan"),
+        (changed("annotations", 0, bbox=[1, 2, 3]), "annotation 1: not as COCO has it"),
+        (changed("annotations", 0, segmentation=[[1, 2]]), "annotation 1: not as COCO has it"),
+        (
+            changed("annotations", 1, segmentation={"size": [40, 30], "counts": "0"}),
+            r"annotation 2: .* of \[40, 30\] .* \[30, 40\]",
+        ),
+        (changed("annotations", 1, segmentation={"size": [30, 40], "counts": "5"}), "annotation 2: .* must add up"),
+        (without("annotations", "bbox"), "annotation 1: not as COCO has it"),
+    ],
+)
+def test_bad_data_is_one_clear_line(tmp_path: Path, damage: Callable[[Content], object], message: str) -> None:
+    data = content()
+    damage(data)
+    with pytest.raises(UsageError, match=message) as raised:
+        read_coco(write(tmp_path, data), need_masks=True)
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_what_is_no_json_or_not_there(tmp_path: Path) -> None:
+    path, empty = tmp_path / "data.json", tmp_path / "empty"
+    path.write_text("{")
+    empty.mkdir()
+    with pytest.raises(UsageError, match="not COCO JSON"):
+        read_coco(path, need_masks=True)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        read_coco(tmp_path / "nothing.json", need_masks=True)
+    with pytest.raises(UsageError, match="found none"):
+        read_coco(empty, need_masks=True)
+
+
+def test_the_drawn_street_is_data(tmp_path: Path) -> None:
+    write_scene_data(tmp_path / "scene", (3, 2), (320, 192), seed=1)
+    for name, num in (("train", 3), ("val", 2)):
+        data = read_coco(tmp_path / "scene" / f"{name}.json", need_masks=True)
+        assert data.categories == ((1, "person"), (2, "bicycle"), (3, "car"))
+        assert len(data.pictures) == num
+        for entry in (entry for picture in data.pictures for entry in picture.annotations):
+            x1, y1, x2, y2 = entry.box_xyxy
+            assert tuple(coco_mask.toBbox(entry.rle)) == (x1, y1, x2 - x1, y2 - y1)
+    with pytest.raises(UsageError, match="is not empty"):
+        write_scene_data(tmp_path / "scene", (1, 1), (320, 192), seed=1)
+    with pytest.raises(UsageError, match="--size: width must be even"):
+        write_scene_data(tmp_path / "odd", (1, 1), (321, 192), seed=1)

@@ -1,0 +1,99 @@
+"""The networks are those that torchvision makes for its published weights, and folding their batch norms is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from pipeline.engine.architectures import build, fold_batch_norm
+from pipeline.models.registry import MODELS
+
+THEIRS = [name for name, spec in MODELS.items() if spec.weights_url is not None]
+
+
+def num_outputs_of(name: str) -> int:
+    return len(MODELS[name].head_class_ids) + 1
+
+
+def with_lively_norms(network: FasterRCNN) -> FasterRCNN:
+    """Variances so small that an epsilon of 1e-5 shows, and weights that make up for them."""
+    torch.manual_seed(5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            module.weight.uniform_(0.05, 0.15)
+            module.bias.normal_(0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.005, 0.015)
+    return network
+
+
+def outputs(network: FasterRCNN) -> list[torch.Tensor]:
+    """What every stage with convolutions makes of one picture and of given regions."""
+    torch.manual_seed(6)
+    picture = torch.randn(1, 3, 64, 96)
+    channels = network.backbone.out_channels
+    heads = network.roi_heads
+    levels = [*network.backbone(picture).values()]
+    logits, deltas = network.rpn.head(levels)
+    found = [*levels, *logits, *deltas, *heads.box_predictor(heads.box_head(torch.randn(2, channels, 7, 7)))]
+    regions = torch.randn(2, channels, 14, 14)
+    if heads.has_mask():
+        found.append(heads.mask_predictor(heads.mask_head(regions)))
+    if heads.has_keypoint():
+        found.append(heads.keypoint_predictor(heads.keypoint_head(regions)))
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_kind_of_network_follows_from_what_the_model_finds(name: str) -> None:
+    spec = MODELS[name]
+    network = build(spec.architecture, num_outputs_of(name))
+    assert type(network) is {"boxes": FasterRCNN, "masks": MaskRCNN, "keypoints": KeypointRCNN}[spec.output]
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_weights_that_fit_torchvisions_network_give_the_same_in_ours(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision is asked for its published weights and given ours instead: it then sets up norms as for its own."""
+    ours = with_lively_norms(build(name, num_outputs_of(name)))
+    state = ours.state_dict()
+    weights = get_model_weights(name).COCO_V1
+    asked_for = []
+
+    def instead_of_the_download(url: str, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        asked_for.append(url)
+        return state
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", instead_of_the_download)
+    theirs = get_model(name, weights=weights).eval()
+    assert asked_for == [MODELS[name].weights_url]
+    with torch.inference_mode():
+        for found, expected in zip(outputs(ours), outputs(theirs), strict=True):
+            # the frozen batch norm rounds in another order, over some 50 layers
+            assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    counters = {key for key in state if key.endswith("num_batches_tracked")}
+    assert theirs.state_dict().keys() | counters == state.keys()
+    # a file may lack the counters, as frozen batch norms have none
+    ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_folded_batch_norms_change_nothing(name: str) -> None:
+    network = with_lively_norms(build(MODELS[name].architecture, num_outputs_of(name)))
+    with torch.inference_mode():
+        before = outputs(network)
+        fold_batch_norm(network)
+        after = outputs(network)
+    assert not [module for module in network.modules() if hasattr(module, "running_mean")]
+    for expected, found in zip(before, after, strict=True):
+        # float32 sums in another order, over some 50 layers
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -1,0 +1,166 @@
+"""JSON lines and summary: what is on the disk after a crash, a full disk, a restart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.result_samples import end, epoch, event, frame, gap
+
+from pipeline.contract.results import AnyResult, encode_result
+from pipeline.errors import OutputError
+from pipeline.exports import JsonlTail, JsonlWriter, Summary, read_jsonl, write_summary
+
+
+def write(path: Path, *messages: AnyResult) -> None:
+    with JsonlWriter(path) as writer:
+        for message in messages:
+            writer.append(encode_result(message))
+
+
+@pytest.mark.parametrize(
+    ("messages", "tail"),
+    [
+        ([], None),
+        ([frame(1)], JsonlTail((1, 0), "a1", False)),
+        ([frame(1), frame(2)], JsonlTail((2, 0), "a1", False)),
+        ([frame(1), frame(2), event(2, "track_start"), event(2, "track_start", 8)], JsonlTail((2, 2), "a1", False)),
+        ([frame(1), gap(2, 5)], JsonlTail((5, 0), "a1", False)),
+        ([frame(1), end(1)], JsonlTail((1, 1), "a1", True)),
+        ([end(0)], JsonlTail((0, 1), "a1", True)),
+        ([epoch(0), end(0)], JsonlTail((0, 2), "a1", True)),
+    ],
+    ids=["empty", "one", "two", "companions", "gap", "end", "end-without-frames", "epoch-then-end"],
+)
+def test_an_opened_file_tells_where_to_go_on(tmp_path: Path, messages: list[AnyResult], tail: JsonlTail | None) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, *messages)
+    with JsonlWriter(path) as writer:
+        assert writer.found == tail
+    assert list(read_jsonl(path)) == messages
+
+
+def test_every_torn_end_is_cut_and_the_file_goes_on_without_hole_or_repeat(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, frame(1), frame(2), event(2, "track_start"))
+    whole = path.read_bytes()
+    start_of_last = whole.rindex(b"\n", 0, -1) + 1
+    for size in range(start_of_last, len(whole)):
+        path.write_bytes(whole[:size])
+        with JsonlWriter(path) as writer:
+            assert writer.found == JsonlTail((2, 0), "a1", False), f"cut at {size}"
+            writer.append(encode_result(event(2, "track_start")))
+        assert path.read_bytes() == whole
+
+
+def test_zeros_that_a_power_cut_left_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, frame(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(5000))
+    JsonlWriter(path).close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"id,x,y\n1,2,3\n", b"one line without end", b'{"type":"frame"}\n'], ids=["csv", "text", "not-ours"]
+)
+def test_a_strangers_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cam1.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match="something other than results"):
+        JsonlWriter(path)
+    assert path.read_bytes() == content
+
+
+def test_nothing_is_lost_when_the_reader_stops_mid_line(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, frame(1), frame(2))
+    path.write_bytes(path.read_bytes()[:-5])
+    assert [message.frame_seq for message in read_jsonl(path)] == [1]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    path.symlink_to("/dev/full")
+    writer = JsonlWriter(path)
+    writer.append(encode_result(frame(1)))
+    with pytest.raises(OutputError, match=r"cam1\.jsonl: no space left on device; free some space") as caught:
+        writer.flush()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError):
+        writer.close()
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such file or directory"):
+        JsonlWriter(tmp_path / "gone" / "cam1.jsonl")
+
+
+def test_restart_empties_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, frame(1), frame(2))
+    with JsonlWriter(path) as writer:
+        writer.restart()
+        writer.append(encode_result(frame(1)))
+    assert list(read_jsonl(path)) == [frame(1)]
+
+
+def test_summary_counts_what_the_messages_say(tmp_path: Path) -> None:
+    summary = Summary()
+    messages = [
+        frame(1),
+        event(1, "track_start"),
+        frame(2),
+        gap(3, 4, "overflow"),
+        gap(5, 5, "stale"),
+        frame(6, dropped_before=3),
+        event(6, "track_start", 8, label="car"),
+        gap(7, 7, "stale"),
+        event(7, "track_end"),
+        end(7, num_corrupt=2, num_tracks=2, reason="stopped", detail="asked for"),
+    ]
+    for message in messages:
+        summary.add(message)
+    path = tmp_path / "summary.json"
+    write_summary(path, summary.streams)
+    stream = json.loads(path.read_text())["streams"]["cam1"]
+    assert stream["num_frames"] == 3
+    assert stream["num_instances"] == 3
+    assert stream["gaps"] == {"overflow": 2, "stale": 2}
+    assert (stream["num_corrupt"], stream["num_tracks"]) == (2, 2)
+    assert stream["tracks"] == {"person": 1, "car": 1}
+    assert (stream["first_pts_s"], stream["last_pts_s"], stream["last_seq"]) == (0.0, 0.2, 7)
+    assert (stream["reason"], stream["detail"]) == ("stopped", "asked for")
+    assert stream["media_fps"] == 25.0
+    assert stream["fps"] == 20.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_summary_begins_anew_with_another_log() -> None:
+    summary = Summary()
+    summary.add(frame(1))
+    summary.add(frame(2))
+    summary.add(frame(1, log_id="b2"))
+    assert (summary.streams["cam1"].num_frames, summary.streams["cam1"].log_id) == (1, "b2")
+
+
+def test_media_time_that_jumps_between_epochs_does_not_change_the_rate() -> None:
+    summary = Summary()
+    for seq in range(1, 11):
+        summary.add(frame(seq))
+    for seq in range(11, 21):
+        summary.add(frame(seq, stream_epoch=2, pts_s=1000 + seq / 25))
+    assert summary.streams["cam1"].media_fps == 25.0
+    assert summary.streams["cam1"].num_epochs == 2
+
+
+def test_a_full_disk_leaves_the_old_summary_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    (tmp_path / "summary.json.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="no space left"):
+        write_summary(path, {})
+    assert path.read_text() == "old"
+    assert not (tmp_path / "summary.json.part").is_symlink()

@@ -1,0 +1,60 @@
+"""The state of the tracker as bytes and back."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from support.tracker_cases import CONFIG, assert_equal, crowd, detections
+
+from pipeline.tracking.tracker import Tracker
+
+
+def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
+    whole, halting = Tracker(CONFIG), Tracker(CONFIG)
+    for frame in crowd(4):
+        expected = whole.update(*frame)
+        halting = Tracker.restore(CONFIG, halting.checkpoint())
+        assert_equal(halting.update(*frame), expected)
+        assert halting.checkpoint() == whole.checkpoint()
+    assert halting.finish() == whole.finish()
+    assert whole.num_confirmed > 10
+
+
+def test_an_untouched_tracker_can_be_restored() -> None:
+    tracker = Tracker.restore(CONFIG, Tracker(CONFIG).checkpoint())
+    assert tracker.update(detections([[0, 0, 9, 9]]), 1, 100.0).track_ids.tolist() == [0]
+
+
+def damaged() -> dict[str, bytes]:
+    tracker = Tracker(CONFIG)
+    for frame in crowd(5, num_frames=5):
+        tracker.update(*frame)
+    good = tracker.checkpoint()
+    fields = msgspec.msgpack.decode(good)
+    return {
+        "empty": b"",
+        "truncated": good[:-1],
+        "followed by more": good + b"\0",
+        "not MessagePack": b"\xc1 nonsense",
+        "another message": msgspec.msgpack.encode({"kind": "frame"}),
+        "of another version": msgspec.msgpack.encode(fields | {"version": 99}),
+        "with a cut record": msgspec.msgpack.encode(fields | {"tracks": fields["tracks"][:-8]}),
+        "with a track too many": msgspec.msgpack.encode(fields | {"num_tracks": fields["num_tracks"] + 1}),
+    }
+
+
+@pytest.mark.parametrize("payload", [pytest.param(payload, id=name) for name, payload in damaged().items()])
+def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(payload: bytes) -> None:
+    with pytest.raises(ValueError, match="tracker checkpoint") as caught:
+        Tracker.restore(CONFIG, payload)
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_stays_with_the_living() -> None:
+    tracker = Tracker(CONFIG)
+    sizes = []
+    for seq in range(1, 400):
+        x = seq * 100 % 5000
+        tracker.update(detections([[x, 0, x + 50, 50], [x, 200, x + 50, 250]]), seq, seq / 10)
+        sizes.append(len(tracker.checkpoint()))
+    assert max(sizes[200:]) <= max(sizes[20:200]) + 16, "the numbers themselves may take a few bytes more"
