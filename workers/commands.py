@@ -1,7 +1,4 @@
-"""`maskstream worker ROLE`: one worker alone, to spread a job over hosts.
-
-What a command needs is imported when it runs, so that --help answers at once.
-"""
+"""The verbs `worker decode|infer|track|sink`: each runs one worker in this process, to spread a job over hosts."""
 
 from __future__ import annotations
 
@@ -14,36 +11,64 @@ import typer
 from pipeline.errors import UsageError
 from pipeline.terminal import options as cli
 
+EXAMPLES = """
+[bold]Examples[/]
+
+  export MASKSTREAM_REDIS_URL=redis://10.0.0.2
+  maskstream worker decode rtsp://10.0.0.7/1 --stream-id door --model street
+  maskstream worker infer --model street --device cuda
+  maskstream worker track
+  maskstream worker sink door --output out
+"""
+
 worker_app = typer.Typer(
     name="worker",
-    short_help="start one worker alone, to spread a job over hosts",
-    help="Start one worker alone, to spread a job over hosts.",
+    short_help="run one worker, to spread a job over several hosts",
+    help="Run one worker of a job, to spread the job over several hosts. All workers use the same Redis server.",
+    epilog=EXAMPLES,
     context_settings=cli.HELP_OPTIONS,
     **cli.APP_OPTIONS,
 )
 
 
-@worker_app.command("decode", context_settings=cli.HELP_OPTIONS)
+def _example(role: str) -> str:
+    lines = [line for line in EXAMPLES.splitlines() if f" worker {role}" in f"{line} " or "export" in line]
+    return "\n".join(["[bold]Example[/]", "", *lines])
+
+
+@worker_app.command("decode", epilog=_example("decode"), context_settings=cli.HELP_OPTIONS)
 def worker_decode(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="one file or camera")],
-    model: cli.RequiredModel,
-    stream_id: Annotated[str | None, cli.option("--stream-id", "default by source", "ID", cli.STREAM_PANEL)] = None,
-    conf: cli.Conf = None,
-    classes: cli.Classes = None,
-    drop_policy: cli.DropPolicy = None,
-    max_staleness_s: cli.MaxStaleness = None,
-    max_frames: cli.MaxFrames = None,
-    stride: cli.Stride = None,
-    max_fps: cli.MaxFps = None,
-    rtsp_transport: cli.RtspTransport = None,
-    weights: Annotated[
-        str | None, cli.option("--weights", "as given to infer, where they have other classes", "FILE", cli.MODEL_PANEL)
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="one video file, camera or URL")],
+    model: cli.RequiredModelFlag,
+    stream_id: Annotated[
+        str | None,
+        cli.option("--stream-id", "id of the stream", "ID", cli.STREAM_PANEL, default="the file's name; cam1 if live"),
     ] = None,
-    result_ttl_s: Annotated[str | None, cli.option("--result-ttl-s", "keep the log so long; default 3600", "S")] = None,
-    redis_url: cli.RequiredRedisUrl = "",
+    conf: cli.ConfFlag = None,
+    classes: cli.ClassesFlag = None,
+    drop_policy: cli.DropPolicyFlag = None,
+    max_staleness_s: cli.MaxStalenessFlag = None,
+    max_frames: cli.MaxFramesFlag = None,
+    stride: cli.StrideFlag = None,
+    max_fps: cli.MaxFpsFlag = None,
+    rtsp_transport: cli.RtspTransportFlag = None,
+    weights: Annotated[
+        str | None,
+        cli.option(
+            "--weights",
+            "weights file of the infer workers, needed here if it has classes of its own",
+            "FILE",
+            cli.MODEL_PANEL,
+        ),
+    ] = None,
+    result_ttl_s: cli.ResultTtlFlag = None,
+    redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
-    """Decode one source. Started again with the same arguments it goes on where it was; with others it begins anew."""
+    """Decode one source and put its frames into Redis.
+
+    Started again with the same arguments, the worker continues its stream; with other arguments it starts a new log.
+    """
     from pipeline.bus import Bus
     from pipeline.job.build import build_streams
     from pipeline.models.registry import get_model
@@ -64,19 +89,19 @@ def worker_decode(
     return run_task(DecodeTask(redis_url=redis_url, stream_id=name, result_ttl_s=config.result_ttl_s))
 
 
-@worker_app.command("infer", context_settings=cli.HELP_OPTIONS)
+@worker_app.command("infer", epilog=_example("infer"), context_settings=cli.HELP_OPTIONS)
 def worker_infer(
     context: typer.Context,
-    model: cli.RequiredModel,
-    weights: cli.Weights = None,
-    device: cli.Device = None,
-    precision: cli.Precision = None,
-    batch: cli.Batch = None,
-    batch_timeout_ms: cli.BatchTimeout = None,
-    name: cli.WorkerName = None,
-    redis_url: cli.RequiredRedisUrl = "",
+    model: cli.RequiredModelFlag,
+    weights: cli.WeightsFlag = None,
+    device: cli.DeviceFlag = None,
+    precision: cli.PrecisionFlag = None,
+    batch: cli.BatchFlag = None,
+    batch_timeout_ms: cli.BatchTimeoutFlag = None,
+    name: cli.WorkerNameFlag = None,
+    redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
-    """Run a model over the frames of all streams that ask for it."""
+    """Run a model on the frames of all streams that use this model."""
     from pipeline.bus import Bus
     from pipeline.models.registry import get_model
     from workers.__main__ import run_task
@@ -98,9 +123,9 @@ def worker_infer(
     )
 
 
-@worker_app.command("track", context_settings=cli.HELP_OPTIONS)
-def worker_track(name: cli.WorkerName = None, redis_url: cli.RequiredRedisUrl = "") -> int:
-    """Order, track and commit the detections of all streams that nobody else tracks."""
+@worker_app.command("track", epilog=_example("track"), context_settings=cli.HELP_OPTIONS)
+def worker_track(name: cli.WorkerNameFlag = None, redis_url: cli.RequiredRedisUrlFlag = "") -> int:
+    """Track the detections of every stream that has no tracker yet, and commit the results in order."""
     from pipeline.bus import Bus
     from workers.__main__ import run_task
     from workers.tasks import TrackTask
@@ -109,15 +134,15 @@ def worker_track(name: cli.WorkerName = None, redis_url: cli.RequiredRedisUrl = 
     return run_task(TrackTask(redis_url=redis_url, name=name or _default_name("track")))
 
 
-@worker_app.command("sink", context_settings=cli.HELP_OPTIONS)
+@worker_app.command("sink", epilog=_example("sink"), context_settings=cli.HELP_OPTIONS)
 def worker_sink(
     context: typer.Context,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="stream id")],
-    output: Annotated[str, cli.option("--output", "folder of the files", "DIR", cli.RESULT_PANEL)],
-    save: cli.Save = None,
-    redis_url: cli.RequiredRedisUrl = "",
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="id of the stream")],
+    output: Annotated[str, cli.option("--output", "folder for the result files", "DIR", cli.RESULT_PANEL)],
+    save: cli.SaveFlag = None,
+    redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
-    """Write the results of one stream to files. Started again it goes on where the files end."""
+    """Write the results of one stream to files. A restarted worker continues at the end of its files."""
     from pipeline.bus import Bus
     from pipeline.job.build import make_output_folder
     from workers.__main__ import run_task

@@ -1,7 +1,7 @@
-"""Configuration as typed data. Checks raise ConfigError; they never repair.
+"""Configuration as typed data. Checks raise ConfigError; they never change a value.
 
-`JobConfig` is what the YAML file and the flags say. `resolve_streams` turns it into one `StreamConfig` per stream, with
-nothing left open: that is what travels to the workers through `ms:sources`.
+`JobConfig` holds the YAML file and the command-line flags. `pipeline.job.build` turns it into one `StreamConfig` per
+stream in which every option has a value; the workers read that from the Redis hash `ms:sources`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pipeline.contract import defaults
 from pipeline.errors import ConfigError
 
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -31,80 +32,98 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What can be set for all streams and, under `streams`, for each."""
+    """Options that can be set for all streams at the top of the file and for one stream under `streams`.
+
+    None means that the option is not set here. `STREAM_DEFAULTS` holds the values of options that are set nowhere.
+    """
 
     conf: Fraction | None = None
-    """lowest score of a new track, 0 to 1; default 0.5"""
+    """confidence threshold, 0 to 1: a track begins with a detection of at least this score and continues with
+    detections down to half of it"""
     classes: Annotated[list[str], Meta(min_length=1)] | None = None
-    """labels to keep, as `maskstream models` lists them; default all"""
+    """labels of the classes to detect, as `maskstream models` lists them; all classes of the model if not set"""
     drop_policy: DropPolicy | None = None
-    """auto (lossless for files, latest for live sources), lossless or latest"""
+    """what happens when the frame queue is full: lossless (the source waits), latest (the oldest frame is dropped) or
+    auto (lossless for files, latest for live sources)"""
     max_staleness_s: Annotated[float, Meta(gt=0.0)] | None = None
-    """policy latest: seconds after which a frame is no longer inferred; default 0.5"""
+    """with drop policy latest: frames older than this many seconds are dropped before inference"""
     stride: Positive | None = None
-    """take every n-th frame; default 1"""
+    """process every n-th decoded frame"""
     max_fps: Annotated[float, Meta(gt=0.0)] | None = None
-    """leave frames out above this rate, measured on media time; default no limit"""
+    """process at most this many frames per second of media time; no limit if not set"""
     max_frames: Positive | None = None
-    """stop after this many frames; default no limit"""
+    """end the stream after this many frames were selected by stride and max_fps, including those that a live stream
+    drops later; no limit if not set"""
     rtsp_transport: Literal["tcp", "udp"] | None = None
-    """default tcp"""
+    """transport protocol of RTSP: tcp or udp"""
+
+
+STREAM_DEFAULTS = StreamOptions(
+    conf=defaults.CONF,
+    drop_policy=defaults.DROP_POLICY,
+    max_staleness_s=defaults.MAX_STALENESS_S,
+    stride=defaults.STRIDE,
+    rtsp_transport=defaults.RTSP_TRANSPORT,
+)
 
 
 class StreamEntry(StreamOptions, kw_only=True, forbid_unknown_fields=True):
-    """One stream in the YAML file."""
+    """One stream under `streams` in the YAML file."""
 
     source: str
-    """path, glob, folder, URL, webcam (`webcam:0` or /dev/video0) or `demo`"""
+    """path, glob pattern, folder, URL, webcam (`webcam:0` or /dev/video0) or `demo`"""
 
 
 class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
     streams: dict[Name, StreamEntry] = {}
-    """stream id -> source and options that differ from the ones given for all"""
+    """stream id -> its source, and the options in which it differs from the other streams"""
     model: str | None = None
-    """name from `maskstream models`; default street on the CPU, maskrcnn_resnet50_fpn_v2 on CUDA"""
+    """name of a model, as `maskstream models` lists them; if not set, street on the CPU and maskrcnn_resnet50_fpn_v2 on
+    CUDA"""
     weights: str | None = None
-    """a file with weights for the model's architecture; default the model's own"""
-    device: Device = "auto"
+    """weights file for the model's architecture; the model's own weights if not set"""
+    device: Device = defaults.DEVICE
     """auto, cpu, cuda or cuda:N"""
-    precision: Precision = "auto"
-    """auto, fp32, bf16 or fp16"""
-    batch: Positive = 4
-    """most frames in one forward pass"""
-    batch_timeout_ms: Annotated[float, Meta(ge=0.0)] = 20.0
-    """milliseconds after its first frame at which an unfilled batch is run all the same"""
-    workers: Positive = 1
-    """number of infer workers"""
+    precision: Precision = defaults.PRECISION
+    """floating-point type of the network: auto, fp32, bf16 or fp16"""
+    batch: Positive = defaults.BATCH
+    """maximum number of frames in one forward pass"""
+    batch_timeout_ms: Annotated[float, Meta(ge=0.0)] = defaults.BATCH_TIMEOUT_MS
+    """maximum time to wait for a full batch, in milliseconds"""
+    workers: Positive = defaults.WORKERS
+    """number of infer workers; each loads its own copy of the model"""
     redis_url: str | None = None
-    """redis://, rediss:// or unix://; default a private server that lives as long as the command"""
-    redis_memory_mb: Annotated[int, Meta(ge=64)] = 1024
-    """memory of the bus, frames, results and subscribers' buffers together, in MiB"""
-    max_in_flight: Positive = 16
-    """most frames of one stream between its decoder and its result log"""
-    result_ttl_s: Positive = 3600
-    """seconds that a result log outlives its job on a Redis that is not ours"""
+    """redis://, rediss:// or unix:// URL of the server; if not set, the job starts a private server and stops it at the
+    end"""
+    redis_memory_mb: Annotated[int, Meta(ge=64)] = defaults.REDIS_MEMORY_MB
+    """memory for frames, results and subscribers' buffers together, in MiB"""
+    max_in_flight: Positive = defaults.MAX_IN_FLIGHT
+    """maximum number of frames of one stream between its decoder and its result log"""
+    result_ttl_s: Positive = defaults.RESULT_TTL_S
+    """time in seconds for which the result logs stay on the server of `redis_url` after the job has ended"""
     output: str | None = None
-    """folder for the results; default a fresh one under runs/"""
-    save: list[Output] = msgspec.field(default_factory=lambda: ["jsonl", "video"])
-    """what is written to the folder; default jsonl and video"""
+    """folder for the results; a fresh folder in runs/ if not set"""
+    save: list[Output] = msgspec.field(default_factory=lambda: list(defaults.SAVE))
+    """files to write for each stream: jsonl (the result messages), video (the annotated video); [] for none"""
     readers: list[Name] = []
-    """names of subscribers that must have read a result before it may leave the log (`subscribe(..., reader=NAME)`)"""
+    """names of subscribers that must have read a message before it may leave the result log
+    (`subscribe(..., reader=NAME)`)"""
 
 
-class ModelTable(msgspec.Struct, frozen=True):
-    """What weights of their own classes change in a registered model."""
+class ModelOverrides(msgspec.Struct, frozen=True):
+    """The properties of a model that a weights file with classes of its own overrides."""
 
     categories: list[tuple[int, str]]
-    """(class_id, label) pairs, rising"""
+    """(class_id, label) pairs in ascending order of class_id"""
     min_size: int
     max_size: int
-    """of the network's input, as in `pipeline.models.registry.ModelSpec`"""
+    """with min_size: the input size of the network in pixels, as in `pipeline.models.registry.ModelSpec`"""
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream with everything decided: the value of its field in `ms:sources`."""
+    """One stream with a value for every option. Its JSON is the value of the field `stream_id` of `ms:sources`."""
 
     stream_id: str
     source: str
@@ -118,28 +137,28 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_frames: int | None
     rtsp_transport: Literal["tcp", "udp"]
     model: str
-    """name of the model, for its input size and its category table; `name@file` where the weights bring their own"""
+    """name of the model, which determines input size and categories; `name@file` if the weights file overrides them"""
     max_in_flight: int
     log_bytes: int
-    """bytes of result JSON the log keeps"""
+    """maximum size of the result log in bytes of JSON"""
     segment_folder: str | None = None
-    """on this job's host: where decode keeps a camera's packets for the annotated video; None: it is not written"""
-    model_table: ModelTable | None = None
-    """for the model `name@file`"""
+    """folder on the job's host in which decode stores the camera's packets for the annotated video; None: no video"""
+    model_overrides: ModelOverrides | None = None
+    """the overridden properties of a model `name@file`; None for a registered model"""
 
     @property
     def score_floor(self) -> float:
-        """Lowest score that may continue a track: half of what begins one. Weaker detections are not sent."""
+        """Lowest score of a detection that can continue a track: half of `conf`. Weaker detections are discarded."""
         return self.conf / 2
 
     @property
     def live(self) -> bool:
-        """Whether the source is a camera: it cannot wait and can be opened again."""
+        """Whether the source is live: it cannot wait for the model, and the decoder reconnects to it."""
         return self.kind == "live"
 
 
 def check_stream_id(stream_id: str) -> str:
-    """The id itself. Raises ConfigError for one that could not be part of a key."""
+    """Return `stream_id`. Raises ConfigError if it holds characters that a Redis key or a file name cannot have."""
     if not STREAM_ID.fullmatch(stream_id):
         raise ConfigError(
             f"stream id {stream_id!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -; "

@@ -17,6 +17,7 @@ from pipeline.coco.data import Annotation, CocoData, PictureRecord, read_coco
 from pipeline.coco.precision import CocoPrecision, coco_entry, coco_precision
 from pipeline.contract.arrays import Detections, I420Frame
 from pipeline.contract.config import JobConfig
+from pipeline.contract.defaults import CONF
 from pipeline.errors import UsageError
 from pipeline.evaluation.pairing import Pairing, chosen, crowds_of, overlaps, pair_objects
 from pipeline.evaluation.regions import Regions
@@ -33,7 +34,6 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import coco_of_file
-from pipeline.job.build import DEFAULT_CONF
 from pipeline.models.registry import ModelSpec, bus_hw
 from pipeline.source import Converter, Picture
 from pipeline.source.picture import UPRIGHT
@@ -82,7 +82,7 @@ def evaluate_coco(settings: CocoSettings) -> dict[str, Any]:
     output = make_folder(settings.output)
     engine = load(settings.config)
 
-    conf = DEFAULT_CONF if settings.config.conf is None else settings.config.conf
+    conf = CONF if settings.config.conf is None else settings.config.conf
     regions = Regions(labels, conf)
     founds: dict[int, Detections] = {}
     judged: list[_Judged] = []

@@ -18,6 +18,7 @@ from pipeline.coco.data import Annotation
 from pipeline.coco.precision import CocoPrecision, coco_precision
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.contract.config import JobConfig
+from pipeline.contract.defaults import CONF
 from pipeline.contract.results import FrameResult
 from pipeline.errors import UsageError
 from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
@@ -35,7 +36,6 @@ from pipeline.evaluation.session import (
 )
 from pipeline.evaluation.sheet import SheetRow, write_sheet
 from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
-from pipeline.job.build import DEFAULT_CONF
 from pipeline.models.registry import ModelSpec
 from pipeline.synthetic import LABELS, Scene, SceneConfig, write_video
 from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
@@ -246,7 +246,7 @@ def _shown(detections: Detections, tracked: TrackedDetections, class_of: dict[in
 
 
 def _conf(config: JobConfig) -> float:
-    return DEFAULT_CONF if config.conf is None else config.conf
+    return CONF if config.conf is None else config.conf
 
 
 def _figures(judged: Judgement) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""A job: the configuration and the command line checked as a whole, nothing left to decide.
+"""Builds a job from the configuration and the command line, and checks that it can run.
 
-Precedence, strongest first: flags, a stream's own fields in the file, the file's fields for all streams, the defaults.
+Precedence, highest first: command-line flags, the fields of a stream in the file, the fields for all streams in the
+file, the defaults of `pipeline.contract.defaults`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
+from pipeline.contract import defaults
 from pipeline.contract.config import (
     OUTPUT_SUFFIXES,
+    STREAM_DEFAULTS,
     JobConfig,
     Output,
     Precision,
@@ -26,30 +30,27 @@ from pipeline.contract.config import (
 )
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
-from pipeline.models.weights_table import model_table, spec_of_weights
+from pipeline.models.weights_table import overridden_properties, spec_of_weights
 from pipeline.source import ResolvedSource, resolve_sources
 
 MIB = 1024 * 1024
 MIN_LOG_BYTES = 8 * MIB
 MAX_LOG_BYTES = 64 * MIB
 SERVER_BYTES = 8 * MIB
-"""what Redis needs for itself: tables, connections, headers of entries"""
+"""memory that the Redis server needs for its own tables, for connections and for the headers of entries"""
 SUBSCRIBER_BYTES = 16 * MIB
-"""messages waiting for slow subscribers: the limit at which the private server cuts one off"""
-RUNS_FOLDER = Path("runs")
-
-DEFAULT_CONF = 0.5
-DEFAULT_MAX_STALENESS_S = 0.5
+"""memory for messages that slow pub/sub subscribers have not read; the private server disconnects one beyond that"""
+RUNS_FOLDER = Path(defaults.RUNS_FOLDER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Everything that the workers are started with."""
+    """Everything that the supervisor needs to start the workers of a job."""
 
     streams: list[StreamConfig]
     model: str
     weights: Path | None
-    """None: the model's own"""
+    """None: the model's own weights"""
     device: str
     """cpu, cuda or cuda:N"""
     precision: Precision
@@ -57,24 +58,27 @@ class Job:
     batch_timeout_ms: float
     workers: int
     redis_url: str | None
-    """None: a private server"""
+    """None: the job starts a private server"""
     redis_memory_mb: int
     result_ttl_s: int
     output: Path
-    """a folder that exists"""
+    """an existing, writable folder"""
     save: list[Output]
     readers: list[str]
+    renamed: dict[str, str]
+    """stream id -> the name of its source, for streams that got another id because the name was taken"""
 
 
 def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequence[str] = ()) -> Job:
-    """The job that `config` (flags merged into it), the SOURCE arguments and the --stream-id flags ask for.
+    """Build the job that the configuration and the SOURCE arguments describe, and create its output folder.
 
-    `stream_ids` name the streams of `sources`, in their order; those of the file have names. The folder of the
-    results is made last; without `config.output` it is a fresh one under runs/.
+    config      the configuration file with the command-line flags merged into it
+    sources     the SOURCE arguments; they add streams to those of the file
+    stream_ids  ids for the streams of `sources`, in the same order; the others are named after their sources
 
-    Raises UsageError for what could not work: a source that is not there, a name given twice, a class that the model
-    does not know, a bus memory that is too small, an output that would overwrite a source; OutputError for a folder
-    that cannot be made or written.
+    Raises UsageError if a source does not exist, two streams have the same id, the model does not know a class, the
+    memory of the bus is too small, or a result file would overwrite a source; OutputError if the output folder cannot
+    be created or written. The output folder is created last, so a refused job leaves nothing behind.
     """
     device = ("cuda" if cuda_expected() else "cpu") if config.device == "auto" else config.device
     base = get_model(config.model or default_model(device))
@@ -82,7 +86,8 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     if weights and not weights.is_file():
         raise ConfigError(f"weights: expected a file, found none at {weights}")
     spec = spec_of_weights(base, weights)
-    streams = build_streams(config, spec, sources, stream_ids)
+    sources_by_id = _name_streams(config, sources, stream_ids)
+    streams = _build_streams(config, spec, sources_by_id)
     save = list(dict.fromkeys(config.save))
     if config.output:
         _keep_sources_safe(streams, save, Path(config.output).expanduser())
@@ -101,31 +106,41 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
         output=make_output_folder(config.output, [stream.stream_id for stream in streams]),
         save=save,
         readers=config.readers,
+        renamed={
+            stream_id: source.base_stream_id
+            for stream_id, source in sources_by_id.items()
+            if stream_id not in {source.base_stream_id, *config.streams, *stream_ids}
+        },
     )
 
 
 def build_streams(
     config: JobConfig, spec: ModelSpec, sources: Sequence[str], stream_ids: Sequence[str]
 ) -> list[StreamConfig]:
-    """The streams of `build_job`, which see. Raises UsageError."""
-    sources_by_id = _name_streams(config, sources, stream_ids)
+    """The streams of the job that `build_job` builds from the same arguments, for the model `spec`."""
+    return _build_streams(config, spec, _name_streams(config, sources, stream_ids))
+
+
+def _build_streams(config: JobConfig, spec: ModelSpec, sources_by_id: dict[str, ResolvedSource]) -> list[StreamConfig]:
     log_bytes = _share_memory(config, spec, len(sources_by_id))
     return [_stream_config(stream_id, source, config, spec, log_bytes) for stream_id, source in sources_by_id.items()]
 
 
 def _name_streams(config: JobConfig, sources: Sequence[str], stream_ids: Sequence[str]) -> dict[str, ResolvedSource]:
-    """Stream id -> source: those of the file, then those of the command line."""
+    """Stream id -> source: first the streams of the file, then those of the command line."""
     named = {check_stream_id(stream_id): _source_of(stream_id, entry) for stream_id, entry in config.streams.items()}
     found = resolve_sources(sources)
     if len(stream_ids) > len(found):
         raise UsageError(
-            f"--stream-id: expected {len(found)} or less, one per stream of the command line, got {len(stream_ids)}"
+            f"--stream-id: expected at most {len(found)}, one per source on the command line, got {len(stream_ids)}"
         )
     taken: set[str] = set()
     for stream_id in (*named, *map(check_stream_id, stream_ids)):
-        # ids that differ in case only would share their files on some systems
+        # On file systems that ignore case, ids that differ only in case would name the same files.
         if stream_id.casefold() in taken:
-            raise UsageError(f"stream id {stream_id!r} is given twice (upper and lower case are the same): change one")
+            raise UsageError(
+                f"stream id {stream_id!r} is used twice (ids are compared without case): change one of them"
+            )
         taken.add(stream_id.casefold())
     for index, source in enumerate(found):
         if index < len(stream_ids):
@@ -146,8 +161,8 @@ def _source_of(stream_id: str, entry: StreamEntry) -> ResolvedSource:
         raise ConfigError(f"streams.{stream_id}: {error}") from None
     if len(found) != 1:
         raise ConfigError(
-            f"streams.{stream_id}.source: expected one source, got {len(found)} files: give each a name of its own, "
-            "or name the folder on the command line"
+            f"streams.{stream_id}.source: expected one source, got {len(found)} files: add a stream for each file, "
+            "or give the folder on the command line"
         )
     return found[0]
 
@@ -158,7 +173,10 @@ def _free_id(stream_id: str, taken: set[str]) -> str:
 
 
 def _share_memory(config: JobConfig, spec: ModelSpec, num_streams: int) -> int:
-    """Bytes for the result log of each stream. Raises ConfigError with the sum when the bus cannot hold the job."""
+    """Maximum size of each stream's result log in bytes.
+
+    Raises ConfigError with the calculation if `redis_memory_mb` is too small for the streams of the job.
+    """
     frame_bytes = spec.min_size * spec.max_size * 3 // 2
     frames_bytes = num_streams * config.max_in_flight * frame_bytes
     free_bytes = config.redis_memory_mb * MIB - SERVER_BYTES - SUBSCRIBER_BYTES
@@ -182,7 +200,7 @@ def _stream_config(
     stream_id: str, source: ResolvedSource, config: JobConfig, spec: ModelSpec, log_bytes: int
 ) -> StreamConfig:
     options = _options_of(config, stream_id)
-    policy = options.drop_policy or "auto"
+    policy = options["drop_policy"]
     if policy == "auto":
         policy = "latest" if source.kind == "live" else "lossless"
     return StreamConfig(
@@ -190,32 +208,32 @@ def _stream_config(
         source=source.source,
         kind=source.kind,
         policy=policy,
-        conf=DEFAULT_CONF if options.conf is None else options.conf,
-        class_ids=None if options.classes is None else class_ids_of(spec, options.classes),
-        max_staleness_s=options.max_staleness_s or DEFAULT_MAX_STALENESS_S,
-        stride=options.stride or 1,
-        max_fps=options.max_fps,
-        max_frames=options.max_frames,
-        rtsp_transport=options.rtsp_transport or "tcp",
+        conf=options["conf"],
+        class_ids=None if options["classes"] is None else class_ids_of(spec, options["classes"]),
+        max_staleness_s=options["max_staleness_s"],
+        stride=options["stride"],
+        max_fps=options["max_fps"],
+        max_frames=options["max_frames"],
+        rtsp_transport=options["rtsp_transport"],
         model=spec.name,
-        model_table=model_table(spec),
+        model_overrides=overridden_properties(spec),
         max_in_flight=config.max_in_flight,
         log_bytes=log_bytes,
     )
 
 
-def _options_of(config: JobConfig, stream_id: str) -> StreamOptions:
-    """The options of one stream: its own where it has them, else those for all."""
+def _options_of(config: JobConfig, stream_id: str) -> dict[str, Any]:
+    """The fields of StreamOptions for one stream: its own value, else that for all streams, else the default."""
     own = config.streams.get(stream_id)
-    layers = [config] if own is None else [own, config]
-    options = StreamOptions()
-    for field in StreamOptions.__struct_fields__:
-        setattr(options, field, next((value for layer in layers if (value := getattr(layer, field)) is not None), None))
-    return options
+    layers = [*([own] if own else []), config, STREAM_DEFAULTS]
+    return {
+        field: next((value for layer in layers if (value := getattr(layer, field)) is not None), None)
+        for field in StreamOptions.__struct_fields__
+    }
 
 
 def _keep_sources_safe(streams: list[StreamConfig], save: list[Output], output: Path) -> None:
-    """Raises ConfigError when a result would be written over a source."""
+    """Raises ConfigError if the path of a result file is also the path of a source."""
     sources = {Path(stream.source).resolve() for stream in streams if stream.kind == "file"}
     for stream in streams:
         for kind in save:
@@ -225,7 +243,13 @@ def _keep_sources_safe(streams: list[StreamConfig], save: list[Output], output: 
 
 
 def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
-    """The folder of the results; without `output` one that was not there before."""
+    """Create the folder for the results and return its path.
+
+    output      the folder of the configuration, which may exist; None: create a fresh folder under runs/, named after
+                the only stream or, with several streams, after the date
+
+    Raises OutputError if the folder cannot be created or written.
+    """
     try:
         if output:
             folder = Path(output).expanduser()
@@ -245,8 +269,8 @@ def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
 
 
 def drop_unused_folder(folder: Path) -> None:
-    """Undo `make_output_folder` for a fresh folder that nothing was written to."""
-    with contextlib.suppress(OSError):  # of one that is not empty
+    """Remove a folder that `make_output_folder` created under runs/, and runs/ itself, if they are empty."""
+    with contextlib.suppress(OSError):  # the folder is not empty
         folder.rmdir()
         folder.parent.rmdir()
 
@@ -257,7 +281,7 @@ def _make_fresh_folder(name: str) -> Path:
     while True:
         folder = RUNS_FOLDER / f"{name}-{number}"
         try:
-            # making it is what claims it: jobs that start together never share one
+            # mkdir fails if the folder exists, so two jobs that start together never get the same one
             folder.mkdir()
         except FileExistsError:
             number += 1

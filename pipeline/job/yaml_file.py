@@ -1,6 +1,6 @@
-"""The YAML file: environment variables filled in, every mistake named with its place, its value and what was expected.
+"""Reads the YAML configuration file: substitutes environment variables, converts and checks every field.
 
-`python -m pipeline.job.yaml_file` prints its JSON Schema (kept as docs/config.schema.json; a test holds the two equal).
+`python -m pipeline.job.yaml_file` prints the JSON Schema of the file, docs/config.schema.json. A test compares the two.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import yaml
 from msgspec import inspect as kinds
 
 import pipeline.contract.config
-from pipeline.contract.config import STREAM_ID, JobConfig, StreamEntry
+from pipeline.contract.config import STREAM_DEFAULTS, STREAM_ID, JobConfig, StreamEntry
 from pipeline.errors import ConfigError
 from pipeline.source.redaction import redact
 
 Place = tuple[str | int, ...]
-"""the steps from the root of the configuration to a value: ("streams", "cam1", "classes", 0)"""
+"""path from the root of the configuration to a value, such as ("streams", "cam1", "classes", 0)"""
 
 _Fields = TypeVar("_Fields", bound=msgspec.Struct)
 
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:(?P<default>[^{}]*))?\}")
-_COMPLAINT = re.compile(r"(?P<what>.*?)( - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
+_COMPLAINT = re.compile(r"(?P<fault>.*?)( - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>\w+)|\[(?P<index>\d+)\]")
 _FIELD_COMPLAINT = re.compile(r"Object (?P<fault>contains unknown|missing required) field `(?P<field>.*)`", re.DOTALL)
 _YAML_TAG = "tag:yaml.org,2002:"
@@ -41,7 +41,7 @@ _LONGEST_SHOWN_VALUE = 60
 
 
 def load_config(path: str | Path) -> JobConfig:
-    """The configuration in the YAML file at `path`. Raises ConfigError with one line that names the place."""
+    """Read the YAML file at `path`. Raises ConfigError with one line that names the place of the error."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -49,14 +49,17 @@ def load_config(path: str | Path) -> JobConfig:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration file: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, which byte {error.start} is not") from None
+        raise ConfigError(f"{path}: expected UTF-8 text, but byte {error.start} is not valid UTF-8") from None
     return parse_config(text, str(path), os.environ)
 
 
 def parse_config(text: str, name: str, environment: Mapping[str, str]) -> JobConfig:
-    """The configuration in `text`; an empty text is an empty configuration. `name` is the file's, for the errors.
+    """Parse the YAML document `text`; an empty document is an empty configuration.
 
-    Raises ConfigError with one line: `name:line: place: what was expected, got the value`.
+    name          name of the file, for error messages
+    environment   the environment variables that `${NAME}` refers to
+
+    Raises ConfigError with one line: `NAME:LINE: FIELD: expected …, got VALUE`.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -86,10 +89,11 @@ def parse_config(text: str, name: str, environment: Mapping[str, str]) -> JobCon
 
 
 def with_flags(config: JobConfig, flags: Mapping[str, Any]) -> JobConfig:
-    """`config` with what the command line says, which wins over all of the file, its fields of single streams included.
+    """Return `config` with the command-line flags merged into it. A flag overrides the field of every stream, too.
 
-    `flags` are fields of JobConfig, as text or as what they stand for; None is a flag that was not given. Raises
-    ConfigError that names the flag.
+    flags   field of JobConfig -> value, as text or already converted; None for a flag that was not given
+
+    Raises ConfigError that names the flag.
     """
     given = {field: _number_or_text(value, field) for field, value in flags.items() if value is not None}
     converted = convert_fields(given, JobConfig, _flag_of)
@@ -99,9 +103,12 @@ def with_flags(config: JobConfig, flags: Mapping[str, Any]) -> JobConfig:
 
 
 def convert_fields(values: Any, kind: type[_Fields], where_is: Callable[[Place], str], base: Place = ()) -> _Fields:
-    """`values`, which stand at `base`, as a `kind`.
+    """Convert `values` to the struct `kind`.
 
-    Raises ConfigError for the first field that does not fit, with the name that `where_is` has for its place.
+    where_is   returns the name of a place for error messages
+    base       place of `values` in the configuration
+
+    Raises ConfigError for the first field that is unknown, of the wrong type or out of range.
     """
     for place, value in _leaves(values):
         if isinstance(value, float) and not math.isfinite(value):
@@ -114,13 +121,15 @@ def convert_fields(values: Any, kind: type[_Fields], where_is: Callable[[Place],
 
 
 def config_json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the file, for editors: says what each field means, allows `${NAME}` for numbers."""
+    """JSON Schema (2020-12) of the file, for editors. It allows `${NAME}` in place of a number."""
     schema = msgspec.json.schema(JobConfig)
     documentation = _documentation_of_fields()
     reference = {"type": "string", "pattern": r"^\$\{.*\}$"}
     for definition in schema["$defs"].values():
         for name, field in definition["properties"].items():
             default = {"default": field.pop("default")} if "default" in field else {}
+            if default.get("default", 0) is None:
+                default = {"default": getattr(STREAM_DEFAULTS, name, None)}
             field.pop("description", None)
             choices = field.get("anyOf", [field])
             scalar = all(choice.get("type") not in {"array", "object"} for choice in choices)
@@ -134,7 +143,7 @@ def config_json_schema() -> dict[str, Any]:
 
 
 def _number_or_text(value: Any, field: str) -> Any:
-    """What the text of a flag stands for."""
+    """The number that the text of a flag stands for, if its field is a number; else `value` itself."""
     if not isinstance(value, str) or _takes_text(_kind_at(kinds.type_info(JobConfig), (field,))):
         return value
     for number in (int, float):
@@ -152,9 +161,9 @@ def _flag_of(place: Place) -> str:
 
 
 def _prepare(node: yaml.Node, place: Place, environment: Mapping[str, str], visited: dict[int, bool]) -> None:
-    """Fills in the environment and refuses what YAML would let pass: keys given twice, keys that are not text, loops.
+    """Substitute environment variables in the tree, and refuse duplicate keys, keys that are not text, and cycles.
 
-    visited   id of a node -> whether it is still being walked; an anchor makes one node stand at several places
+    visited   id of a node -> whether the walk is inside it; with anchors, one node can be at several places
     """
     if id(node) in visited:
         if visited[id(node)]:
@@ -187,9 +196,10 @@ def _prepare(node: yaml.Node, place: Place, environment: Mapping[str, str], visi
 
 
 def _fill_in(node: yaml.ScalarNode, place: Place, environment: Mapping[str, str]) -> None:
-    """Replaces `${NAME}` and `${NAME:default}`.
+    """Replace `${NAME}` and `${NAME:default}`.
 
-    A value that is nothing but one reference may be a number: it is read as YAML unless text is expected there.
+    A value that consists of one reference alone is read as YAML, so that it can be a number, unless the field takes
+    text.
     """
     whole = _REFERENCE.fullmatch(node.value)
 
@@ -216,7 +226,7 @@ def _fill_in(node: yaml.ScalarNode, place: Place, environment: Mapping[str, str]
 
 
 def _kind_at(kind: kinds.Type | None, place: Place) -> kinds.Type | None:
-    """What is expected at `place` within a `kind`; None where nothing is."""
+    """The type of the value at `place` within `kind`; None if no value is expected there."""
     for step in place:
         kind = next((choice for choice in _choices(kind) if not isinstance(choice, kinds.NoneType)), None)
         if isinstance(kind, kinds.StructType):
@@ -231,7 +241,7 @@ def _kind_at(kind: kinds.Type | None, place: Place) -> kinds.Type | None:
 
 
 def _choices(kind: kinds.Type | None) -> tuple[kinds.Type, ...]:
-    """The alternatives of a union; anything else is its own only one."""
+    """The alternatives of a union; for any other type, the type itself."""
     if isinstance(kind, kinds.UnionType):
         return kind.types
     return () if kind is None else (kind,)
@@ -242,7 +252,7 @@ def _takes_text(kind: kinds.Type | None) -> bool:
 
 
 def _explain(complaint: str, values: Any, kind: kinds.Type) -> tuple[Place, str]:
-    """The place that msgspec complains of, and what is wrong there in words."""
+    """The place of an msgspec error message, and its description in the words of this module."""
     match = _COMPLAINT.fullmatch(complaint)
     path = (match and match["path"]) or ""
     place: Place = tuple(step["field"] or int(step["index"]) for step in _STEP.finditer(path))
@@ -262,15 +272,15 @@ def _explain(complaint: str, values: Any, kind: kinds.Type) -> tuple[Place, str]
 
 def _suggest(field: str, known: list[str]) -> str:
     if field not in known and field in JobConfig.__struct_fields__:
-        return "it is set for the whole job, at the top of the file"
+        return "it is an option of the whole job: set it at the top of the file"
     if field in StreamEntry.__struct_fields__:
-        return "it is set for a stream, under streams.NAME"
+        return "it is an option of a stream: set it under streams.NAME"
     close = difflib.get_close_matches(field.lower().replace("-", "_"), known, n=1)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
 
 
 def _describe(kind: kinds.Type | None) -> str:
-    """What a field takes, in words; that it may also be left empty is not said."""
+    """The values that a field takes, in words."""
     match kind:
         case kinds.Metadata(type=inner, extra_json_schema=extra):
             return str((extra or {}).get("description", _describe(inner)))
@@ -294,7 +304,7 @@ def _describe(kind: kinds.Type | None) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value for an error: short, on one line, without credentials."""
+    """A value for an error message: shortened, on one line, without credentials."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):
@@ -305,7 +315,7 @@ def _show(value: Any) -> str:
 
 
 def _leaves(values: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every value that is neither mapping nor list, with its place."""
+    """Every value that is neither a mapping nor a list, with its place."""
     if isinstance(values, dict | list):
         for step, value in values.items() if isinstance(values, dict) else enumerate(values):
             yield from _leaves(value, (*place, step))
@@ -314,7 +324,7 @@ def _leaves(values: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 
 
 def _line_of(node: yaml.Node, place: Place) -> int:
-    """The line, from 1, of the field at `place`, or of the last of its parents that stands in the file."""
+    """The line number, from 1, of the field at `place`, or of its closest parent that is in the file."""
     line = node.start_mark.line
     for step in place:
         if isinstance(node, yaml.MappingNode):
@@ -329,14 +339,14 @@ def _line_of(node: yaml.Node, place: Place) -> int:
 
 
 def _documentation_of_fields() -> dict[str, str]:
-    """Field -> the text under it in pipeline/contract/config.py."""
+    """Field -> its docstring in pipeline/contract/config.py, on one line."""
     documentation: dict[str, str] = {}
     for definition in ast.parse(inspect.getsource(pipeline.contract.config)).body:
         if not isinstance(definition, ast.ClassDef):
             continue
         for field, text in pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                documentation.setdefault(ast.unparse(field.target), str(text.value.value))
+                documentation.setdefault(ast.unparse(field.target), " ".join(str(text.value.value).split()))
     return documentation
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.contract import defaults
 from pipeline.errors import ModelError, UsageError
 
 ModelOutput = Literal["boxes", "masks", "keypoints"]
@@ -193,7 +194,7 @@ def get_model(name: str) -> ModelSpec:
 def default_model(device: str) -> str:
     """Name of the model that is used when none is asked for on `device` (auto, cpu, cuda or cuda:N)."""
     on_cuda = device.startswith("cuda") or (device == "auto" and cuda_expected())
-    return "maskrcnn_resnet50_fpn_v2" if on_cuda else "street"
+    return defaults.CUDA_MODEL if on_cuda else defaults.CPU_MODEL
 
 
 def class_ids_of(spec: ModelSpec, labels: Iterable[str]) -> list[int]:
@@ -262,13 +263,13 @@ class ModelRow:
     """'cpu', 'cuda', or nothing"""
 
 
-def model_table() -> list[ModelRow]:
+def model_rows() -> list[ModelRow]:
     """Every model, in the order of the registry."""
-    defaults = {default_model(device): device for device in ("cpu", "cuda")}
+    default_for = {default_model(device): device for device in ("cpu", "cuda")}
     rows = []
     for spec in MODELS.values():
         path = weights_path(spec)
-        rows.append(ModelRow(spec, path, path.is_file(), defaults.get(spec.name, "")))
+        rows.append(ModelRow(spec, path, path.is_file(), default_for.get(spec.name, "")))
     return rows
 
 

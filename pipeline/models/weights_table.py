@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.config import ModelTable, StreamConfig
+from pipeline.contract.config import ModelOverrides, StreamConfig
 from pipeline.errors import ModelError
 from pipeline.models.registry import ModelSpec, get_model
 
@@ -62,25 +62,25 @@ def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
     return replace(found, name=f"{base.name}{SEPARATOR}{path.stem}")
 
 
-def model_table(spec: ModelSpec) -> ModelTable | None:
-    """What a stream has to carry of the spec: nothing for a registered model."""
+def overridden_properties(spec: ModelSpec) -> ModelOverrides | None:
+    """The properties of `spec` that its weights file overrides; None for a registered model."""
     if SEPARATOR not in spec.name:
         return None
-    return ModelTable(list(spec.categories), spec.min_size, spec.max_size)
+    return ModelOverrides(list(spec.categories), spec.min_size, spec.max_size)
 
 
 def spec_of_stream(stream: StreamConfig) -> ModelSpec:
     """The model of a stream, with the table that it carries. Raises ModelError for an unknown name."""
-    table = stream.model_table
-    if table is None:
+    overrides = stream.model_overrides
+    if overrides is None:
         return get_model(stream.model)
     return replace(
         get_model(stream.model.partition(SEPARATOR)[0]),
         name=stream.model,
-        categories=tuple(table.categories),
-        head_class_ids=tuple(class_id for class_id, _ in table.categories),
-        min_size=table.min_size,
-        max_size=table.max_size,
+        categories=tuple(overrides.categories),
+        head_class_ids=tuple(class_id for class_id, _ in overrides.categories),
+        min_size=overrides.min_size,
+        max_size=overrides.max_size,
     )
 
 

@@ -52,6 +52,8 @@ class ResolvedSource:
     source: str
     kind: SourceKind
     default_stream_id: str
+    base_stream_id: str
+    """the name of the source itself; `default_stream_id` is this name, with a number behind it if it was taken"""
 
 
 def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
@@ -61,7 +63,12 @@ def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
     """
     found = [pair for argument in arguments for pair in _resolve(argument)]
     taken: set[str] = set()
-    return [ResolvedSource(source, kind, _unique(_base_id(source, kind), taken)) for source, kind in found]
+    resolved = []
+    for source, kind in found:
+        base = _base_id(source, kind)
+        stream_id = _unique(base, taken)
+        resolved.append(ResolvedSource(source, kind, stream_id, base or stream_id))
+    return resolved
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:

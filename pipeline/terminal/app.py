@@ -1,6 +1,6 @@
-"""The command line: arguments in, exit code out. Verbs are registered here and nowhere else.
+"""The command line: takes the arguments and returns the exit code. Every verb is registered here.
 
-What a verb needs is imported when it runs, so that --help and mistakes answer at once.
+A verb imports its heavy dependencies when it runs, so that --help and error messages appear without delay.
 """
 
 from __future__ import annotations
@@ -18,57 +18,61 @@ import typer
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.errors import BusError, MaskStreamError, UsageError
 from pipeline.terminal import evaluate, train
-from pipeline.terminal.models import models
-from pipeline.terminal.options import APP_OPTIONS, HELP_OPTIONS
+from pipeline.terminal import options as cli
+from pipeline.terminal.models import MODELS_EPILOG, models
 from pipeline.terminal.run import RUN_EPILOG, JobRunner, run
-from pipeline.terminal.status import status
-from pipeline.terminal.subscribe import subscribe
+from pipeline.terminal.status import STATUS_EPILOG, status
+from pipeline.terminal.subscribe import SUBSCRIBE_EPILOG, subscribe
 from pipeline.terminal.track import TRACK_EPILOG, track
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Verb(NamedTuple):
-    """A verb without verbs of its own; its name is that of the function."""
+    """A verb. Its name is the name of its function."""
 
     function: Callable[..., int]
     summary: str
-    """its line in the list of verbs"""
-    epilog: str | None = None
-    """what follows the options in its --help"""
+    """description in the list of verbs"""
+    epilog: str
+    """text after the options in the verb's --help: examples and exit codes"""
 
 
 VERBS = [
-    Verb(subscribe, "print results as they come, or replay them"),
-    Verb(status, "show how the streams and workers on a Redis are doing"),
-    Verb(models, "list the models with their classes and weights"),
-    Verb(train.train, "train a model, or fine-tune it to your own classes", train.TRAIN_EPILOG),
+    Verb(subscribe, "print result messages live, or replay them", SUBSCRIBE_EPILOG),
+    Verb(status, "show the state of streams and workers", STATUS_EPILOG),
+    Verb(models, "list the models with their classes and weights", MODELS_EPILOG),
+    Verb(train.train, "train a model, or fine-tune it on your own classes", train.TRAIN_EPILOG),
     Verb(train.synthetic, "write pictures of a synthetic street as COCO data", train.SYNTHETIC_EPILOG),
-    Verb(track, "run the tracker alone on a file of detections", TRACK_EPILOG),
+    Verb(track, "run the tracker on a detection file", TRACK_EPILOG),
 ]
 
 
 class CommandLine:
-    """The verbs of this package and those of `groups`, which have verbs of their own (`worker decode`)."""
+    """All verbs. `groups` are typer apps with verbs of their own, such as `worker decode`."""
 
     def __init__(self, run_job: JobRunner, groups: Sequence[typer.Typer] = ()) -> None:
-        """run_job   runs a job on this host"""
+        """run_job runs a job on this host; the verb `run` calls it."""
         self._run_job = run_job
-        self._verbs_app = typer.Typer(**APP_OPTIONS)
+        self._verbs_app = typer.Typer(**cli.APP_OPTIONS)
         for verb in VERBS:
             register = self._verbs_app.command(
-                verb.function.__name__, short_help=verb.summary, epilog=verb.epilog, context_settings=HELP_OPTIONS
+                verb.function.__name__,
+                short_help=verb.summary,
+                epilog=cli.unwrap(verb.epilog),
+                context_settings=cli.HELP_OPTIONS,
             )
             register(verb.function)
         for group in (evaluate.evaluate_app, *groups):
             self._verbs_app.add_typer(group)
-        self._run_app = typer.Typer(**APP_OPTIONS)
+        self._run_app = typer.Typer(**cli.APP_OPTIONS)
         listing = "\n".join(f"  {name:11} {summary}" for name, summary in self._summaries())
-        self._run_app.command(epilog=RUN_EPILOG.format(verbs=listing), context_settings=HELP_OPTIONS)(run)
+        epilog = cli.unwrap(RUN_EPILOG).format(verbs=listing)
+        self._run_app.command(epilog=epilog, context_settings=cli.HELP_OPTIONS)(run)
 
     @property
     def verbs(self) -> list[str]:
-        """Every first word that is not a source."""
+        """The names of all verbs: first arguments that are not taken for a source."""
         return [name for name, _ in self._summaries()]
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +83,7 @@ class CommandLine:
         try:
             command: Any = typer.main.get_command(app)
             arguments = given[1:] if given[:1] == ["run"] else given
-            # not command.main(): it has exit codes and messages of its own for Ctrl-C and for closed pipes
+            # command.main() would use its own exit codes and messages for Ctrl-C and for closed pipes
             with command.make_context(program, arguments, obj=self._run_job) as context:
                 code = command.invoke(context)
             sys.stdout.flush()
@@ -93,7 +97,7 @@ class CommandLine:
         except MaskStreamError as error:
             return _fail(str(error), EXIT_FAILED)
         except BrokenPipeError:
-            # the reader has closed the pipe; at exit Python would try to write what is left in the buffer
+            # The reader closed the pipe. Python flushes the buffer at exit, which must not fail a second time.
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             return EXIT_DONE
@@ -106,7 +110,7 @@ class CommandLine:
         return int(code or EXIT_DONE)
 
     def _summaries(self) -> list[tuple[str, str]]:
-        """(name, summary) of every verb and group."""
+        """(name, description) of every verb and group."""
         registered = [(command.name, command.short_help) for command in self._verbs_app.registered_commands]
         groups = (group.typer_instance for group in self._verbs_app.registered_groups)
         registered += [(group.info.name, group.info.short_help) for group in groups if group is not None]
@@ -121,5 +125,5 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
-# click's UsageError: what typer raises for arguments it cannot take, and does not export
+# click's UsageError, which typer raises for wrong arguments but does not export
 _WrongArguments: Any = typer.BadParameter.__mro__[1]

@@ -1,15 +1,18 @@
-"""The flags of the command line: their names and what --help says of them.
+"""The options that several verbs share: their names, help texts and defaults.
 
-All are text here; `pipeline.job.yaml_file.with_flags` reads and checks them like the fields of the file.
+An option of a job is declared as text here. `pipeline.job.yaml_file.with_flags` converts and checks it like the field
+of the configuration file with the same name.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.contract import defaults
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,55 +26,226 @@ APP_OPTIONS: dict[str, Any] = {
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-def option(name: str, help_text: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(name, help=help_text, metavar=metavar, rich_help_panel=panel, show_default=False, **more)
+def unwrap(text: str) -> str:
+    """Join the lines of each paragraph, so that --help wraps it to the terminal; indented lines stay as they are."""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
 
 
-MODEL_PANEL, STREAM_PANEL, RESULT_PANEL = "Model", "Streams", "Results"
-ModelName = Annotated[str | None, option("--model", "see `models`; default by device", "NAME", MODEL_PANEL)]
-Weights = Annotated[str | None, option("--weights", "weights for the model's architecture", "FILE", MODEL_PANEL)]
-Device = Annotated[str | None, option("--device", "default auto", "auto|cpu|cuda|cuda:N", MODEL_PANEL)]
-Precision = Annotated[str | None, option("--precision", "default auto", "auto|fp32|bf16|fp16", MODEL_PANEL)]
-Batch = Annotated[str | None, option("--batch", "most frames in one forward pass; default 4", "N", MODEL_PANEL)]
-BatchTimeout = Annotated[
-    str | None, option("--batch-timeout-ms", "wait so long for a batch to fill; default 20", "T", MODEL_PANEL)
-]
-Conf = Annotated[
-    str | None, option("--conf", "lowest score of a new track, 0 to 1; default 0.5", "SCORE", STREAM_PANEL)
-]
-Classes = Annotated[str | None, option("--classes", "keep these only: person,car", "LABELS", STREAM_PANEL)]
-DropPolicy = Annotated[
-    str | None,
-    option("--drop-policy", "auto: lossless for files, latest for cameras", "auto|lossless|latest", STREAM_PANEL),
-]
-MaxStaleness = Annotated[
-    str | None,
-    option("--max-staleness-s", "policy latest: older frames are left out; default 0.5", "S", STREAM_PANEL),
-]
-MaxFrames = Annotated[str | None, option("--max-frames", "stop each stream after N frames", "N", STREAM_PANEL)]
-Stride = Annotated[str | None, option("--stride", "take every n-th frame; default 1", "N", STREAM_PANEL)]
-MaxFps = Annotated[str | None, option("--max-fps", "leave frames out above this rate", "F", STREAM_PANEL)]
-RtspTransport = Annotated[str | None, option("--rtsp-transport", "default tcp", "tcp|udp", STREAM_PANEL)]
-StreamIds = Annotated[
-    list[str] | None, option("--stream-id", "name of the first SOURCE; again for the next", "ID", STREAM_PANEL)
-]
-Output = Annotated[str | None, option("--output", "folder; default a fresh one under runs/", "DIR", RESULT_PANEL)]
-Save = Annotated[str | None, option("--save", "what to write there; default both", "jsonl,video", RESULT_PANEL)]
-RedisUrl = Annotated[
+def option(
+    name: str,
+    help_text: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    *,
+    default: object = None,
+    **more: Any,
+) -> Any:
+    """An option of a verb.
+
+    metavar   the placeholder of its value in --help
+    panel     the heading under which --help lists it
+    default   the default to show, for a parameter whose own default is None; other defaults are shown as they are
+    more      further arguments of `typer.Option`
+    """
+    if default is not None:
+        default = f"{default:g}" if isinstance(default, float) else default
+        help_text = rf"{help_text} [dim]\[default: {default}][/]"
+    return typer.Option(name, help=help_text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+MODEL_PANEL, STREAM_PANEL, RESULT_PANEL, REDIS_PANEL = "Model", "Streams", "Results", "Redis"
+
+ModelFlag = Annotated[
     str | None,
     option(
-        "--redis-url", "redis://, rediss:// or unix://; default a private server", "URL", envvar="MASKSTREAM_REDIS_URL"
+        "--model",
+        "model to run; `maskstream models` lists them",
+        "NAME",
+        MODEL_PANEL,
+        default=f"{defaults.CPU_MODEL} on the CPU, {defaults.CUDA_MODEL} on CUDA",
     ),
 ]
-RequiredRedisUrl = Annotated[
-    str, option("--redis-url", "redis://, rediss:// or unix://", "URL", envvar="MASKSTREAM_REDIS_URL")
+RequiredModelFlag = Annotated[
+    str, option("--model", "model to run; decode and infer workers need the same one", "NAME", MODEL_PANEL)
 ]
-RequiredModel = Annotated[str, option("--model", "the same for decode and infer, see `models`", "NAME", MODEL_PANEL)]
-WorkerName = Annotated[str | None, option("--name", "unique on this Redis; default from host and process", "NAME")]
+WeightsFlag = Annotated[
+    str | None,
+    option(
+        "--weights", "weights file for the model's architecture", "FILE", MODEL_PANEL, default="the model's own weights"
+    ),
+]
+DeviceFlag = Annotated[
+    str | None,
+    option("--device", "device to run the model on", "auto|cpu|cuda|cuda:N", MODEL_PANEL, default=defaults.DEVICE),
+]
+PrecisionFlag = Annotated[
+    str | None,
+    option(
+        "--precision",
+        "floating-point type of the network",
+        "auto|fp32|bf16|fp16",
+        MODEL_PANEL,
+        default=defaults.PRECISION,
+    ),
+]
+BatchFlag = Annotated[
+    str | None,
+    option("--batch", "maximum number of frames in one forward pass", "N", MODEL_PANEL, default=defaults.BATCH),
+]
+BatchTimeoutFlag = Annotated[
+    str | None,
+    option(
+        "--batch-timeout-ms",
+        "maximum time to wait for a full batch, in milliseconds",
+        "MS",
+        MODEL_PANEL,
+        default=defaults.BATCH_TIMEOUT_MS,
+    ),
+]
+WorkersFlag = Annotated[
+    str | None,
+    option(
+        "--workers",
+        "number of infer workers, each with its own copy of the model",
+        "N",
+        MODEL_PANEL,
+        default=defaults.WORKERS,
+    ),
+]
+ConfFlag = Annotated[
+    str | None,
+    option(
+        "--conf",
+        "confidence threshold, 0 to 1: a track begins at this score and continues down to half of it",
+        "SCORE",
+        STREAM_PANEL,
+        default=defaults.CONF,
+    ),
+]
+ClassesFlag = Annotated[
+    str | None,
+    option(
+        "--classes", "classes to detect, such as person,car", "LABELS", STREAM_PANEL, default="all classes of the model"
+    ),
+]
+DropPolicyFlag = Annotated[
+    str | None,
+    option(
+        "--drop-policy",
+        "when the frame queue is full: lossless makes the source wait, latest drops the oldest frame, "
+        "auto is lossless for files and latest for live sources",
+        "auto|lossless|latest",
+        STREAM_PANEL,
+        default=defaults.DROP_POLICY,
+    ),
+]
+MaxStalenessFlag = Annotated[
+    str | None,
+    option(
+        "--max-staleness-s",
+        "drop frames that are older than this before inference, in seconds (with drop policy latest)",
+        "S",
+        STREAM_PANEL,
+        default=defaults.MAX_STALENESS_S,
+    ),
+]
+MaxFramesFlag = Annotated[
+    str | None,
+    option(
+        "--max-frames",
+        "end each stream after N selected frames; frames that a live stream drops count too",
+        "N",
+        STREAM_PANEL,
+        default="no limit",
+    ),
+]
+StrideFlag = Annotated[
+    str | None, option("--stride", "process every N-th frame", "N", STREAM_PANEL, default=defaults.STRIDE)
+]
+MaxFpsFlag = Annotated[
+    str | None,
+    option(
+        "--max-fps",
+        "process at most this many frames per second of media time",
+        "FPS",
+        STREAM_PANEL,
+        default="no limit",
+    ),
+]
+RtspTransportFlag = Annotated[
+    str | None,
+    option("--rtsp-transport", "transport protocol of RTSP", "tcp|udp", STREAM_PANEL, default=defaults.RTSP_TRANSPORT),
+]
+StreamIdsFlag = Annotated[
+    list[str] | None,
+    option(
+        "--stream-id",
+        "id of the first SOURCE's stream; repeat it for the next SOURCE",
+        "ID",
+        STREAM_PANEL,
+        default="the file's name; cam1, cam2 … for live sources",
+    ),
+]
+OutputFlag = Annotated[
+    str | None,
+    option(
+        "--output",
+        "folder for the result files",
+        "DIR",
+        RESULT_PANEL,
+        default=f"a fresh folder in {defaults.RUNS_FOLDER}/",
+    ),
+]
+SaveFlag = Annotated[
+    str | None,
+    option(
+        "--save",
+        "files to write for each stream: jsonl (the messages), video (the annotated video)",
+        "KINDS",
+        RESULT_PANEL,
+        default=",".join(defaults.SAVE),
+    ),
+]
+ResultTtlFlag = Annotated[
+    str | None,
+    option(
+        "--result-ttl-s",
+        "time for which the result log stays in Redis after the stream has ended, in seconds",
+        "S",
+        REDIS_PANEL,
+        default=defaults.RESULT_TTL_S,
+    ),
+]
+RedisUrlFlag = Annotated[
+    str | None,
+    option(
+        "--redis-url",
+        "redis://, rediss:// or unix:// URL of the Redis server",
+        "URL",
+        REDIS_PANEL,
+        default="a private server that stops with the job",
+        envvar="MASKSTREAM_REDIS_URL",
+    ),
+]
+RequiredRedisUrlFlag = Annotated[
+    str,
+    option(
+        "--redis-url",
+        "redis://, rediss:// or unix:// URL of the Redis server",
+        "URL",
+        REDIS_PANEL,
+        envvar="MASKSTREAM_REDIS_URL",
+        show_default=False,
+    ),
+]
+WorkerNameFlag = Annotated[
+    str | None,
+    option("--name", "name of the worker, unique on the Redis server", "NAME", default="from host name and process id"),
+]
 
 
 def config_of(context: typer.Context, path: Path | None = None) -> JobConfig:
-    """The configuration in the file at `path`, overruled by those parameters of the command that are fields of it."""
+    """The configuration in the file at `path`, with the command's options that are fields of it merged into it."""
     from pipeline.contract.config import JobConfig
     from pipeline.job.yaml_file import load_config, with_flags
 
@@ -82,8 +256,16 @@ def config_of(context: typer.Context, path: Path | None = None) -> JobConfig:
     return with_flags(load_config(path) if path else JobConfig(), flags)
 
 
+def parse_size(flag: str, text: str) -> tuple[int, int]:
+    """The two numbers of a size such as `960x540`. Raises UsageError that names the flag."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if match is None:
+        raise UsageError(f"{flag}: expected two numbers of pixels such as 960x540, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
 def required_redis_url(redis_url: str) -> str:
-    """The URL itself. Raises UsageError when none was given."""
+    """Return `redis_url`. Raises UsageError if it is empty, that is, neither --redis-url nor the variable is given."""
     if not redis_url:
         raise UsageError("no Redis: give --redis-url URL or set MASKSTREAM_REDIS_URL")
     return redis_url

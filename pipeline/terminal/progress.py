@@ -1,6 +1,6 @@
-"""What a person sees while a job runs: a live table on a terminal, plain lines elsewhere, at the end what was written.
+"""Progress of a job: a live table on a terminal, plain lines otherwise, and a report at the end.
 
-Progress, notes and errors go to standard error, the report at the end to standard output.
+Progress, messages and errors go to standard error, the report goes to standard output.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pipeline.terminal.progress_table import Row, one_line, render_table
 
 PLAIN_INTERVAL_S = 5.0
 MOST_LISTED_STREAMS = 8
-"""the report of more names the folder rather than each file"""
+"""with more streams, the report names the folder instead of each file"""
 
 _PREFIXES: dict[str, str] = {"error": "maskstream: error: ", "warning": "maskstream: warning: "}
 _STYLES: dict[str, str] = {"error": "bold red", "warning": "yellow", "debug": "dim"}
 
 
 def read_summaries(path: Path) -> dict[str, StreamSummary]:
-    """The streams of a summary.json; none when the file is not there."""
+    """The streams of a summary.json; empty if the file does not exist."""
     return msgspec.json.decode(path.read_bytes(), type=_SummaryFile).streams if path.is_file() else {}
 
 
@@ -42,13 +42,13 @@ class _SummaryFile(msgspec.Struct):
 
 
 def make_console(file: TextIO) -> Console:
-    """A console that sends control characters to terminals only, and falls silent when nobody reads any more."""
+    """A console that writes control characters to terminals only, and stops writing once the reader closed the pipe."""
     return _Console(file=file, force_terminal=file.isatty(), highlight=False, markup=False, emoji=False)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # The job goes on: its results go elsewhere. What is left in the buffer would fail again at exit.
+        # The job continues, since its results go elsewhere. Flushing the buffer at exit must not fail a second time.
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
@@ -56,7 +56,7 @@ class _Console(Console):
 
 
 class Display:
-    """Shows how a job is doing; a context manager. Not for more than one thread."""
+    """Shows the progress of a job. A context manager; use it from one thread."""
 
     def __init__(
         self,
@@ -68,17 +68,24 @@ class Display:
         verbose: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`console` takes all but the report; the defaults are standard error and output. `quiet`: errors only."""
+        """Create a display for these streams.
+
+        console   receives everything but the report; default standard error
+        report    receives the report; default standard output
+        quiet     print errors only
+        verbose   print debug messages, too
+        clock     monotonic time in seconds
+        """
         self._rows = {stream_id: Row(stream_id) for stream_id in stream_ids}
         self._console = console or make_console(sys.stderr)
         self._report = report or sys.stdout
         self._quiet = quiet
         self._verbose = verbose
         self._clock = clock
-        self._workers_said: set[str] = set()
+        self._printed_workers: set[str] = set()
         self._errors: list[str] = []
-        self._plain_said: dict[str, tuple[float, str, str]] = {}
-        """stream id -> when its last plain line was written (monotonic seconds), with which phase and text"""
+        self._printed_rows: dict[str, tuple[float, str, str]] = {}
+        """stream id -> (monotonic time in seconds, phase, text) of the last plain line"""
         on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = (
             Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -97,13 +104,13 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Leave the last table standing and stop writing over it; harmless when called again."""
+        """Stop updating the table and leave it on the terminal. May be called more than once."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def update(self, statuses: Iterable[StreamStatus], workers: Iterable[WorkerStatus]) -> None:
-        """Show this; to be called several times a second."""
+        """Show the state of streams and workers; to be called several times per second."""
         now_s = self._clock()
         for status in statuses:
             self._rows[status.stream_id].take(status, now_s)
@@ -114,7 +121,7 @@ class Display:
             self._write_plain(workers_text, now_s)
 
     def message(self, level: str, text: str) -> None:
-        """Write one line, above the table where there is one."""
+        """Print one line, above the table if there is one. level: debug, info, warning or error."""
         if (self._quiet and level != "error") or (level == "debug" and not self._verbose):
             return
         if level == "error":
@@ -125,14 +132,15 @@ class Display:
 
     @property
     def began(self) -> bool:
-        """Whether the job came so far that there was something to show."""
+        """Whether the display has received the status of a stream."""
         return any(row.status for row in self._rows.values())
 
     def finish(self, summaries: Mapping[str, StreamSummary], output: Path, redis_url: str | None) -> None:
-        """The report: how each stream went, the files there are and how to look at them; a line for each that failed.
+        """Print an error line for each failed stream, and the report: figures and files of each stream.
 
-        summaries   of the streams that have one; the others are told as they were last heard of
-        redis_url   of a server that outlives the job, without credentials; None for the private one
+        summaries   stream id -> summary; a stream without one is reported by its latest status
+        output      folder of the result files
+        redis_url   URL, without credentials, of a server that outlives the job; None for a private server
         """
         self.close()
         streams = [summaries.get(stream_id) or _summary_of(row) for stream_id, row in self._rows.items()]
@@ -144,21 +152,21 @@ class Display:
             print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
 
     def _write_plain(self, workers_text: str, now_s: float) -> None:
-        if workers_text and workers_text not in self._workers_said:
-            self._workers_said.add(workers_text)
+        if workers_text and workers_text not in self._printed_workers:
+            self._printed_workers.add(workers_text)
             self.message("info", workers_text)
         for row in self._rows.values():
-            said_s, phase, text = self._plain_said.get(row.stream_id, (float("-inf"), "", ""))
+            printed_s, phase, text = self._printed_rows.get(row.stream_id, (float("-inf"), "", ""))
             if row.phase == "waiting" or (
-                row.phase == phase and (now_s - said_s < PLAIN_INTERVAL_S or row.over or row.plain() == text)
+                row.phase == phase and (now_s - printed_s < PLAIN_INTERVAL_S or row.over or row.plain() == text)
             ):
                 continue
-            self._plain_said[row.stream_id] = (now_s, row.phase, row.plain())
+            self._printed_rows[row.stream_id] = (now_s, row.phase, row.plain())
             self.message("info", row.plain())
 
 
 def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
-    """What the workers that are not at work are doing; empty when all are."""
+    """The workers that are starting or finishing; empty if all are running."""
     starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
     if starting:
         return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
@@ -167,7 +175,7 @@ def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
 
 
 def _summary_of(row: Row) -> StreamSummary:
-    """As far as its status tells."""
+    """A summary from the latest status of the stream."""
     summary = StreamSummary(stream_id=row.stream_id)
     if row.status is not None:
         reasons: dict[str, EndReason] = {"ended": "finished", "failed": "failed"}
@@ -189,8 +197,8 @@ def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | N
         facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
         lines.append(f"{summary.stream_id}: {', '.join(facts)}")
         if len(streams) <= MOST_LISTED_STREAMS:
-            paths = {what: output / f"{summary.stream_id}{suffix}" for what, suffix in OUTPUT_SUFFIXES.items()}
-            lines += [f"  {what:8}{path}" for what, path in paths.items() if path.is_file()]
+            paths = {kind: output / f"{summary.stream_id}{suffix}" for kind, suffix in OUTPUT_SUFFIXES.items()}
+            lines += [f"  {kind:8}{path}" for kind, path in paths.items() if path.is_file()]
     if len(streams) > MOST_LISTED_STREAMS:
         lines.append(f"results   {output}")
     if (summary_file := output / "summary.json").is_file():

@@ -1,4 +1,7 @@
-"""The streams of a job as rows: on a terminal a table that fits it, elsewhere lines of text."""
+"""The streams of a job as rows of a table for a terminal, and as lines of text for anything else.
+
+"Frames" are frames with a result, here as in the report, `status` and summary.json; "dropped" are frames without one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pipeline.bus.status import StreamStatus
 RATE_WINDOW_S = 5.0
 MIN_RATE_SPAN_S = 0.5
 NUM_FREE_LINES = 7
-"""of the terminal's height that rows leave to the heading, the worker line, errors and the prompt"""
+"""lines of the terminal that are left for the heading, the worker line, errors and the prompt"""
 MOST_ERROR_LINES = 3
 BAR_WIDTHS = (10, 30)
 
@@ -31,32 +34,32 @@ _COLUMN_WIDTHS = {
     "dropped": 7,
     "left": 7,
 }
-"""heading -> least number of characters"""
+"""heading -> minimum width in characters"""
 _DISPENSABLE = ("instances", "progress", "dropped", "left", "tracks", "fps", "state")
-"""what a narrow terminal goes without, first to last"""
+"""columns that a narrow terminal leaves out, in this order"""
 _COLUMN_GAP = 2
 _PHASE_WORDS = {"ended": "done"}
 _PHASE_STYLES = {"live": "green", "connecting": "yellow", "stalled": "bold yellow", "failed": "bold red"}
 
 
 def one_line(text: str) -> str:
-    """The text without line ends and other control characters, which file names and camera replies may hold."""
+    """Replace line ends and other control characters, which file names and camera replies may contain, by spaces."""
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
 class Row:
-    """One stream as it was last heard of, and how fast it moves."""
+    """The latest status of one stream, and its frame rate."""
 
     def __init__(self, stream_id: str) -> None:
         self.stream_id = stream_id
         self.status: StreamStatus | None = None
         self._history: deque[tuple[float, int]] = deque()
-        """(monotonic seconds, frame messages so far) of the last RATE_WINDOW_S"""
+        """(monotonic time in seconds, number of frames) at each update of the last RATE_WINDOW_S"""
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
 
     def take(self, status: StreamStatus, now_s: float) -> None:
-        """Note what was heard."""
+        """Store the status of a stream at `now_s`, in monotonic seconds."""
         if self._history and status.num_frames < self._history[-1][1]:
             self._history.clear()
             self._first = None
@@ -78,7 +81,7 @@ class Row:
 
     @property
     def fps(self) -> float | None:
-        """Frames per second: over the last seconds; once the stream is over, on the whole. None: too early to tell."""
+        """Frames per second over RATE_WINDOW_S, or over the whole stream once it has ended; None at the start."""
         if self._first is None:
             return None
         (from_s, from_frames), (to_s, to_frames) = (
@@ -88,22 +91,28 @@ class Row:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end of a file at the present rate; None while it cannot be told."""
+        """Estimated seconds until the end of a file; None if its length or the frame rate is not known."""
         status, fps = self.status, self.fps
-        if status is None or self.over or status.num_frames_expected is None or not fps:
+        if status is None or self.over or self.num_expected is None or not fps:
             return None
-        return max(status.num_frames_expected - status.seq, 0) / fps
+        return (self.num_expected - status.seq) / fps
+
+    @property
+    def num_expected(self) -> int | None:
+        """Number of frames that the file announces; None for a live source, or if the file has turned out longer."""
+        expected = self.status.num_frames_expected if self.status else None
+        return None if self.status is None or not expected or expected < self.status.seq else expected
 
     @property
     def frames(self) -> str:
         if self.status is None:
             return ""
-        expected = self.status.num_frames_expected
-        return f"{self.status.seq}/{expected}" if expected and not self.over else f"{self.status.seq}"
+        num_frames, expected = self.status.num_frames, self.num_expected
+        return f"{num_frames}/{expected}" if expected and not self.over else f"{num_frames}"
 
     @property
     def trouble(self) -> str:
-        """Why the stream does not move; empty when it does."""
+        """Why the stream gives no frames; empty if it does."""
         if self.status is None or self.status.phase not in {"connecting", "stalled", "failed"}:
             return ""
         return one_line(self.status.error)
@@ -113,7 +122,7 @@ class Row:
         return sum(self.status.gaps.values()) if self.status else 0
 
     def plain(self) -> str:
-        """The row as a line of text."""
+        """The row as one line of text."""
         if self.status is None:
             return f"{self.stream_id}: waiting"
         parts = [f"{self.stream_id}: {self.phase}"]
@@ -129,7 +138,7 @@ class Row:
 
 
 def render_table(rows: Sequence[Row], workers_text: str, size: ConsoleDimensions) -> RenderableType:
-    """The rows, the errors of those in trouble, and the workers' line, cut to a terminal of `size` (in characters)."""
+    """The rows, the errors of streams in trouble and the workers' line, cut to a terminal of `size` in characters."""
     most = max(size.height - NUM_FREE_LINES, 1)
     shown = rows if len(rows) <= most else sorted(rows, key=lambda row: row.over)[:most]
     cells = [_cells(row) for row in shown]
@@ -151,7 +160,7 @@ def render_table(rows: Sequence[Row], workers_text: str, size: ConsoleDimensions
 
 
 def _column_widths(headings: set[str], longest_name: int, terminal_width: int) -> dict[str, int]:
-    """The columns that fit, of those that hold anything; what is left over goes to the names, then to the bar."""
+    """Heading -> width of the columns that fit the terminal; spare width goes to the stream ids, then to the bar."""
     widths = {heading: width for heading, width in _COLUMN_WIDTHS.items() if heading in headings}
 
     def spare() -> int:
@@ -167,7 +176,7 @@ def _column_widths(headings: set[str], longest_name: int, terminal_width: int) -
 
 
 def _cells(row: Row) -> dict[str, RenderableType]:
-    """Heading -> what stands under it; headings with nothing to say are left out."""
+    """Heading -> content of the cell; a heading without content is left out."""
     cells: dict[str, RenderableType] = {
         "stream": Text(row.stream_id),
         "state": Text(row.phase, style=_PHASE_STYLES.get(row.phase, "dim")),
@@ -176,8 +185,8 @@ def _cells(row: Row) -> dict[str, RenderableType]:
     if status is None:
         return cells
     cells |= {"frames": row.frames, "tracks": str(status.num_tracks)}
-    if status.num_frames_expected and status.phase != "failed":
-        total = max(status.seq if row.over else status.num_frames_expected, 1)
+    if row.num_expected and status.phase != "failed":
+        total = max(status.seq if row.over else row.num_expected, 1)
         cells["progress"] = ProgressBar(total=total, completed=min(status.seq, total))
     if row.fps is not None:
         cells["fps"] = f"{row.fps:.1f}"
@@ -191,7 +200,7 @@ def _cells(row: Row) -> dict[str, RenderableType]:
 
 
 def _clock_text(seconds: float) -> str:
-    """1:05, or 2:03:04 from an hour on."""
+    """`1:05`, or `2:03:04` from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

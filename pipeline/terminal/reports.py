@@ -1,22 +1,68 @@
-"""What the command line prints for people: result messages, the state of streams and workers, the models."""
+"""Text output of the command line: result messages, the state of streams and workers, the models."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from pipeline.bus.status import StreamStatus, WorkerStatus
 from pipeline.contract.results import AnyResult, EndResult, EpochResult, EventResult, FrameResult, GapResult
-from pipeline.models.registry import model_table
+from pipeline.models.registry import model_rows
 from pipeline.terminal.progress_table import one_line
 
 _ROLES_OF_A_JOB = ("infer", "track")
-"""those that have heartbeats; how decoders do is told by their streams"""
-_FINDS = {"boxes": "boxes", "masks": "boxes and masks", "keypoints": "boxes and 17 keypoints each"}
+"""roles with a heartbeat that every job needs; the state of a decoder is that of its stream"""
+_DETECTS = {"boxes": "boxes", "masks": "boxes and masks", "keypoints": "boxes and 17 keypoints"}
+
+
+MAX_GAP_SPAN_NS = 10_000_000_000
+"""a run of gaps that lasts longer is printed in parts, so that a reader sees that the stream has no results"""
+
+
+class ResultLines:
+    """Turns result messages into lines. A run of gaps of one stream with the same cause becomes one line.
+
+    A gap is held back until a message that does not continue the run; `rest` returns the lines that are held back.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, GapResult] = {}
+        """stream id -> its gaps since the last line, as one gap"""
+
+    def add(self, message: AnyResult) -> list[str]:
+        """The lines that can be printed after `message` has arrived."""
+        run = self._runs.get(message.stream_id)
+        if isinstance(message, GapResult):
+            if run is not None and _continues(run, message):
+                self._runs[message.stream_id] = structs.replace(run, frame_seq=message.frame_seq)
+                return []
+            self._runs[message.stream_id] = message
+            return [] if run is None else [result_line(run)]
+        self._runs.pop(message.stream_id, None)
+        return [*([] if run is None else [result_line(run)]), result_line(message)]
+
+    def rest(self) -> list[str]:
+        """The lines that were held back until now."""
+        lines = [result_line(run) for run in self._runs.values()]
+        self._runs.clear()
+        return lines
+
+
+def _continues(run: GapResult, gap: GapResult) -> bool:
+    same = (run.log_id, run.stream_epoch, run.cause, run.detail) == (
+        gap.log_id,
+        gap.stream_epoch,
+        gap.cause,
+        gap.detail,
+    )
+    lasted_ns = gap.published_at_ns - run.published_at_ns
+    return same and gap.from_seq == run.frame_seq + 1 and lasted_ns <= MAX_GAP_SPAN_NS
 
 
 def result_line(message: AnyResult) -> str:
-    """One message as a line such as `cam1 #42 1.64 s: person 7 0.98, car 9 0.71`."""
+    """One message as a line such as `cam1 #42 1.64 s: person 7 0.98, car 9 0.71` (label, track id, score)."""
     head = f"{message.stream_id} #{message.frame_seq}"
     match message:
         case FrameResult():
@@ -25,22 +71,21 @@ def result_line(message: AnyResult) -> str:
             ]
             return f"{head} {message.pts_s:.2f} s: {', '.join(seen) or 'nothing'}"
         case GapResult():
-            numbers = "" if message.from_seq == message.frame_seq else f" from #{message.from_seq}"
-            return f"{head}: no result{numbers}: {message.cause}{_in_brackets(message.detail)}"
+            num_frames = message.frame_seq - message.from_seq + 1
+            span = f"from #{message.from_seq} ({num_frames} frames)" if num_frames > 1 else "(1 frame)"
+            return f"{head}: no result {span}: {message.cause}{_in_brackets(message.detail)}"
         case EventResult():
-            what = "appears" if message.event == "track_start" else "is gone"
-            return f"{head}: {message.label} {message.track_id} {what}"
+            verb = "starts" if message.event == "track_start" else "ends"
+            return f"{head}: track {message.track_id} ({message.label}) {verb}"
         case EpochResult():
-            return f"{head}: opened again, epoch {message.stream_epoch}{_in_brackets(message.detail)}"
+            return f"{head}: source reopened, epoch {message.stream_epoch}{_in_brackets(message.detail)}"
         case EndResult():
-            counts = (
-                f"{message.num_frames} frames, {message.num_gap_frames} without result, {message.num_tracks} tracks"
-            )
+            counts = f"{message.num_frames} frames, {message.num_gap_frames} dropped, {message.num_tracks} tracks"
             return f"{head}: {message.reason}: {counts}{_in_brackets(message.detail)}"
 
 
 def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]) -> list[str]:
-    """What is wrong, a line each; empty when all is well or nothing runs."""
+    """One line per problem of the streams and workers; an empty list if there is none, or nothing runs."""
     problems = [
         f"stream {stream.stream_id} is {stream.phase}{_in_brackets(stream.error)}"
         for stream in streams
@@ -53,8 +98,8 @@ def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]
 
 
 def status_lines(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]) -> list[str]:
-    """Two tables in plain text: streams, workers."""
-    rows = [("stream", "state", "epoch", "frames", "behind", "instances", "tracks", "dropped", "corrupt", "source")]
+    """Two tables in plain text: the streams and the workers."""
+    rows = [("stream", "state", "epoch", "frames", "queued", "instances", "tracks", "dropped", "corrupt", "source")]
     rows += [
         (
             stream.stream_id,
@@ -82,24 +127,24 @@ def status_lines(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus
 
 
 def model_lines() -> list[str]:
-    """A paragraph per model: where its weights are, what it finds, how well and on what, its licence, its classes.
+    """One paragraph per model: its weights, what it detects, its average precision, its licence, its classes.
 
-    A list of classes is printed once; later models with the same classes refer to the first.
+    A list of classes is printed once; further models with the same classes refer to the first.
     """
     lines = []
     first_with: dict[str, str] = {}
-    for row in model_table():
+    for row in model_rows():
         spec = row.spec
-        where = row.weights if row.present else f"downloaded when first used, to {row.weights}"
+        where = row.weights if row.present else f"will be downloaded on first use to {row.weights}"
         aps = {"box": spec.box_ap, "mask": spec.mask_ap, "keypoint": spec.keypoint_ap}
         classes = ", ".join(spec.labels.values())
         first = first_with.setdefault(classes, spec.name)
         facts = {
             "weights": f"{where} ({spec.size_mb:g} MB)",
-            "finds": _FINDS[spec.output],
+            "detects": _DETECTS[spec.output],
             "AP": f"{', '.join(f'{of} {100 * ap:.1f}' for of, ap in aps.items() if ap is not None)}: {spec.ap_source}",
             "licence": spec.licence,
-            "classes": classes if first == spec.name else f"those of {first}",
+            "classes": classes if first == spec.name else f"the same as {first}",
         }
         lines += ["", spec.name + (f"  (default on {row.default_for})" if row.default_for else "")]
         for name, fact in facts.items():
@@ -110,7 +155,7 @@ def model_lines() -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells padded to the width of their column; numbers to the right."""
+    """Lines in which each cell is padded to the width of its column; numbers are right-aligned."""
     columns = [
         [cell.rjust(width) if column[-1].isdecimal() else cell.ljust(width) for cell in column]
         for column in ([one_line(cell) for cell in cells] for cells in zip(*rows, strict=True))

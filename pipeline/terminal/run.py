@@ -1,4 +1,4 @@
-"""The default verb: run a job on this host."""
+"""The default verb `run`: run a job on this host."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ if TYPE_CHECKING:
     from pipeline.terminal.progress import Display
 
 JobRunner: TypeAlias = "Callable[[Job, Display], int]"
-"""runs a job to its end and returns the exit code; the command line receives it as the object of its context"""
+"""runs a job to its end and returns the exit code; the verb finds it in `context.obj`"""
 
 RUN_EPILOG = """
-[bold]Other verbs[/], each with a --help of its own:
+[bold]Other commands[/] (`maskstream COMMAND --help` describes each):
 
 {verbs}
 
 [bold]Examples[/]
 
-  maskstream demo
+  maskstream demo --output out
   maskstream video.mp4 --output out --classes person,car
   maskstream rtsp://10.0.0.7/1 --stream-id door --redis-url redis://localhost
   maskstream --config cameras.yaml
-  maskstream subscribe door --from start --redis-url redis://localhost
 
 [bold]Exit codes[/]
 
-  0    done
-  1    a stream or an output failed
-  2    wrong use, or no Redis
-  130  interrupted
+  0    every stream ran to its end
+  1    a stream or an output file failed
+  2    the request cannot be carried out: wrong arguments, or no usable Redis server
+  130  interrupted by Ctrl-C or SIGTERM
 
-A file that is named like a verb is given as ./status.
+To process a file whose name is also a command, give its path: ./status
 """
 
 
@@ -54,34 +53,39 @@ def run(
     context: typer.Context,
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE", help="files, folders, 'patterns*', rtsp://…, http://…, webcam:0, or demo"),
+        typer.Argument(
+            metavar="SOURCE", help="video file, folder, 'pattern*', rtsp:// or http:// URL, webcam:0, or demo"
+        ),
     ] = None,
     config_file: Annotated[
-        Path | None, cli.option("--config", "YAML with all of these and more; flags win", "FILE.yaml")
+        Path | None,
+        cli.option("--config", "YAML file with options for all streams and for each; flags override it", "FILE.yaml"),
     ] = None,
-    output: cli.Output = None,
-    save: cli.Save = None,
-    stream_ids: cli.StreamIds = None,
-    conf: cli.Conf = None,
-    classes: cli.Classes = None,
-    drop_policy: cli.DropPolicy = None,
-    max_staleness_s: cli.MaxStaleness = None,
-    max_frames: cli.MaxFrames = None,
-    stride: cli.Stride = None,
-    max_fps: cli.MaxFps = None,
-    rtsp_transport: cli.RtspTransport = None,
-    model: cli.ModelName = None,
-    weights: cli.Weights = None,
-    device: cli.Device = None,
-    precision: cli.Precision = None,
-    batch: cli.Batch = None,
-    batch_timeout_ms: cli.BatchTimeout = None,
-    workers: Annotated[str | None, cli.option("--workers", "infer workers; default 1", "N", cli.MODEL_PANEL)] = None,
-    redis_url: cli.RedisUrl = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="errors only")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show what the workers say")] = False,
+    output: cli.OutputFlag = None,
+    save: cli.SaveFlag = None,
+    stream_ids: cli.StreamIdsFlag = None,
+    conf: cli.ConfFlag = None,
+    classes: cli.ClassesFlag = None,
+    drop_policy: cli.DropPolicyFlag = None,
+    max_staleness_s: cli.MaxStalenessFlag = None,
+    max_frames: cli.MaxFramesFlag = None,
+    stride: cli.StrideFlag = None,
+    max_fps: cli.MaxFpsFlag = None,
+    rtsp_transport: cli.RtspTransportFlag = None,
+    model: cli.ModelFlag = None,
+    weights: cli.WeightsFlag = None,
+    device: cli.DeviceFlag = None,
+    precision: cli.PrecisionFlag = None,
+    batch: cli.BatchFlag = None,
+    batch_timeout_ms: cli.BatchTimeoutFlag = None,
+    workers: cli.WorkersFlag = None,
+    redis_url: cli.RedisUrlFlag = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="print the log of the workers, and which source each stream reads")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print it and exit")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> int:
     """Turn cameras or video files into tracked instance masks on Redis channels."""
@@ -93,6 +97,7 @@ def run(
     config = cli.config_of(context, config_file)
     job = build_job(config, sources or (), stream_ids or ())
     with Display([stream.stream_id for stream in job.streams], quiet=quiet, verbose=verbose) as display:
+        _name_sources(job, display)
         try:
             code = run_job(job, display)
         except (BusError, *LOST_CONNECTION) as error:
@@ -105,3 +110,17 @@ def run(
         summaries = read_summaries(job.output / "summary.json") if job.save else {}
         display.finish(summaries, job.output, redact_url(job.redis_url) if job.redis_url else None)
     return code
+
+
+def _name_sources(job: Job, display: Display) -> None:
+    """Say which streams were renamed and, to a verbose user, which source each stream reads."""
+    from pipeline.source import redact
+
+    for stream in job.streams:
+        source = redact(stream.source)
+        if (name := job.renamed.get(stream.stream_id)) is None:
+            display.message("debug", f"{source} is stream {stream.stream_id}")
+        else:
+            display.message(
+                "info", f"{source} is stream {stream.stream_id}, because {name} is the id of another stream"
+            )

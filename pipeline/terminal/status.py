@@ -10,11 +10,25 @@ from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED
 from pipeline.errors import BusError
 from pipeline.terminal import options as cli
 
+STATUS_EPILOG = """
+[bold]Examples[/]
+
+  maskstream status --redis-url redis://localhost
+  maskstream status --json --redis-url redis://localhost
+
+[bold]Exit codes[/]
+
+  0    no problem: every stream runs or has ended, and the workers it needs are there
+  1    a stream failed or is stalled, or no worker of a needed role is running
+  2    no usable Redis server
+"""
+
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False, redis_url: cli.RequiredRedisUrl = ""
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+    redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
-    """Tell how streams and workers are doing. Exit code 0: well; 1: one failed, stalls or is missing; 2: no Redis."""
+    """Show the state of the streams and workers of a Redis server, for people and for health checks."""
     import msgspec
 
     from pipeline.bus import LOST_CONNECTION, Bus

@@ -27,15 +27,13 @@ from pipeline.training.network import start_network, stored_state
 from pipeline.training.optimizer import MAX_GRADIENT_NORM, AveragedWeights, make_optimizer, set_lr
 from pipeline.training.picture import Batch, collate
 from pipeline.training.reporting import Report, Reporter
-from pipeline.training.settings import TrainSettings
+from pipeline.training.settings import DEFAULT_SYNTHETIC_SHARE, MAX_LOADER_PROCESSES, TrainSettings
 from pipeline.training.specs import spec_for_data, weights_metadata
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
 
 # A line of metrics; the losses are fetched from the device only then.
 _STEPS_PER_LINE = 20
-_DEFAULT_SYNTHETIC_SHARE = 0.15
-_MAX_WORKERS = 8
 
 
 class Trainer:
@@ -196,7 +194,7 @@ class Trainer:
         settings = self._settings
         workers = settings.workers
         if workers is None:
-            workers = 1 if self._device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
+            workers = 1 if self._device.type == "cpu" else min(MAX_LOADER_PROCESSES, os.cpu_count() or 1)
         loader: DataLoader[Any] = DataLoader(
             self._data,
             batch_sampler=Positions(self._step, settings.batch),
@@ -212,7 +210,7 @@ class Trainer:
         given = self._settings.synthetic_share
         if given is not None:
             return given
-        return _DEFAULT_SYNTHETIC_SHARE if can_be_mixed_in({label for _, label in data.categories}) else 0.0
+        return DEFAULT_SYNTHETIC_SHARE if can_be_mixed_in({label for _, label in data.categories}) else 0.0
 
     def _make_validation(self, data: CocoData) -> Validation | None:
         if self._settings.val is None:

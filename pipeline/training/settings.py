@@ -8,6 +8,12 @@ from typing import Literal
 
 OptimizerName = Literal["adamw", "sgd"]
 
+DEFAULT_LR: dict[OptimizerName, float] = {"adamw": 3e-4, "sgd": 1e-2}
+DEFAULT_SYNTHETIC_SHARE = 0.15
+"""for data that has classes of the synthetic street; 0 for other data"""
+MAX_LOADER_PROCESSES = 8
+"""when training on CUDA; 1 on the CPU, where the network needs the cores"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:

@@ -95,9 +95,9 @@ def test_names_of_the_file_come_first_and_are_kept_clear_of() -> None:
 @pytest.mark.parametrize(
     ("text", "sources", "ids", "expected"),
     [
-        ("", ["a.mp4"], ["x", "y"], "--stream-id: expected 1 or less, one per stream of the command line, got 2"),
-        ("", ["a.mp4", "b.mp4"], ["x", "X"], "stream id 'X' is given twice"),
-        ("streams: {x: {source: a.mp4}}", ["b.mp4"], ["x"], "stream id 'x' is given twice"),
+        ("", ["a.mp4"], ["x", "y"], "--stream-id: expected at most 1, one per source on the command line, got 2"),
+        ("", ["a.mp4", "b.mp4"], ["x", "X"], "stream id 'X' is used twice"),
+        ("streams: {x: {source: a.mp4}}", ["b.mp4"], ["x"], "stream id 'x' is used twice"),
         ("", ["a.mp4"], ["x y"], "stream id 'x y': expected 1 to 64 of the characters"),
         ("", [], [], "no source: give a video file"),
         ("", ["nope.mp4"], [], "source 'nope.mp4' does not exist"),

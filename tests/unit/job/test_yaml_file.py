@@ -12,6 +12,7 @@ import pytest
 import yaml
 from support.paths import ROOT
 
+from pipeline.contract import defaults
 from pipeline.contract.config import JobConfig, StreamEntry
 from pipeline.errors import ConfigError
 from pipeline.job.yaml_file import config_json_schema, load_config, parse_config, with_flags
@@ -131,9 +132,13 @@ def test_a_wrong_value_is_named_with_its_place_and_what_was_expected(text: str, 
         ),
         (
             "streams:\n a:\n  source: x\n  model: y",
-            "4: streams.a.model: unknown field with the value 'y': it is set for the whole job, at the top of the file",
+            "4: streams.a.model: unknown field with the value 'y': it is an option of the whole job: "
+            "set it at the top of the file",
         ),
-        ("source: x", "source: unknown field with the value 'x': it is set for a stream, under streams.NAME"),
+        (
+            "source: x",
+            "source: unknown field with the value 'x': it is an option of a stream: set it under streams.NAME",
+        ),
         ("zzz: {a: 1}", "zzz: unknown field with the value a mapping: expected one of conf, classes,"),
     ],
     ids=["typo", "dashes", "typo in a stream", "not per stream", "not for all", "unlike any"],
@@ -182,7 +187,7 @@ def test_credentials_are_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "no such configuration file"), (b"conf: \xff", "expected UTF-8 text, which byte 6 is not")],
+    [(None, "no such configuration file"), (b"conf: \xff", "expected UTF-8 text, but byte 6 is not valid UTF-8")],
     ids=["missing", "not UTF-8"],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, expected: str) -> None:
@@ -262,6 +267,15 @@ def test_wrong_interpolation(text: str, expected: str) -> None:
 def test_the_published_schema_is_that_of_the_code() -> None:
     published = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     assert published == config_json_schema(), "run `python -m pipeline.job.yaml_file > docs/config.schema.json`"
+
+
+def test_the_schema_states_the_defaults() -> None:
+    definitions = config_json_schema()["$defs"]
+    for name in ("JobConfig", "StreamEntry"):
+        fields = definitions[name]["properties"]
+        found = {field: fields[field].get("default") for field in ("conf", "stride", "drop_policy", "max_fps")}
+        assert found == {"conf": defaults.CONF, "stride": 1, "drop_policy": "auto", "max_fps": None}, name
+    assert definitions["JobConfig"]["properties"]["batch"]["default"] == defaults.BATCH
 
 
 def test_the_schema_describes_every_field() -> None:

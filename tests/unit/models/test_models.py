@@ -25,7 +25,7 @@ from pipeline.models.registry import (
     default_model,
     get_model,
     input_hw,
-    model_table,
+    model_rows,
     weights_path,
 )
 
@@ -166,6 +166,6 @@ def test_the_table_tells_what_is_on_this_machine(tmp_path: Path, monkeypatch: py
     cached = weights_path(RESNET)
     cached.parent.mkdir(parents=True)
     cached.touch()
-    rows = {row.spec.name: (row.present, row.default_for) for row in model_table()}
+    rows = {row.spec.name: (row.present, row.default_for) for row in model_rows()}
     others = dict.fromkeys(MODELS.keys() - {"street", RESNET.name}, (False, ""))
     assert rows == {"street": (True, "cpu"), RESNET.name: (True, "cuda")} | others

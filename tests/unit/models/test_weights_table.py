@@ -13,7 +13,7 @@ from support.bus_parts import stream_config
 from pipeline.contract.config import StreamConfig
 from pipeline.errors import ModelError
 from pipeline.models.registry import get_model
-from pipeline.models.weights_table import model_table, spec_of_stream, spec_of_weights
+from pipeline.models.weights_table import overridden_properties, spec_of_stream, spec_of_weights
 
 STREET = get_model("street")
 
@@ -75,9 +75,9 @@ def test_bad_metadata_is_one_line(tmp_path: Path, metadata: dict[str, str], mess
 
 def test_a_stream_carries_the_table(tmp_path: Path) -> None:
     spec = spec_of_weights(STREET, weights(tmp_path / "mine.safetensors", categories='{"1": "fox"}', min_size="256"))
-    stream = msgspec.structs.replace(stream_config(), model=spec.name, model_table=model_table(spec))
+    stream = msgspec.structs.replace(stream_config(), model=spec.name, model_overrides=overridden_properties(spec))
     travelled = msgspec.json.decode(msgspec.json.encode(stream), type=StreamConfig)
     assert spec_of_stream(travelled) == spec
-    plain = msgspec.structs.replace(stream_config(), model="street", model_table=model_table(STREET))
-    assert plain.model_table is None
+    plain = msgspec.structs.replace(stream_config(), model="street", model_overrides=overridden_properties(STREET))
+    assert plain.model_overrides is None
     assert spec_of_stream(plain) is STREET

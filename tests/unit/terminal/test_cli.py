@@ -16,7 +16,7 @@ from support.paths import ROOT
 import run_pipeline
 from pipeline import __version__
 from pipeline.bus import Bus
-from pipeline.contract.config import JobConfig
+from pipeline.contract.config import STREAM_DEFAULTS, JobConfig
 from pipeline.errors import BusError, MaskStreamError, OutputError
 from pipeline.terminal.progress import Display
 from workers import supervisor
@@ -144,30 +144,23 @@ def test_help_is_complete(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert word in out, word
     for verb in run_pipeline.COMMAND_LINE.verbs:
         assert f"\n   {verb} " in out, verb
-    for code_text in ("0    done", "1    a stream", "2    wrong use", "130  interrupted"):
+    for code_text in ("0    every stream", "1    a stream", "2    the request", "130  interrupted"):
         assert code_text in out
+
+
+SUBVERBS = {"worker": ["decode", "infer", "track", "sink"], "evaluate": ["coco", "video", "mot"]}
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        "subscribe",
-        "status",
-        "models",
-        "worker",
-        "worker decode",
-        "worker sink",
-        "evaluate coco",
-        "evaluate video",
-        "evaluate mot",
-        "track",
-    ],
+    [f"{verb} {sub}".strip() for verb in run_pipeline.COMMAND_LINE.verbs for sub in ["", *SUBVERBS.get(verb, [])]],
 )
 def test_every_verb_has_help(run: Run, arguments: str) -> None:
     for flag in ("-h", "--help"):
         code, out, err = run(*arguments.split(), flag)
         assert (code, err) == (0, "")
         assert f"{arguments} " in out
+        assert "Example" in out
 
 
 def test_version(run: Run) -> None:
@@ -175,16 +168,15 @@ def test_version(run: Run) -> None:
 
 
 def test_defaults_told_by_the_help_are_those_of_the_configuration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    out = run("--help")[1]
+    monkeypatch.setenv("COLUMNS", "300")
+    out = run("--help")[1] + run("worker", "decode", "--help")[1]
     config = JobConfig()
-    for flag, value in {
-        "--batch ": config.batch,
-        "--batch-timeout-ms": config.batch_timeout_ms,
-        "--workers": 1,
-    }.items():
-        line = next(line for line in out.splitlines() if flag in line)
-        assert f"default {value:g}" in line
+    for field in JobConfig.__struct_fields__:
+        value = getattr(STREAM_DEFAULTS, field, None) or getattr(config, field)
+        line = next((line for line in out.splitlines() if f"--{field.replace('_', '-')} " in line), "")
+        if line and value:
+            text = ",".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
+            assert f"[default: {text}]" in line, field
 
 
 # -- run --------------------------------------------------------------------------------------------------------------
@@ -279,6 +271,25 @@ def test_what_was_written_is_kept_when_a_job_fails(run: Run, monkeypatch: pytest
     monkeypatch.setattr(supervisor, "run_job", run_job)
     assert run("a.mp4")[0] == 1
     assert Path("runs/a-1/a.jsonl").is_file()
+
+
+def test_a_stream_that_cannot_have_its_files_name_is_announced(run: Run, job_runner: list[Any]) -> None:
+    for folder in ("x", "y"):
+        Path(folder).mkdir()
+        (Path(folder) / "cam.mp4").touch()
+    code, _, err = run("x/cam.mp4", "y/cam.mp4", "a.mp4")
+    assert code == 0
+    assert [stream.stream_id for stream in job_runner[0].streams] == ["cam", "cam-2", "a"]
+    assert err.splitlines()[0] == "y/cam.mp4 is stream cam-2, because cam is the id of another stream"
+    assert "x/cam.mp4" not in err
+    assert "is stream" not in run("x/cam.mp4", "y/cam.mp4", "--stream-id", "one", "--stream-id", "two")[2]
+    assert "is stream" not in run("x/cam.mp4", "y/cam.mp4", "--quiet")[2]
+
+
+def test_verbose_names_the_source_of_every_stream(run: Run, job_runner: list[Any]) -> None:
+    err = run("a.mp4", "rtsp://joe:secret@host/1", "--verbose")[2]
+    assert err.splitlines()[:2] == ["a.mp4 is stream a", "rtsp://***@host/1 is stream cam1"]
+    assert "secret" not in err
 
 
 # -- the program ------------------------------------------------------------------------------------------------------

@@ -83,13 +83,13 @@ def test_subscribe_as_text_is_a_line_per_message(
     assert code == 0
     assert out.splitlines() == [
         "cam1 #1 0.00 s: person 7 0.98, car ? 0.71",
-        "cam1 #1: person 7 appears",
+        "cam1 #1: track 7 (person) starts",
         "cam1 #2 0.04 s: nothing",
-        "cam1 #5: no result from #3: stale",
-        "cam1 #6: no result: error (a poisonous frame)",
-        "cam1 #6: opened again, epoch 2 (no answer)",
-        "cam1 #6: person 7 is gone",
-        "cam1 #6: finished: 2 frames, 4 without result, 1 tracks",
+        "cam1 #5: no result from #3 (3 frames): stale",
+        "cam1 #6: no result (1 frame): error (a poisonous frame)",
+        "cam1 #6: source reopened, epoch 2 (no answer)",
+        "cam1 #6: track 7 (person) ends",
+        "cam1 #6: finished: 2 frames, 4 dropped, 1 tracks",
     ]
 
 
@@ -193,10 +193,10 @@ def test_models_lists_names_and_classes(run: Run) -> None:
     last = out.rpartition("\n\n")[2].splitlines()
     assert last[0] == "fasterrcnn_mobilenet_v3_large_320_fpn"
     assert last[-4:] == [
-        "  finds    boxes",
+        "  detects  boxes",
         "  AP       box 22.8: COCO val2017, published by torchvision",
         "  licence  BSD-3-Clause (torchvision), trained on COCO 2017",
-        "  classes  those of maskrcnn_resnet50_fpn_v2",
+        "  classes  the same as maskrcnn_resnet50_fpn_v2",
     ]
 
 

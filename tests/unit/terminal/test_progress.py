@@ -127,6 +127,25 @@ def test_drops_are_added_up(display: Callable[..., Display], log: io.StringIO) -
     assert "5 dropped" in lines_of(log)[0]
 
 
+def test_frames_are_those_with_a_result(display: Callable[..., Display], log: io.StringIO) -> None:
+    display("cam1").update([status("cam1", seq=9, num_frames=4, gaps={"stale": 5})], [])
+    assert lines_of(log) == ["cam1: live, 4 frames, 3 instances, 5 tracks, 5 dropped"]
+
+
+def test_a_file_that_is_longer_than_announced_has_no_total(
+    display: Callable[..., Display], clock: Clock, log: io.StringIO
+) -> None:
+    shown = display("clip")
+    shown.update([status("clip", seq=90, num_frames_expected=100)], [])
+    clock.now_s += 10
+    shown.update([status("clip", seq=110, num_frames_expected=100)], [])
+    first, second = lines_of(log)
+    assert "90/100 frames" in first
+    assert second == "clip: live, 110 frames, 2.0 fps, 3 instances, 5 tracks"
+    shown.update([status("clip", "ended", seq=130, num_frames_expected=100)], [])
+    assert lines_of(log) == ["clip: done, 130 frames, 4.0 fps, 5 tracks"]
+
+
 def test_the_rate_is_that_of_the_last_seconds(display: Callable[..., Display], clock: Clock, log: io.StringIO) -> None:
     shown = display("cam1")
     seq = 0
