@@ -14,6 +14,18 @@ from support.paths import ROOT
 
 LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
 """each may import itself and those before it"""
+ROOMS = [
+    {"errors", "backoff"},
+    {"contract"},
+    {"coco", "models", "source", "synthetic", "tracking"},
+    {"bus", "engine", "segments"},
+    {"client", "exports", "training"},
+    {"job"},
+    {"api"},
+    {"evaluation"},
+    {"terminal"},
+]
+"""the rooms and files of pipeline/: each may import itself and those of the lines before its own"""
 TORCH = {"torch", "torchvision", "triton"}
 TORCH_MODULES = re.compile(r"pipeline/(engine|training)/|ops/\w+_triton\.py$")
 """the only ones that may import torch when they are loaded"""
@@ -51,7 +63,9 @@ def _imports(node: ast.AST, package: str, *, loading: bool) -> Iterator[tuple[st
     elif isinstance(node, ast.ImportFrom):
         parents = package.split(".")
         base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
-        yield ".".join(part for part in (base, node.module) if part), loading
+        module = ".".join(part for part in (base, node.module) if part)
+        # `from pipeline import a, b` names two rooms
+        yield from ((f"{module}.{alias.name}" if module == "pipeline" else module, loading) for alias in node.names)
     elif isinstance(node, ast.If):
         loading = loading and not ast.unparse(node.test).endswith("TYPE_CHECKING")
     elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -68,6 +82,28 @@ def upward(path: str, text: str) -> list[str]:
     return [name for name, _ in imports(text, package) if name.split(".")[0] in forbidden]
 
 
+def upward_in_pipeline(path: str, text: str) -> list[str]:
+    """Modules of pipeline/ that the file imports anywhere although their room is not below its own."""
+    if not path.startswith("pipeline/") or path == "pipeline/__init__.py":
+        return []
+    room = room_of(path.removesuffix(".py").replace("/", "."))
+    allowed = {room}.union(*ROOMS[: level_of(room)])
+    package = ".".join(path.split("/")[:-1])
+    names = (name for name, _ in imports(text, package) if name.startswith("pipeline."))
+    return [name for name in names if name != "pipeline.__version__" and room_of(name) not in allowed]
+
+
+def room_of(module: str) -> str:
+    """The second part of `pipeline.ROOM.file`."""
+    return module.split(".")[1]
+
+
+def level_of(room: str) -> int:
+    """The line of ROOMS that holds the room. Fails for a room that has no place there."""
+    (level,) = (level for level, rooms in enumerate(ROOMS) if room in rooms)
+    return level
+
+
 def torch_at_load(path: str, text: str) -> list[str]:
     """Modules of torch that the file imports when it is loaded, where it may not."""
     if TORCH_MODULES.match(path):
@@ -79,6 +115,7 @@ def torch_at_load(path: str, text: str) -> list[str]:
 def test_file(path: Path) -> None:
     name, text = path.relative_to(ROOT).as_posix(), path.read_text()
     assert upward(name, text) == []
+    assert upward_in_pipeline(name, text) == []
     assert torch_at_load(name, text) == []
     assert len(text.splitlines()) <= MAX_LINES
 
@@ -97,7 +134,7 @@ def test_a_module_starts_without_torch(module: str) -> None:
     ("path", "text", "found"),
     [
         ("ops/a.py", "import pipeline.contract.config", ["pipeline.contract.config"]),
-        ("ops/a.py", "def f():\n    from pipeline import config", ["pipeline"]),
+        ("ops/a.py", "def f():\n    from pipeline import config", ["pipeline.config"]),
         ("pipeline/bus/a.py", "from workers.base import Life", ["workers.base"]),
         ("pipeline/bus/a.py", "from ...workers import base", ["workers"]),
         ("workers/a.py", "import numpy, run_pipeline", ["run_pipeline"]),
@@ -108,6 +145,23 @@ def test_a_module_starts_without_torch(module: str) -> None:
 )
 def test_imports_upwards_are_found(path: str, text: str, found: list[str]) -> None:
     assert upward(path, text) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("pipeline/bus/a.py", "from pipeline.client import subscribe", ["pipeline.client"]),
+        ("pipeline/bus/a.py", "def f():\n    import pipeline.exports.mp4", ["pipeline.exports.mp4"]),
+        ("pipeline/bus/a.py", "from pipeline import backoff, api", ["pipeline.api"]),
+        ("pipeline/source/a.py", "from pipeline.coco import data", ["pipeline.coco"]),
+        ("pipeline/api.py", "from pipeline.terminal.run import run", ["pipeline.terminal.run"]),
+        ("pipeline/bus/a.py", "from . import b\nfrom pipeline import __version__\nimport pipeline.contract.wire", []),
+        ("pipeline/terminal/a.py", "import pipeline.api, pipeline.evaluation.report", []),
+        ("workers/a.py", "import pipeline.api", []),
+    ],
+)
+def test_imports_of_a_higher_room_are_found(path: str, text: str, found: list[str]) -> None:
+    assert upward_in_pipeline(path, text) == found
 
 
 @pytest.mark.parametrize(
