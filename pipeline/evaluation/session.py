@@ -13,13 +13,13 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.coco.precision import Precision
+from pipeline.console import make_console
 from pipeline.contract.config import JobConfig
 from pipeline.errors import UsageError
 from pipeline.evaluation.truth import check_pycocotools
 from pipeline.exports.files import output_error, write_atomically
 from pipeline.models.registry import ModelSpec, default_model, get_model
 from pipeline.models.weights_table import spec_of_weights
-from pipeline.terminal.progress import make_console
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine

@@ -105,7 +105,7 @@ def evaluate_coco(
     """Evaluate a model on annotated pictures: AP of boxes and masks, IoU and Dice of each class, speed."""
     config = _config(model=model, weights=weights, device=device, precision=precision, conf=conf)
     from pipeline.evaluation.coco_command import CocoSettings, evaluate_coco
-    from pipeline.evaluation.report import print_coco
+    from pipeline.terminal.evaluation_report import print_coco
 
     metrics = evaluate_coco(CocoSettings(data=data, images=images, num=num, config=config, output=output))
     _print(metrics, print_coco, as_json=as_json, output=output)
@@ -132,9 +132,9 @@ def evaluate_video(
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--seconds: expected a number above 0, got {seconds:g}")
     width, height = cli.parse_size("--size", size)
-    from pipeline.evaluation.report import print_video
     from pipeline.evaluation.video_command import VideoSettings, evaluate_video
     from pipeline.synthetic import SceneConfig
+    from pipeline.terminal.evaluation_report import print_video
 
     try:
         scene = SceneConfig(width=width, height=height, fps=fps, num_frames=max(round(seconds * fps), 1), seed=seed)
@@ -168,7 +168,7 @@ def evaluate_mot(
     if not labels:
         raise UsageError(f"--classes: expected one or more labels such as person,car, got {classes!r}")
     from pipeline.evaluation.mot_command import MotSettings, evaluate_mot
-    from pipeline.evaluation.report import print_mot
+    from pipeline.terminal.evaluation_report import print_mot
 
     settings = MotSettings(truth=gt, det=det, results=tuple(results or ()), labels=labels, output=output)
     _print(evaluate_mot(settings), print_mot, as_json=as_json, output=output)

@@ -5,7 +5,6 @@ Progress, messages and errors go to standard error, the report goes to standard 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.console import make_console
 from pipeline.contract.config import OUTPUT_SUFFIXES
 from pipeline.contract.results import EndReason
 from pipeline.exports.summary import StreamSummary
@@ -39,20 +39,6 @@ def read_summaries(path: Path) -> dict[str, StreamSummary]:
 
 class _SummaryFile(msgspec.Struct):
     streams: dict[str, StreamSummary]
-
-
-def make_console(file: TextIO) -> Console:
-    """A console that writes control characters to terminals only, and stops writing once the reader closed the pipe."""
-    return _Console(file=file, force_terminal=file.isatty(), highlight=False, markup=False, emoji=False)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # The job continues, since its results go elsewhere. Flushing the buffer at exit must not fail a second time.
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
 
 
 class Display:

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.console import make_console
 from pipeline.exports.summary import StreamSummary
-from pipeline.terminal.progress import Display, make_console, read_summaries
+from pipeline.terminal.progress import Display, read_summaries
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.terminal.progress import make_console
+from pipeline.console import make_console
 
 _MOST_NAMES = 6
 _MEANING = {
