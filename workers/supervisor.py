@@ -31,7 +31,7 @@ from pipeline.contract.results import EndReason
 from pipeline.contract.wire import SourceEnd
 from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
 from pipeline.exports import StreamSummary, write_summary
-from pipeline.job.build import MIB, Job
+from pipeline.job.build import MIB, Job, demo_source
 from pipeline.segments import segment_folders
 from pipeline.synthetic import demo_video
 from workers.child import Child
@@ -77,7 +77,7 @@ def _with_demo_rendered(job: Job, display: Display) -> Job:
     streams = []
     for stream in job.streams:
         if stream.source == "demo":
-            path = job.output / f"{stream.stream_id}-source.mp4"
+            path = demo_source(job.output, stream.stream_id)
             display.message("info", f"rendering the demo scene to {path}")
             demo_video(path)
             stream = msgspec.structs.replace(stream, source=str(path))

@@ -59,7 +59,7 @@ def coco_precision(truth: Any, detections: Mapping[int, Detections]) -> CocoPrec
 
 
 def coco_entry(image_id: int, found: Detections, index: int) -> dict[str, Any]:
-    """One detection as pycocotools takes it: run lengths are bytes."""
+    """One detection in COCO's result format, with the run-length encoded mask as text, so that JSON can hold it."""
     x1, y1, x2, y2 = found.boxes_xyxy[index].tolist()
     entry = {
         "image_id": image_id,
@@ -68,7 +68,7 @@ def coco_entry(image_id: int, found: Detections, index: int) -> dict[str, Any]:
         "bbox": [x1, y1, x2 - x1, y2 - y1],
     }
     if found.rle_counts is not None:
-        entry["segmentation"] = {"size": [found.height, found.width], "counts": found.rle_counts[index]}
+        entry["segmentation"] = {"size": [found.height, found.width], "counts": found.rle_counts[index].decode("ascii")}
     return entry
 
 

@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ops.preprocess import rgb_to_i420
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.engine import Engine, load_engine
-from pipeline.errors import SourceError
-from pipeline.models.registry import ModelSpec, bus_hw, class_ids_of, default_model, get_model
-from pipeline.models.weights_table import spec_of_weights
-
-Picture = NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
+from pipeline.models.registry import ModelSpec, bus_hw, class_ids_of
+from pipeline.source.images import ImageLike, image_rgb
 
 
-def segment(
-    image_or_images: Picture | Iterable[Picture],
+def segment_pictures(
+    pictures: Sequence[ImageLike],
     *,
-    model: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    conf: float = 0.5,
-    classes: Sequence[str] | None = None,
-    batch: int = 4,
+    spec: ModelSpec,
+    model: str,
+    weights: str | None,
+    device: str,
+    precision: str,
+    threads: int | None,
+    conf: float,
+    classes: Sequence[str] | None,
+    batch: int,
 ) -> list[Detections]:
-    """Detections of one picture or of several, one entry each.
-
-    A picture is a (H, W, 3) uint8 RGB array, a PIL image or a path; EXIF orientation is applied to the latter two. It
-    takes the way of a video frame: scaled to the model's input (never up), 4:2:0 in full-range BT.601. Boxes and masks
-    are in its own pixels. `conf` is the lowest score, `classes` the labels to keep, `batch` the most pictures in one
-    forward pass; the rest is as for `load_engine`. A loaded engine is kept for the next call.
-    Raises UsageError, ModelError, SourceError for a file that cannot be read, ValueError for an array of another kind.
-    """
-    name = default_model(device) if model is None else model
-    spec = spec_of_weights(get_model(name), weights)
+    """Detections on each picture. `spec` is the model as its weights file defines it; for the rest see `segment`."""
     class_ids = None if classes is None else class_ids_of(spec, classes)
-    engine = _engine(name, weights, device, precision, threads)
-    if isinstance(image_or_images, np.ndarray | Image.Image | str | os.PathLike):
-        pictures: list[Picture] = [image_or_images]
-    else:
-        pictures = list(image_or_images)
+    engine = _engine(model, weights, device, precision, threads)
     detections: list[Detections] = []
     for first in range(0, len(pictures), batch):
         frames = [_frame_of(picture, spec) for picture in pictures[first : first + batch]]
@@ -60,8 +43,9 @@ def _engine(model: str, weights: str | None, device: str, precision: str, thread
     return load_engine(model, weights=weights, device=device, precision=precision, threads=threads)
 
 
-def _frame_of(picture: Picture, spec: ModelSpec) -> I420Frame:
-    image = _image_of(picture)
+def _frame_of(picture: ImageLike, spec: ModelSpec) -> I420Frame:
+    """The picture as a video frame: resized to the model's input size (never enlarged), 4:2:0, BT.601, full range."""
+    image = Image.fromarray(image_rgb(picture))
     height, width = bus_hw(spec, (image.height, image.width))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return I420Frame(
@@ -73,18 +57,3 @@ def _frame_of(picture: Picture, spec: ModelSpec) -> I420Frame:
         matrix=ColourMatrix.BT601,
         full_range=True,
     )
-
-
-def _image_of(picture: Picture) -> Image.Image:
-    """An upright RGB image."""
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
-            raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
-        return Image.fromarray(picture)
-    if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    try:
-        with Image.open(picture) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SourceError(f"picture {os.fspath(picture)}: cannot be read: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,10 @@ def evaluate_coco(settings: CocoSettings) -> dict[str, Any]:
     }
     if output is not None:
         write_json(output / "metrics.json", metrics)
-        write_json(output / "detections.json", [entry for item in founds.items() for entry in _results(*item)])
+        write_json(
+            output / "detections.json",
+            [coco_entry(name, found, index) for name, found in founds.items() for index in range(len(found))],
+        )
         _write_sheets(output, judged, labels, settings, conf)
     return metrics
 
@@ -218,15 +221,6 @@ def _of_classes(
 def _mean(values: Sequence[float]) -> float | None:
     known = [value for value in values if not np.isnan(value)]
     return figure(sum(known) / len(known)) if known else None
-
-
-def _results(image_id: int, found: Detections) -> Iterator[dict[str, Any]]:
-    """COCO's result format, as JSON can hold it."""
-    for index in range(len(found)):
-        entry = coco_entry(image_id, found, index)
-        if found.rle_counts is not None:
-            entry["segmentation"]["counts"] = found.rle_counts[index].decode("ascii")
-        yield entry
 
 
 def _write_sheets(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ops.masks import decode_rle
-from pipeline.contract.results import FrameResult, Instance
+from pipeline.contract.results import Instance
 
 Bgr = tuple[int, int, int]
 
@@ -50,7 +51,18 @@ _Alpha = NDArray[np.uint8]
 _Rect = tuple[int, int, int, int]
 
 
-def draw_result(picture_bgr: NDArray[np.uint8], result: FrameResult) -> None:
+class Drawable(Protocol):
+    """What `draw_result` needs of a result: the size of its picture in pixels, and the instances on it."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def instances(self) -> list[Instance]: ...
+
+
+def draw_result(picture_bgr: NDArray[np.uint8], result: Drawable) -> None:
     """Draw every instance of `result` into `picture_bgr`, in place.
 
     picture_bgr  (height, width, 3) uint8 BGR, C-contiguous: the source frame of the result

@@ -268,6 +268,11 @@ def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
     return folder
 
 
+def demo_source(output: Path, stream_id: str) -> Path:
+    """The video file to which a job renders the source `demo` of a stream."""
+    return output / f"{stream_id}-source.mp4"
+
+
 def drop_unused_folder(folder: Path) -> None:
     """Remove a folder that `make_output_folder` created under runs/, and runs/ itself, if they are empty."""
     with contextlib.suppress(OSError):  # the folder is not empty

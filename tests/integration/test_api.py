@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -10,15 +12,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import psutil
+import pycocotools.mask
 import pytest
 from PIL import Image
 from support.pipeline_runs import ROOT, make_scene
 
 import pipeline.api
-from pipeline.api import run
+from pipeline.api import run, segment
 from pipeline.contract.results import FrameResult
-from pipeline.errors import SourceError, UsageError
+from pipeline.errors import ConfigError, SourceError, UsageError
 
 pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
 
@@ -60,7 +65,7 @@ def _left(private_tmp: Path) -> list[str]:
 
 def test_the_examples_run_as_they_stand(folder: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (code,) = [block for block in blocks if "pipeline.api" in block]
+    (code,) = [block for block in blocks if "segment" in block]
     assert code.partition("\n\n")[2] == str(pipeline.api.__doc__).partition("\n\n")[2]
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", code],
@@ -87,8 +92,12 @@ def test_leaving_the_loop_early_leaves_nothing_behind(folder: Path, private_tmp:
 def test_a_request_that_cannot_work_is_a_usage_error(folder: Path, private_tmp: Path) -> None:
     with pytest.raises(UsageError, match=r"source 'nope.mp4' does not exist"):
         next(run("nope.mp4"))
-    with pytest.raises(UsageError, match="conff"):
-        next(run(folder / "video.mp4", conff=0.4))
+    with pytest.raises(ConfigError, match=r"^run\(\): conff: unknown field with the value 0.4: did you mean conf\?$"):
+        run(folder / "video.mp4", conff=0.4)
+    with pytest.raises(ConfigError, match=r"^run\(\): conf: expected a number from 0 to 1, got 4$"):
+        run(folder / "video.mp4", conf=4)
+    with pytest.raises(UsageError, match=r"run\(frames=True\) .* needs files or pictures, got rtsp://\*\*\*@host/1"):
+        next(run("rtsp://joe:secret@host/1", frames=True))
     with pytest.raises(UsageError, match=r"fp16 needs CUDA; on the CPU use fp32 or bf16"):
         next(run(folder / "video.mp4", model="street", device="cpu", precision="fp16"))
     assert left_behind(private_tmp) == []
@@ -102,3 +111,90 @@ def test_a_source_that_fails_is_raised_behind_the_frames_of_the_others(folder: P
         frames.extend(results)
     assert [(frame.stream_id, frame.frame_seq) for frame in frames] == [("video", seq) for seq in range(1, 5)]
     assert left_behind(private_tmp) == []
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
+    """Every second frame: the pixels are those that PyAV decodes at the time that the result states."""
+    with av.open(str(folder / "video.mp4")) as container:
+        decoded = {round(float(frame.time), 3): frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)}
+    frames = list(run(folder / "video.mp4", model="street", frames=True, stride=2, conf=0.3))
+    assert [frame.result.frame_seq for frame in frames] == [1, 2, 3, 4, 5]
+    for frame in frames:
+        expected = decoded[round(frame.result.pts_s, 3)]
+        difference = np.abs(frame.image_rgb.astype(int) - expected)
+        assert difference.mean() < 2, "another frame, or red and blue exchanged"
+        others = [
+            np.abs(frame.image_rgb.astype(int) - other).mean() for other in decoded.values() if other is not expected
+        ]
+        assert difference.mean() < min(others)
+    instance = frames[-1].result.instances[0]
+    x1, y1, x2, y2 = instance.box_xyxy
+    crop = frames[-1].crop(instance)
+    assert abs(crop.shape[0] - (y2 - y1)) < 2
+    assert abs(crop.shape[1] - (x2 - x1)) < 2
+    left, top = math.floor(x1), math.floor(y1)
+    assert np.array_equal(crop, frames[-1].image_rgb[top : top + crop.shape[0], left : left + crop.shape[1]])
+    assert instance.mask is not None
+    inside = instance.mask.to_array()[top : top + crop.shape[0], left : left + crop.shape[1]]
+    masked = frames[-1].crop(instance, masked=True)
+    assert np.array_equal(masked[inside], crop[inside])
+    assert not masked[~inside].any()
+    changed = (frames[-1].plot() != frames[-1].image_rgb).any(axis=2)
+    assert changed.shape == (frames[-1].result.height, frames[-1].result.width)
+    assert changed.any()
+    assert left_behind(private_tmp) == []
+
+
+def test_pictures_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
+    pictures = private_tmp / "pictures"
+    pictures.mkdir()
+    for name, value in {"a.png": 40, "b.png": 200}.items():
+        Image.new("RGB", (64, 48), (value, 0, 0)).save(pictures / name)
+    frames = list(run(pictures, model="street", frames=True))
+    assert [frame.image_rgb[0, 0].tolist() for frame in frames] == [[40, 0, 0], [200, 0, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
+def test_detections_are_labelled_iterable_and_drawable(folder: Path) -> None:
+    picture = folder / "photo.jpg"
+    rgb = np.asarray(Image.open(picture))
+    (detections,) = segment(picture, model="street", conf=0.4)
+    assert len(detections) == len(detections.labels) == len(list(detections)) > 0
+    assert min(detections.scores) >= 0.4, "segment returns nothing below its threshold"
+    for instance, label, mask, box in zip(
+        detections, detections.labels, detections.masks(), detections.boxes_xyxy, strict=True
+    ):
+        assert instance.label == label
+        assert instance.box_xyxy == pytest.approx(box)
+        assert instance.mask is not None
+        assert np.array_equal(instance.mask.to_array(), mask)
+        assert detections.crop(instance).size > 0
+    assert (detections.plot() != rgb).any()
+    assert detections.plot().shape == rgb.shape
+    for entry, mask, box in zip(detections.to_coco(7), detections.masks(), detections.boxes_xyxy, strict=True):
+        decoded = pycocotools.mask.decode(json.loads(json.dumps(entry))["segmentation"])
+        assert np.array_equal(decoded.astype(bool), mask)
+        assert (entry["image_id"], entry["bbox"][2]) == (7, pytest.approx(box[2] - box[0]))
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("video.mp4", "a video"), (".", "a folder"), ("rtsp://joe:secret@host/1", "a stream"), ("webcam:0", "a stream")],
+)
+def test_segment_points_to_run_for_what_is_no_picture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, kind: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=rf"is {kind}, but segment\(\) takes pictures: use run\(") as caught:
+        segment(source, model="street")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unreadable_picture_is_a_source_error(folder: Path) -> None:
+    words = folder.parent / "words.jpg"
+    words.write_text("These are words.")
+    with pytest.raises(SourceError, match=r"picture .*words\.jpg: cannot be read"):
+        segment(words, model="street")

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from support.paths import ROOT
 
 import run_pipeline
+from pipeline.api import segment
 from pipeline.coco.data import read_coco
-from pipeline.engine.segment import segment
 from pipeline.errors import MaskStreamError, ModelError, UsageError
 from pipeline.models.registry import get_model
 from pipeline.models.weights_table import spec_of_weights
