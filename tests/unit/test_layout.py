@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-LAYERS = ["ops", "pipeline", "workers", "run_pipeline"]
+LAYERS = ["ops", "pipeline", "maskstream", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 ROOMS = [
     {"backoff", "console", "errors"},
@@ -30,6 +30,7 @@ TORCH = {"torch", "torchvision", "triton"}
 TORCH_MODULES = re.compile(r"pipeline/(engine|training)/|ops/\w+_triton\.py$")
 """the only ones that may import torch when they are loaded"""
 WITHOUT_TORCH = [
+    "maskstream",
     "run_pipeline",
     "workers.decode",
     "workers.track",
@@ -49,7 +50,7 @@ MAX_LINES = 400
 def source_files() -> list[Path]:
     """Every Python file of the packages that are installed."""
     packages = (path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))
-    return sorted([*packages, ROOT / "run_pipeline.py"])
+    return sorted([*packages, ROOT / "maskstream.py", ROOT / "run_pipeline.py"])
 
 
 def imports(text: str, package: str = "") -> Iterator[tuple[str, bool]]:
