@@ -20,7 +20,7 @@ ROOMS = [
     {"coco", "models", "source", "synthetic", "tracking"},
     {"bus", "engine", "segments"},
     {"client", "exports", "training"},
-    {"job"},
+    {"frames", "job"},
     {"api"},
     {"evaluation"},
     {"terminal"},
