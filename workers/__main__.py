@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import os
 import sys
-from pathlib import Path
 
 import msgspec
 
@@ -25,7 +24,6 @@ def run_task(task: Task) -> int:
     # OpenMP's threads spin while they wait, and read this when torch is loaded; decode, sink and Redis need the cores:
     # on two cores with others at work, 12 frames a second instead of 4
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_torch_out_of_tmp()
     keep_large_blocks()
     life = Life()
     life.install_signal_handlers()
@@ -38,14 +36,6 @@ def run_task(task: Task) -> int:
         role.run(task, life)
 
     return exit_code_of(work)
-
-
-def _keep_torch_out_of_tmp() -> None:
-    """Importing torchvision makes an (empty) cache folder, by default a temporary one that would be left behind."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskstream" / "torch"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from ops.cache import set_cache_folders
 from pipeline.bus import (
     LOST_CONNECTION,
     Bus,
@@ -61,6 +62,7 @@ def run_job(job: Job, display: Display) -> int:
     0 every stream came to its end, 1 a stream or an output failed, 130 interrupted by SIGINT or SIGTERM.
     Raises UsageError or BusError in one line when the job cannot run at all.
     """
+    set_cache_folders()  # the workers inherit them
     with ExitStack() as stack:
         server = None
         if job.redis_url is None:

@@ -11,14 +11,14 @@ import redis
 from pipeline.bus.connection import Client
 
 _FOLDER = Path(__file__).parent
-_COMMON = (_FOLDER / "common.lua").read_text()
+_COMMON = (_FOLDER / "common.lua").read_text(encoding="utf-8")
 
 
 class Script:
     """One script, called by its digest; loaded into the server when it does not know it (a fresh or restarted one)."""
 
     def __init__(self, name: str) -> None:
-        self._text = _COMMON + (_FOLDER / f"{name}.lua").read_text()
+        self._text = _COMMON + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Client, keys: list[str], args: list[Any]) -> Any:

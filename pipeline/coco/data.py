@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ def read_coco(data: str | Path, *, need_masks: bool, folder: Path | None = None)
     segmentation is an error.
     Raises UsageError for whatever is missing or contradicts itself, naming the file and the entry.
     """
-    path = _json_file(Path(data).expanduser())
+    path = _json_file(Path(os.path.expanduser(data)))
     raw = path.read_bytes()
     try:
         content = json.loads(raw)

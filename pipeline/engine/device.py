@@ -45,5 +45,7 @@ def cpu_has_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return False
-    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "").split()
+    flags = next(
+        (line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), ""
+    ).split()
     return "amx_bf16" in flags or "avx512_bf16" in flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -170,9 +171,9 @@ def read_picture(record: PictureRecord) -> NDArray[np.uint8]:
 
 
 def _folder(images: Path | None) -> Path | None:
-    if images is not None and not images.expanduser().is_dir():
+    if images is not None and not Path(os.path.expanduser(images)).is_dir():
         raise UsageError(f"--images {images}: there is no such folder")
-    return None if images is None else images.expanduser()
+    return None if images is None else Path(os.path.expanduser(images))
 
 
 def _shared_categories(spec: ModelSpec, data: CocoData) -> dict[int, int]:

@@ -90,7 +90,7 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     streams = _build_streams(config, spec, sources_by_id)
     save = list(dict.fromkeys(config.save))
     if config.output:
-        _keep_sources_safe(streams, save, Path(config.output).expanduser())
+        _keep_sources_safe(streams, save, Path(os.path.expanduser(config.output)))
     return Job(
         streams=streams,
         model=base.name,
@@ -252,7 +252,7 @@ def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:
     """
     try:
         if output:
-            folder = Path(output).expanduser()
+            folder = Path(os.path.expanduser(output))
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _make_fresh_folder(stream_ids[0] if len(stream_ids) == 1 else f"{datetime.now():%Y-%m-%d}")

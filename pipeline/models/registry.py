@@ -243,12 +243,12 @@ def weights_path(spec: ModelSpec, override: str | None = None) -> Path:
     $TORCH_HOME/hub/checkpoints, where TORCH_HOME defaults to $XDG_CACHE_HOME/torch and XDG_CACHE_HOME to ~/.cache.
     """
     if override is not None:
-        return Path(override).expanduser()
+        return Path(os.path.expanduser(override))
     if spec.weights_url is None:
         return _PACKAGED_WEIGHTS / spec.weights_file
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     torch_home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
-    return Path(torch_home).expanduser() / "hub" / "checkpoints" / spec.weights_file
+    return Path(os.path.expanduser(torch_home)) / "hub" / "checkpoints" / spec.weights_file
 
 
 @dataclass(frozen=True, slots=True)

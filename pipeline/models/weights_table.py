@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
     """
     if weights is None:
         return base
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     metadata = _metadata(path)
     architecture = metadata.get("architecture", base.architecture)
     if architecture != base.architecture:

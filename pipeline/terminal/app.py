@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -79,6 +80,9 @@ class CommandLine:
         """Run the command line; returns its exit code."""
         given = list(sys.argv[1:] if arguments is None else arguments)
         app = self._verbs_app if given and given[0] in self.verbs else self._run_app
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name or a locale without UTF-8 is no reason to fail
         program = "run_pipeline.py" if Path(sys.argv[0]).suffix == ".py" else "maskstream"
         try:
             command: Any = typer.main.get_command(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,7 +155,7 @@ def train(
         model=model,
         init=init,
         frozen=tuple(freeze or ()),
-        output=output.expanduser(),
+        output=Path(os.path.expanduser(output)),
         epochs=epochs,
         minutes=minutes,
         batch=batch,
@@ -184,7 +185,7 @@ def synthetic(
     """Write pictures of the synthetic street that `demo` shows, with ground truth, as COCO data."""
     from pipeline.training.scene_data import write_scene_data
 
-    write_scene_data(folder.expanduser(), (pictures, val_pictures), cli.parse_size("--size", size), seed)
+    write_scene_data(Path(os.path.expanduser(folder)), (pictures, val_pictures), cli.parse_size("--size", size), seed)
     return EXIT_DONE
 
 

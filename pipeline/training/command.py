@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import ops  # noqa: F401 (sets the cache folders, before torch is imported)
 from pipeline.training.loop import Trainer
 from pipeline.training.reporting import Reporter
 from pipeline.training.settings import TrainSettings

@@ -16,7 +16,7 @@ def plot_losses(metrics: Path, picture: Path) -> None:
 
     Raises UsageError where matplotlib is not installed, OutputError where the picture cannot be written.
     """
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "box_ap" in line]
     figure = _figure()

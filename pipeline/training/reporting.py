@@ -48,8 +48,8 @@ class Reporter:
         self._folder = folder
         path = self._metrics
         if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text("".join(f"{line}\n" for line in kept) if step else "")
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            path.write_text("".join(f"{line}\n" for line in kept) if step else "", encoding="utf-8")
         if self._console.is_terminal:
             self._live = Live(Text(""), console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -101,7 +101,7 @@ class Reporter:
         return self._folder / "metrics.jsonl"
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self._metrics.open("a") as file:
+        with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _show(self, text: str) -> None:

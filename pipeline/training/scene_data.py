@@ -65,7 +65,7 @@ def _write_part(folder: Path, name: str, num: int, size_wh: tuple[int, int], see
         street += 1
     categories = [{"id": class_id, "name": label} for class_id, label in LABELS.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return street
 
 
