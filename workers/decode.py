@@ -157,7 +157,10 @@ class Decoder:
         """Offer the pictures; those up to `committed_seq` are only counted. Whether the source came to its end."""
         stream = self._stream
         corrupt_before = self._num_corrupt
-        selection = Selection(stream.stride, stream.max_fps, stream.max_frames)
+        max_frames = stream.max_frames
+        if max_frames is not None and committed_seq is None:  # a live source counts over all its connections
+            max_frames = max(max_frames - (self._writer.next_seq - 1), 0)
+        selection = Selection(stream.stride, stream.max_fps, max_frames)
         self._set_status(
             phase="live",
             error="",

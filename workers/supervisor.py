@@ -34,6 +34,7 @@ from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError,
 from pipeline.exports import StreamSummary, write_summary
 from pipeline.job.build import MIB, Job, demo_source
 from pipeline.segments import segment_folders
+from pipeline.source import redact
 from pipeline.synthetic import demo_video
 from workers.child import Child
 from workers.tasks import SINK_NAME, DecodeTask, InferTask, SinkTask, TrackTask
@@ -311,6 +312,9 @@ class Supervisor:
         summaries = {
             name: msgspec.json.decode(payload, type=StreamSummary) for name, payload in found.items() if payload
         }
+        for stream in self._job.streams:
+            if stream.stream_id in summaries:
+                summaries[stream.stream_id].source = redact(stream.source)
         try:
             write_summary(Path(self._job.output) / "summary.json", summaries)
         except OutputError:

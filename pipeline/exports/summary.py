@@ -15,6 +15,8 @@ class StreamSummary(msgspec.Struct, kw_only=True):
     """One stream, as far as its messages were seen; `end` has the last word on corrupt pictures and tracks."""
 
     stream_id: str
+    source: str = ""
+    """path or URL of the source, without credentials"""
     log_id: str = ""
     reason: EndReason | None = None
     """null while the stream has not ended"""

@@ -179,6 +179,23 @@ def count_frames_of_epoch(path: Path, epoch: int) -> int:
     return sum(frame.stream_epoch == epoch for frame in frames_of(results_so_far(path)))
 
 
+def test_max_frames_counts_over_reconnections_and_dropped_frames(
+    clip: Path, rtsp_server: RtspServers, tmp_path: Path
+) -> None:
+    camera, log = rtsp_server(cam=clip), tmp_path / "out" / "cam1.jsonl"
+    flags = ["--max-fps", "10", "--max-frames", "30", "--max-staleness-s", "0.05"]
+    with running(camera.url, *flags, "--save", "jsonl", "--output", "out", folder=tmp_path) as job:
+        job.until(lambda: len(covered(results_so_far(log))) > 5, what="the camera")
+        camera.restart()
+        assert job.wait() == 0
+    results = read_results(log)
+    assert_numbers_are_covered(results)
+    assert [message.stream_epoch for message in results if isinstance(message, EpochResult)] == [2]
+    assert (end_of(results).reason, end_of(results).frame_seq) == ("finished", 30)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["streams"]["cam1"]
+    assert summary["source"] == camera.url
+
+
 def test_a_camera_over_udp_ends_after_the_frames_that_were_asked_for(
     clip: Path, rtsp_server: RtspServers, tmp_path: Path
 ) -> None:
