@@ -15,9 +15,9 @@ from pipeline.coco.precision import coco_entry
 from pipeline.contract.arrays import Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import FrameResult, Instance, Mask
-from pipeline.errors import SourceError
 from pipeline.exports.render import draw_result
-from pipeline.source import Converter, Reader, Selection, open_source, redact
+from pipeline.exports.source_pictures import SourcePictures
+from pipeline.source import Converter
 from pipeline.source.images import ImageLike, image_rgb
 
 
@@ -78,7 +78,7 @@ class PictureDetections(Detections):
         return Instance(
             track_id=None,
             track_uid=None,
-            state="tentative",
+            state="untracked",
             age_frames=1,
             class_id=class_id,
             label=self.categories[class_id],
@@ -113,29 +113,19 @@ class FrameJoiner:
     """
 
     def __init__(self, stream: StreamConfig) -> None:
-        self._stream = stream
-        self._selection = Selection(stream.stride, stream.max_fps, stream.max_frames)
+        self._pictures = SourcePictures(stream)
         self._converter = Converter()
-        self._seq = 0
-        self._reader: Reader | None = None
 
     def join(self, result: FrameResult) -> Frame:
         """The result with the pixels of its frame. Results must come in ascending order.
 
-        Raises SourceError if the source gives fewer pictures than before.
+        Raises SourceError if the source yields fewer pictures than before.
         """
-        if self._reader is None:
-            self._reader = open_source(self._stream.source, self._stream.kind)
-        for picture in self._reader:
-            number = self._selection.number(picture.pts_s)
-            self._seq = number or self._seq
-            if number == result.frame_seq:
-                bgr = self._converter.to_bgr(picture)
-                return Frame(result, np.ascontiguousarray(bgr[..., ::-1]))
-        raise SourceError(
-            f"{redact(self._stream.source)} has {self._seq} pictures when it is read again, but frame "
-            f"{result.frame_seq} has a result: the source was changed during the job; run the job again"
-        )
+        picture = self._pictures.next(result.frame_seq)
+        while self._pictures.last_seq < result.frame_seq:
+            picture = self._pictures.next(result.frame_seq)
+        bgr = self._converter.to_bgr(picture)
+        return Frame(result, np.ascontiguousarray(bgr[..., ::-1]))
 
     def __enter__(self) -> FrameJoiner:
         return self
@@ -143,8 +133,7 @@ class FrameJoiner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        self._pictures.close()
 
 
 def _crop(image: NDArray[np.uint8], instance: Instance, *, masked: bool) -> NDArray[np.uint8]:

@@ -46,6 +46,8 @@ def worker_decode(
         cli.option("--stream-id", "id of the stream", "ID", cli.STREAM_PANEL, default="the file's name; cam1 if live"),
     ] = None,
     conf: cli.ConfFlag = None,
+    min_score: cli.MinScoreFlag = None,
+    track: cli.TrackFlag = None,
     classes: cli.ClassesFlag = None,
     drop_policy: cli.DropPolicyFlag = None,
     max_staleness_s: cli.MaxStalenessFlag = None,
@@ -140,6 +142,7 @@ def worker_sink(
     stream: Annotated[str, typer.Argument(metavar="STREAM", help="id of the stream")],
     output: Annotated[str, cli.option("--output", "folder for the result files", "DIR", cli.RESULT_PANEL)],
     save: cli.SaveFlag = None,
+    overwrite: cli.OverwriteFlag = None,
     redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
     """Write the results of one stream to files. A restarted worker continues at the end of its files."""
@@ -151,7 +154,15 @@ def worker_sink(
     config = cli.config_of(context)
     Bus(cli.required_redis_url(redis_url)).check()
     folder = make_output_folder(output, [stream])
-    return run_task(SinkTask(redis_url=redis_url, stream_id=stream, output=str(folder), save=list(config.save)))
+    return run_task(
+        SinkTask(
+            redis_url=redis_url,
+            stream_id=stream,
+            output=str(folder),
+            save=list(config.save),
+            overwrite=config.overwrite,
+        )
+    )
 
 
 def _default_name(role: str) -> str:

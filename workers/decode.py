@@ -96,7 +96,9 @@ class Decoder:
                 opened = self._reconnecting(self._writer.open)
                 with self._open_source() as reader:
                     reason: EndReason = "finished" if self._feed(reader, opened.seq) else "stopped"
-                self._end(reason, "")
+                if reader.unreadable:
+                    log.warning("%s: %s", self._stream.stream_id, reader.unreadable)
+                self._end(reason, reader.unreadable)
                 return
             except PositionMovedError as moved:
                 log.warning("the bus is elsewhere than remembered, decoding again from there: %s", moved)
@@ -190,7 +192,7 @@ class Decoder:
     def _offer(self, picture: Picture, decode_from_s: float) -> None:
         """Put one picture on the bus: wait while it is full (lossless), or leave the picture out (latest)."""
         stream = self._stream
-        height, width = bus_hw(self._model, (picture.height, picture.width))
+        height, width = bus_hw(self._model, picture.display_hw)
         frame = self._converter.to_i420(picture, (width, height))
         age_s = time.monotonic() - picture.arrived_monotonic_s
         header = FrameHeader(
@@ -212,6 +214,7 @@ class Decoder:
             source_height=frame.source_height,
             matrix=frame.matrix,
             full_range=frame.full_range,
+            source_name=picture.source_name,
         )
         pause_s = FULL_FIRST_PAUSE_S
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:

@@ -1,4 +1,4 @@
-"""sink: one stream's results to files. A cursor on the result log like every other reader."""
+"""sink: writes the results of one stream to files. It reads the result log with a cursor, like every other reader."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import redis
 
 from pipeline.bus import Bus, redact_url
 from pipeline.bus.log_cursor import LogCursor, LogEntry
-from pipeline.contract.config import OUTPUT_SUFFIXES, StreamConfig
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.exports import EXPORTS, has_content, would_replace
 from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
-from pipeline.exports import JsonlWriter, LiveVideoWriter, Summary, VideoWriter, read_jsonl
-from pipeline.segments import SegmentReader
+from pipeline.exports.summary import Summary
+from pipeline.exports.writer import MessageStore, Position, Writer, open_writer
 from workers.base import Life, log
 from workers.tasks import SINK_NAME, SinkTask
 
@@ -34,38 +35,30 @@ def run(task: SinkTask, life: Life) -> None:
 
 
 class FileSink:
-    """The open files of one stream."""
+    """The output files of one stream, and how far each of them has got."""
 
     def __init__(self, task: SinkTask, stream: StreamConfig, log_id: str, stack: ExitStack) -> None:
+        """Opens the writers; `stack` closes them. Raises OutputError."""
         self._stream_id = task.stream_id
         self._log_id = log_id
         self._cursor = LogCursor(task.stream_id, start="start", reader=SINK_NAME)
         self._summary = Summary()
-        self._jsonl: JsonlWriter | None = None
-        self._video: VideoWriter | LiveVideoWriter | None = None
         self._unflushed: list[LogEntry] = []
         self._flush_at_s = time.monotonic()
-        # the video of a camera shows what there is: its writer may begin anywhere in the log
-        self._first_seq_expected = 0 if stream.live and "jsonl" not in task.save else 1
-        if "video" in task.save:
-            path = Path(task.output) / f"{task.stream_id}{OUTPUT_SUFFIXES['video']}"
-            self._video = _video_writer(path, stream, stack)
-        if "jsonl" in task.save:
-            path = Path(task.output) / f"{task.stream_id}{OUTPUT_SUFFIXES['jsonl']}"
-            self._jsonl = stack.enter_context(JsonlWriter(path))
-            self._catch_up(self._jsonl)
+        self._writers = _open_writers(task, stream, log_id, stack)
+        # a file that may lack results can begin anywhere in the log
+        self._next_seq = 1 if any(writer.needs_whole_log for writer, _ in self._writers) else 0
+        self._catch_up()
 
-    def _catch_up(self, jsonl: JsonlWriter) -> None:
-        """Go on where the file ends when it is of this log, and draw the video again from it; else begin it anew."""
-        if jsonl.found is None:
-            return
-        if jsonl.found.log_id != self._log_id:
-            jsonl.restart()
-            return
-        self._cursor.resume(self._stream_id, self._log_id, jsonl.found.last_id)
-        self._first_seq_expected = jsonl.found.last_id[0] + 1
-        for message in read_jsonl(jsonl.path):
-            self._draw(message)
+    def _catch_up(self) -> None:
+        """Give the messages of the JSONL file to the other writers, and continue behind its last one."""
+        for writer, position in self._writers:
+            if isinstance(writer, MessageStore) and position is not None:
+                for place, message, payload in writer.read_back():
+                    self._write(place, message, payload)
+                self._cursor.resume(self._stream_id, self._log_id, position)
+                self._next_seq = position[0] + 1
+                return
 
     def follow(self, bus: Bus, life: Life) -> None:
         """Write what is committed until the end message is safe, or the worker is asked to stop."""
@@ -86,57 +79,68 @@ class FileSink:
                 self._flush()
         self._flush()
         if ended:
-            if self._video is not None:
-                self._video.finish()
+            for writer, _ in self._writers:
+                writer.finish()
             bus.set_summary(self._stream_id, msgspec.json.encode(self._summary.streams[self._stream_id]))
         for command in self._cursor.last_words():
             bus.client.execute_command(*command)
         log.info("%s", "done" if ended else "stopped before the end")
 
     def _take(self, entry: LogEntry) -> None:
+        """Write one entry of the log. Raises OutputError if results before it were dropped before they were read."""
         if entry.message.log_id != self._log_id:
             raise BusError(f"a new job replaced the log of {self._stream_id}: start its sink again")
         seq, companion = entry.entry_id
         first_seq = getattr(entry.message, "from_seq", seq)
-        if companion == 0 and 0 < self._first_seq_expected < first_seq:
+        if companion == 0 and 0 < self._next_seq < first_seq:
             raise OutputError(
-                f"results {self._first_seq_expected} to {first_seq - 1} of {self._stream_id} left the log before "
-                "they were written: save jsonl along with the video, or give the log more room (redis_memory_mb)"
+                f"results {self._next_seq} to {first_seq - 1} of {self._stream_id} were dropped from the log before "
+                "they were written: save jsonl along with the video, or raise redis_memory_mb"
             )
-        self._first_seq_expected = seq + 1
-        if self._jsonl is not None:
-            self._jsonl.append(entry.payload)
-        self._draw(entry.message)
+        self._next_seq = seq + 1
+        self._write(entry.entry_id, entry.message, entry.payload)
         self._unflushed.append(entry)
 
-    def _draw(self, message: AnyResult) -> None:
+    def _write(self, place: Position, message: AnyResult, payload: bytes) -> None:
         self._summary.add(message)
-        if self._video is not None:
-            self._video.write(message)
+        for writer, position in self._writers:
+            if position is None or place > position:
+                writer.write(message, payload)
 
     def _flush(self) -> None:
-        """Make what was written safe, then tell the log that it need not keep it for us."""
-        if self._jsonl is not None:
-            self._jsonl.flush()
+        """Make the files safe on disk, then let the log drop what is in them."""
+        for writer, _ in self._writers:
+            writer.flush()
         for entry in self._unflushed:
             self._cursor.done(entry)
         self._unflushed.clear()
         self._flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
 
 
-def _video_writer(path: Path, stream: StreamConfig, stack: ExitStack) -> VideoWriter | LiveVideoWriter | None:
-    """The writer for the kind of source; None, with a warning, where the pictures of a camera are out of reach."""
-    if not stream.live:
-        return stack.enter_context(VideoWriter(path, stream))
-    reason = "its decoder keeps no pictures"
-    if stream.segment_folder is not None:
-        try:
-            reader = SegmentReader(Path(stream.segment_folder))
-        except OutputError as error:
-            reason = str(error)
-        else:
-            return stack.enter_context(LiveVideoWriter(path, reader))
-    log.warning(
-        "no video of %s: %s; it is written where decoder and sink are of one job on one host", stream.stream_id, reason
-    )
-    return None
+def _open_writers(
+    task: SinkTask, stream: StreamConfig, log_id: str, stack: ExitStack
+) -> list[tuple[Writer, Position | None]]:
+    """The writer of each export that the task asks for, with the position up to which its file is written.
+
+    Raises OutputError rather than replace the results of another log, unless the task allows it. A file that holds no
+    position of its own is of this log if the JSONL file beside it is.
+    """
+    opened: list[tuple[Writer, Position | None]] = []
+    fresh_paths: list[Path] = []
+    for export in EXPORTS.values():
+        if export.name not in task.save:
+            continue
+        path = export.path(Path(task.output), stream)
+        existed = has_content(path)
+        writer = open_writer(export, path, stream, overwrite=task.overwrite)
+        if writer is None:
+            continue
+        stack.enter_context(writer)
+        position = writer.begin(log_id)
+        opened.append((writer, position))
+        if existed and position is None:
+            fresh_paths.append(path)
+    is_resumed = any(isinstance(writer, MessageStore) and position is not None for writer, position in opened)
+    if fresh_paths and not is_resumed and not task.overwrite:
+        raise OutputError(would_replace(fresh_paths[0]))
+    return opened

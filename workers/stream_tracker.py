@@ -171,11 +171,11 @@ class StreamTracker:
         progress.arrived_at_ns = header.arrived_at_ns
         try:
             detections = message.unpack()
-            tracked = self._tracker.update(detections, seq, progress.time_s)
+            tracked = self._tracker.update(detections, seq, progress.time_s) if self.stream.track else None
         except ValueError as error:
             self._commit_gap(seq, "error", f"tracker: {error}", [entry_id], header.session)
             return
-        instances = self._instances(detections, tracked)
+        instances = self._untracked_instances(detections) if tracked is None else self._instances(detections, tracked)
         result = FrameResult(
             stream_id=self.stream.stream_id,
             log_id=self._log_id,
@@ -186,6 +186,7 @@ class StreamTracker:
             captured_at_ns=header.captured_at_ns,
             clock=header.clock,
             arrived_at_ns=header.arrived_at_ns,
+            source_name=header.source_name,
             width=header.source_width,
             height=header.source_height,
             model=message.model,
@@ -203,7 +204,8 @@ class StreamTracker:
         progress.dropped_before = 0
         progress.companions = 0
         results.append((f"{seq}-0", result))
-        results += self._events(seq, "track_end", tracked.ended) + self._events(seq, "track_start", tracked.started)
+        if tracked is not None:
+            results += self._events(seq, "track_end", tracked.ended) + self._events(seq, "track_start", tracked.started)
         self._commit(seq, results, [entry_id], header.session)
 
     def _events(
@@ -235,31 +237,50 @@ class StreamTracker:
         return results
 
     def _instances(self, detections: Detections, tracked: TrackedDetections) -> list[Instance]:
-        instances = []
-        for index, track_id, class_id, age, state in zip(
+        """The tracked instances whose score is at least min_score."""
+        rows = zip(
             tracked.detection_idx.tolist(),
             tracked.track_ids.tolist(),
             tracked.class_ids.tolist(),
             tracked.ages_frames.tolist(),
             tracked.states,
             strict=True,
-        ):
-            x1, y1, x2, y2 = (round(float(edge), 2) for edge in detections.boxes_xyxy[index])
-            instances.append(
-                Instance(
-                    track_id=track_id or None,
-                    track_uid=f"{self.stream.stream_id}:{track_id}" if track_id else None,
-                    state=state,
-                    age_frames=age,
-                    class_id=class_id,
-                    label=self._labels[class_id],
-                    score=round(float(detections.scores[index]), 4),
-                    box_xyxy=(x1, y1, x2, y2),
-                    mask=_mask_of(detections, index),
-                    keypoints=_keypoints_of(detections, index),
-                )
-            )
-        return instances
+        )
+        return [
+            self._instance(detections, index, track_id, class_id, age, state)
+            for index, track_id, class_id, age, state in rows
+            if detections.scores[index] >= self.stream.min_score
+        ]
+
+    def _untracked_instances(self, detections: Detections) -> list[Instance]:
+        """Every detection as an instance without a track; infer has dropped those below conf and min_score."""
+        class_ids = detections.class_ids.tolist()
+        return [
+            self._instance(detections, index, 0, class_id, 1, "untracked") for index, class_id in enumerate(class_ids)
+        ]
+
+    def _instance(
+        self,
+        detections: Detections,
+        index: int,
+        track_id: int,
+        class_id: int,
+        age_frames: int,
+        state: Literal["tentative", "confirmed", "untracked"],
+    ) -> Instance:
+        x1, y1, x2, y2 = (round(float(edge), 2) for edge in detections.boxes_xyxy[index])
+        return Instance(
+            track_id=track_id or None,
+            track_uid=f"{self.stream.stream_id}:{track_id}" if track_id else None,
+            state=state,
+            age_frames=age_frames,
+            class_id=class_id,
+            label=self._labels[class_id],
+            score=round(float(detections.scores[index]), 4),
+            box_xyxy=(x1, y1, x2, y2),
+            mask=_mask_of(detections, index),
+            keypoints=_keypoints_of(detections, index),
+        )
 
     def _commit_gap(self, to_seq: int, cause: GapCause, detail: str, consumed: list[bytes], session: str) -> None:
         progress = self._progress
@@ -367,4 +388,4 @@ def _tracker_config(stream: StreamConfig) -> TrackerConfig:
     lost_s = TrackerConfig().lost_s
     if stream.max_fps is not None:
         lost_s = max(lost_s, 2.5 / stream.max_fps)
-    return TrackerConfig.for_conf(stream.conf, stream.score_floor, lost_s)
+    return TrackerConfig.for_conf(stream.birth_score, stream.score_floor, lost_s)

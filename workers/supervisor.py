@@ -28,10 +28,11 @@ from pipeline.bus import (
 )
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.contract.exports import EXPORTS, SUMMARY_NAME
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import SourceEnd
 from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
-from pipeline.exports import StreamSummary, write_summary
+from pipeline.exports.summary import StreamSummary, write_summary
 from pipeline.job.build import MIB, Job, demo_source
 from pipeline.segments import segment_folders
 from pipeline.source import redact
@@ -90,7 +91,8 @@ def _with_demo_rendered(job: Job, display: Display) -> Job:
 
 def with_segment_folders(job: Job, stack: ExitStack) -> Job:
     """The job with a place for the pictures of each camera whose video it saves; `stack` removes them."""
-    cameras = [stream.stream_id for stream in job.streams if stream.live and "video" in job.save]
+    needs_pixels = any(EXPORTS[name].needs_pixels for name in job.save)
+    cameras = [stream.stream_id for stream in job.streams if stream.live and needs_pixels]
     folders = stack.enter_context(segment_folders(job.output, cameras))
     streams = [
         msgspec.structs.replace(stream, segment_folder=str(folders[stream.stream_id]))
@@ -316,7 +318,7 @@ class Supervisor:
             if stream.stream_id in summaries:
                 summaries[stream.stream_id].source = redact(stream.source)
         try:
-            write_summary(Path(self._job.output) / "summary.json", summaries)
+            write_summary(Path(self._job.output) / SUMMARY_NAME, summaries)
         except OutputError:
             if not self._output_failed:  # else it was told of another file there
                 raise
@@ -352,7 +354,11 @@ class Supervisor:
 
     def _sink_task(self, stream: StreamConfig) -> SinkTask:
         return SinkTask(
-            redis_url=self._bus.url, stream_id=stream.stream_id, output=str(self._job.output), save=list(self._job.save)
+            redis_url=self._bus.url,
+            stream_id=stream.stream_id,
+            output=str(self._job.output),
+            save=list(self._job.save),
+            overwrite=True,  # build_job has refused the results of earlier runs, unless the user gave --overwrite
         )
 
 

@@ -46,7 +46,11 @@ class SinkTask(msgspec.Struct, frozen=True, kw_only=True, tag="sink", tag_field=
     redis_url: str
     stream_id: str
     output: str
+    """folder of the files"""
     save: list[str]
+    """names of exports"""
+    overwrite: bool = False
+    """whether the files may replace the results of an earlier run"""
 
 
 Task = DecodeTask | InferTask | TrackTask | SinkTask

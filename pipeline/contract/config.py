@@ -13,19 +13,26 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.contract import defaults
+from pipeline.contract.exports import DEFAULT_EXPORTS, EXPORTS
 from pipeline.errors import ConfigError
 
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 DropPolicy = Literal["auto", "lossless", "latest"]
-Output = Literal["jsonl", "video"]
-OUTPUT_SUFFIXES: dict[Output, str] = {"jsonl": ".jsonl", "video": ".mp4"}
+ExportName = Annotated[
+    str,
+    Meta(
+        pattern=f"^({'|'.join(EXPORTS)})$",
+        description=f"one of {', '.join(EXPORTS)}",
+        extra_json_schema={"enum": list(EXPORTS)},
+    ),
+]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-SourceKind = Literal["file", "pictures", "live"]
+SourceKind = Literal["file", "pictures", "animation", "live"]
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -40,6 +47,10 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     conf: Fraction | None = None
     """confidence threshold, 0 to 1: a track begins with a detection of at least this score and continues with
     detections down to half of it"""
+    min_score: Fraction | None = None
+    """lowest score of an instance in the results, 0 to 1; weaker detections still continue a track, unseen"""
+    track: bool | None = None
+    """whether instances are linked over frames; if not set, true for videos and false for pictures"""
     classes: Annotated[list[str], Meta(min_length=1)] | None = None
     """labels of the classes to detect, as `maskstream models` lists them; all classes of the model if not set"""
     drop_policy: DropPolicy | None = None
@@ -60,6 +71,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 STREAM_DEFAULTS = StreamOptions(
     conf=defaults.CONF,
+    min_score=defaults.MIN_SCORE,
     drop_policy=defaults.DROP_POLICY,
     max_staleness_s=defaults.MAX_STALENESS_S,
     stride=defaults.STRIDE,
@@ -105,7 +117,9 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """time in seconds for which the result logs stay on the server of `redis_url` after the job has ended"""
     output: str | None = None
     """folder for the results; a fresh folder in runs/ if not set"""
-    save: list[Output] = msgspec.field(default_factory=lambda: list(defaults.SAVE))
+    overwrite: bool = False
+    """whether files in the output folder may replace the results of an earlier run"""
+    save: list[ExportName] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPORTS))
     """files to write for each stream: jsonl (the result messages), video (the annotated video); [] for none"""
     readers: list[Name] = []
     """names of subscribers that must have read a message before it may leave the result log
@@ -130,6 +144,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     kind: SourceKind
     policy: Literal["lossless", "latest"]
     conf: float
+    min_score: float = 0.0
+    track: bool = True
     class_ids: list[int] | None
     max_staleness_s: float
     stride: int
@@ -148,8 +164,21 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def score_floor(self) -> float:
-        """Lowest score of a detection that can continue a track: half of `conf`. Weaker detections are discarded."""
-        return self.conf / 2
+        """Lowest score of a detection that infer sends to track.
+
+        A detection continues a track down to half of `conf`; without tracking, weaker ones than `conf` are discarded.
+        """
+        return self.conf / 2 if self.track else self.birth_score
+
+    @property
+    def birth_score(self) -> float:
+        """Lowest score of a detection that begins a track, or that is shown without one."""
+        return max(self.conf, self.min_score)
+
+    @property
+    def separate_pictures(self) -> bool:
+        """Whether the source is a set of unrelated pictures rather than a film."""
+        return self.kind == "pictures" and not self.track
 
     @property
     def live(self) -> bool:

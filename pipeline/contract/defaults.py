@@ -5,10 +5,11 @@ Plain constants without imports, so that `--help` can show them without loading 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 CONF: Final = 0.5
 """confidence threshold: the score at which a track begins; `segment` returns detections from this score up"""
+MIN_SCORE: Final = 0.0
 MAX_STALENESS_S: Final = 0.5
 STRIDE: Final = 1
 DROP_POLICY: Final = "auto"
@@ -28,4 +29,3 @@ RESULT_TTL_S: Final = 3600
 
 RUNS_FOLDER: Final = "runs"
 """without an output folder, results go to a fresh folder in this one"""
-SAVE: Final[tuple[Literal["jsonl"], Literal["video"]]] = ("jsonl", "video")

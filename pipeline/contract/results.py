@@ -42,12 +42,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One object on one frame. What a model does not find is absent."""
 
     track_id: int | None
-    """positive and unique within the log; null while the track is not confirmed"""
+    """positive and unique within the log; null while the track is not confirmed, and where nothing is tracked"""
     track_uid: str | None
-    """`stream_id:track_id`; null while the track is not confirmed"""
-    state: Literal["tentative", "confirmed"]
+    """`stream_id:track_id`; null where track_id is"""
+    state: Literal["tentative", "confirmed", "untracked"]
+    """tentative: the track is not confirmed yet; untracked: instances of this stream are not linked over frames"""
     age_frames: int
-    """frames since the track began, this one included"""
+    """frames since the track began, this one included; 1 where nothing is tracked"""
     class_id: int
     label: str
     score: float
@@ -93,6 +94,8 @@ class FrameResult(Message, frozen=True, kw_only=True, tag="frame"):
     clock: ClockOrigin
     arrived_at_ns: int
     """UTC, Redis server time, nanoseconds, when the frame was decoded"""
+    source_name: str | None = None
+    """file name of the picture, relative to the folder of the source; null for videos and cameras"""
     width: int
     height: int
     model: str

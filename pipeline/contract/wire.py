@@ -34,6 +34,8 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
     source_height: int
     matrix: ColourMatrix
     full_range: bool
+    source_name: str | None = None
+    """file name of the picture, in a source of pictures"""
 
     def frame(self, pixels: bytes) -> I420Frame:
         """The picture whose planes are `pixels`. Raises ValueError when their number does not fit the header."""

@@ -38,6 +38,7 @@ from pipeline.evaluation.truth import coco_of_file
 from pipeline.models.registry import ModelSpec, bus_hw
 from pipeline.source import Converter, Picture
 from pipeline.source.picture import UPRIGHT
+from pipeline.source.picture_files import read_rgb
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -140,7 +141,7 @@ class _Runner:
     def detections(self, record: PictureRecord) -> Detections:
         """Classes as the data's categories. Raises SourceError for a picture that cannot be read."""
         start_s = time.perf_counter()
-        frame = self._frame(read_picture(record))
+        frame = self._frame(read_rgb(record.path, (record.height, record.width)))
         if not self.engine_s:
             self._engine.warm_up([(frame.height, frame.width)])
             start_s = time.perf_counter()
@@ -161,13 +162,6 @@ class _Runner:
         picture = Picture(1, 0.0, video_frame, UPRIGHT, 0.0, None, "file")
         height, width = bus_hw(self._engine.spec, rgb.shape[:2])
         return self._converter.to_i420(picture, (width, height))
-
-
-def read_picture(record: PictureRecord) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB. Raises SourceError for a file that cannot be read or has another size than its data say."""
-    from pipeline.training.dataset import read_rgb
-
-    return read_rgb(record.path, (record.height, record.width))
 
 
 def _folder(images: Path | None) -> Path | None:
@@ -236,7 +230,7 @@ def _write_sheets(
 
 def _row(entry: _Judged, labels: dict[int, str]) -> SheetRow:
     return SheetRow(
-        rgb=read_picture(entry.record),
+        rgb=read_rgb(entry.record.path, (entry.record.height, entry.record.width)),
         annotations=entry.annotations,
         found=entry.confident,
         pairing=entry.pairing,

@@ -1,4 +1,4 @@
-"""Result messages as JSON lines: the same bytes as in the log, one message a line, in the log's order."""
+"""The `jsonl` export: result messages as JSON lines, the same bytes and the same order as in the result log."""
 
 from __future__ import annotations
 
@@ -7,61 +7,78 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
-from pipeline.contract.results import AnyResult, EndResult, decode_result
+from pipeline.contract.config import StreamConfig
+from pipeline.contract.exports import would_replace
+from pipeline.contract.results import AnyResult, EndResult, FrameResult, GapResult, decode_result
 from pipeline.errors import OutputError
 from pipeline.exports.files import output_error
+from pipeline.exports.writer import Position, Writer
 
 _LINE_START = b'{"type":'
-"""how every encoded message begins: tells our torn line from a stranger's file"""
+"""The first bytes of every encoded message. They distinguish a torn line of ours from a file of another program."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonlTail:
-    """Where a file of results stops.
+    """Where a file of result messages ends.
 
-    last_id   (frame_seq, n) of its last message, as the log numbers them: n = 0 for the frame or gap, 1 and up for
-              its companions
-    log_id    of the log it was written from
+    position  of its last message
+    log_id    of the log that it was written from
     ended     whether its last message is an `end`
     """
 
-    last_id: tuple[int, int]
+    position: Position
     log_id: str
     ended: bool
 
 
-class JsonlWriter:
-    """Appends messages to a file; a context manager.
+class JsonlWriter(Writer):
+    """Appends messages to a file.
 
-    Opened on a file that is there, it cuts a last line that was not written whole and tells in `found` where to go on
-    (None: the file is empty).
+    Opening an existing file truncates an incomplete last line. `tail` then describes the end of the file; it is None
+    for an empty file.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises OutputError when the file cannot be written or is not a file of results."""
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        """Raises OutputError if the file cannot be written or holds something other than result messages.
+
+        overwrite   whether `begin` may empty a file that holds the results of another log
+        """
         self.path = path
+        self._overwrite = overwrite
         self._pending = bytearray()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise output_error(path, error) from None
         try:
-            self.found = self._repair()
+            self.tail = self._repair()
         except BaseException:
             os.close(self._file)
             raise
 
-    def append(self, payload: bytes) -> None:
-        """Take one encoded message; it reaches the disk with `flush`."""
+    def begin(self, log_id: str) -> Position | None:
+        """Continue a file of this log. Empties a file of another log, or raises OutputError without `overwrite`."""
+        if self.tail is None:
+            return None
+        if self.tail.log_id == log_id:
+            return self.tail.position
+        if not self._overwrite:
+            raise OutputError(would_replace(self.path))
+        self._truncate(0)
+        self.tail = None
+        return None
+
+    def write(self, message: AnyResult, payload: bytes) -> None:
+        """Buffer one encoded message; `flush` writes it to disk."""
         self._pending += payload
         self._pending += b"\n"
 
     def flush(self) -> None:
-        """Write what was appended and wait until the disk holds it. Raises OutputError; may be tried again then."""
+        """Write the buffered messages and wait until they are on disk. Raises OutputError; may then be called again."""
         try:
             while self._pending:
                 written = os.write(self._file, self._pending)
@@ -70,31 +87,34 @@ class JsonlWriter:
         except OSError as error:
             raise output_error(self.path, error) from None
 
-    def restart(self) -> None:
-        """Empty the file: another log begins."""
-        self._pending.clear()
-        self._truncate(0)
-        self.found = None
-
-    def close(self) -> None:
-        """Flush and close. Raises OutputError."""
+    def finish(self) -> None:
+        """Flush and close the file. Raises OutputError."""
         if self._file < 0:
             return
         try:
             self.flush()
         finally:
-            os.close(self._file)
-            self._file = -1
+            self._close()
 
-    def __enter__(self) -> JsonlWriter:
-        return self
+    def discard(self) -> None:
+        """Close the file after an error, and keep the messages in it: what is written stays valid."""
+        if self._file >= 0:
+            self.finish()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def read_back(self) -> Iterator[tuple[Position, AnyResult, bytes]]:
+        """Position, message and JSON of each message in the file."""
+        seq, companion = 0, 0
+        for message, payload in _read_lines(self.path):
+            is_numbered = isinstance(message, FrameResult | GapResult)
+            seq, companion = message.frame_seq, 0 if is_numbered else companion + 1
+            yield (seq, companion), message, payload
+
+    def _close(self) -> None:
+        os.close(self._file)
+        self._file = -1
 
     def _repair(self) -> JsonlTail | None:
+        """Truncate an incomplete last line; describe the end of what remains."""
         if os.fstat(self._file).st_size == 0:
             return None
         with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as content:
@@ -109,7 +129,7 @@ class JsonlWriter:
         return tail
 
     def _tail(self, content: mmap.mmap, size: int) -> JsonlTail | None:
-        """What the lines in content[:size] end with."""
+        """The end of the lines in content[:size]."""
         last: AnyResult | None = None
         num_same = 0
         while size > 0:
@@ -125,13 +145,13 @@ class JsonlWriter:
             size = start
         if last is None:
             return None
-        # number 0 has no frame: what stands before the first frame is numbered from 0-1
+        # frame 0 does not exist: the messages before the first frame have the positions (0, 1), (0, 2) …
         index = num_same - 1 if last.frame_seq > 0 else num_same
         return JsonlTail((last.frame_seq, index), last.log_id, isinstance(last, EndResult))
 
     def _foreign(self) -> OutputError:
         return OutputError(
-            f"{self.path} is there and holds something other than results; move it away or give another --output"
+            f"{self.path} exists and holds something other than result messages; move it or give another --output"
         )
 
     def _truncate(self, size: int) -> None:
@@ -142,13 +162,24 @@ class JsonlWriter:
             raise output_error(self.path, error) from None
 
 
+def open_writer(path: Path, stream: StreamConfig, *, overwrite: bool) -> Writer:
+    """The writer of a stream's JSON lines. Raises OutputError."""
+    return JsonlWriter(path, overwrite=overwrite)
+
+
 def read_jsonl(path: Path) -> Iterator[AnyResult]:
-    """The messages of a file, in order; a torn last line is left out. Raises OutputError for a line of another kind."""
+    """The messages of a file in order, without an incomplete last line. Raises OutputError for an invalid line."""
+    for message, _ in _read_lines(path):
+        yield message
+
+
+def _read_lines(path: Path) -> Iterator[tuple[AnyResult, bytes]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
+            payload = line[:-1]
             try:
-                yield decode_result(line)
+                yield decode_result(payload), payload
             except msgspec.DecodeError as error:
                 raise OutputError(f"{path}, line {number}: expected a result message, {error}") from None

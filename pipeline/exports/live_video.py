@@ -1,33 +1,34 @@
-"""The annotated video of a camera: the pictures that decode kept, joined with their results by epoch and time."""
+"""The annotated video of a camera: pictures that decode stored, joined with their results by epoch and media time."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 
 from pipeline.contract.results import AnyResult, FrameResult
 from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
+from pipeline.exports.writer import Writer
 from pipeline.segments import SegmentReader, StoredPicture
 from pipeline.source.selection import RESTART_STEP_S
 
 MAX_WAITING = 1024
-"""results that wait for their pictures: these come when their segment is complete, after ten seconds at most"""
+"""Results that wait for their pictures. Pictures arrive when their segment is complete, after at most ten seconds."""
 
 _log = logging.getLogger(__name__)
 _Place = tuple[int, int, float]
 
 
-class LiveVideoWriter:
+class LiveVideoWriter(Writer):
     """Writes the MP4 of a live stream: the pictures that have a result, in real time, without sound.
 
-    Time runs on media time within a connection, and between connections as it did on the clock. Results whose pictures
-    are gone (the store is bounded, and a writer that was killed took along what it had read) are left out and counted.
-    The file grows as `NAME.part` and gets its name when it is complete. A stream without a picture gets none.
-
-    A context manager that finishes the file, or removes it when leaving with an error.
+    Within a connection the video follows media time; between connections it follows the time of arrival. Results whose
+    pictures are gone are left out and counted: the store is bounded, and a writer that was killed loses the pictures
+    that it had read. The file grows as `NAME.part` and gets its name when it is complete. A stream without pictures
+    gets no file.
     """
+
+    needs_whole_log = False
 
     def __init__(self, path: Path, reader: SegmentReader, *, num_threads: int = ENCODER_THREADS) -> None:
         self._path = path
@@ -39,18 +40,18 @@ class LiveVideoWriter:
         self._timeline = _Timeline()
         self._num_without_picture = 0
 
-    def write(self, message: AnyResult) -> None:
-        """Take the next message of the log. Raises OutputError when the file cannot be written."""
+    def write(self, message: AnyResult, payload: bytes = b"") -> None:
+        """Take the next message, and write the pictures that have arrived. Raises OutputError."""
         if isinstance(message, FrameResult):
             if len(self._waiting) == MAX_WAITING:
                 self._leave_out()
             self._waiting.append((self._result_order.place(message.stream_epoch, message.pts_s), message))
-            with self._mp4.errors(self._discard):
+            with self._mp4.errors(self.discard):
                 self._join(at_end=False)
 
     def finish(self) -> None:
-        """Write what is left and complete the file; the decoder keeps no more pictures. Raises OutputError."""
-        with self._mp4.errors(self._discard):
+        """Write the remaining pictures and complete the file; the decoder stores no more. Raises OutputError."""
+        with self._mp4.errors(self.discard):
             self._join(at_end=True)
             self._num_without_picture += len(self._waiting)
             self._waiting.clear()
@@ -58,24 +59,20 @@ class LiveVideoWriter:
             self._mp4.complete()
         if self._num_without_picture:
             _log.warning(
-                "%s lacks %d frames that have results: their pictures were gone", self._path, self._num_without_picture
+                "%s lacks %d frames that have results: their pictures were no longer stored",
+                self._path,
+                self._num_without_picture,
             )
             self._num_without_picture = 0
-        self._discard()
+        self.discard()
 
-    def __enter__(self) -> LiveVideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.finish()
-        else:
-            self._discard()
+    def discard(self) -> None:
+        """Release the stored pictures, and remove an MP4 that is not complete."""
+        self._reader.close()
+        self._mp4.discard()
 
     def _join(self, *, at_end: bool) -> None:
-        """Both come in the same order, and either may lack some: the one that is behind lacks its counterpart."""
+        """Merge results and pictures, both ordered by place; an item without its counterpart is left out."""
         while self._waiting:
             if self._picture is None:
                 stored = self._reader.read(at_end=at_end)
@@ -104,13 +101,12 @@ class LiveVideoWriter:
         self._waiting.popleft()
         self._num_without_picture += 1
 
-    def _discard(self) -> None:
-        self._reader.close()
-        self._mp4.discard()
-
 
 class _Order:
-    """Numbers the stretches of an epoch in which time goes forward: (epoch, stretch, pts_s) only ever grows."""
+    """Turns (epoch, pts_s) into the place (epoch, stretch, pts_s), which never decreases.
+
+    A stretch is a part of an epoch in which media time runs forward: a long step back begins the next one.
+    """
 
     def __init__(self) -> None:
         self._last: _Place = (0, 0, 0.0)
@@ -126,7 +122,7 @@ class _Order:
 
 
 class _Timeline:
-    """Seconds from the first frame: by media time within a stretch, by time of arrival from one to the next."""
+    """Seconds since the first frame: media time within a stretch, time of arrival between stretches."""
 
     def __init__(self) -> None:
         self._stretch: tuple[int, int] | None = None

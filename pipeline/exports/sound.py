@@ -13,6 +13,7 @@ import av
 from pipeline.errors import SourceError
 from pipeline.source import redact
 from pipeline.source.container import open_container
+from pipeline.source.selection import RESTART_STEP_S
 
 MP4_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus"})
 """what players expect in an MP4; anything else is encoded as AAC"""
@@ -20,8 +21,6 @@ AAC_RATES_HZ = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100,
 AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
 PREROLL_S = 0.1
 """a decoder needs some of the sound before the first picture; the file hides it"""
-RESTART_STEP_S = 1.0
-"""a longer step back means that media time began anew"""
 READ_TIMEOUT_S = 10.0
 
 _log = logging.getLogger(__name__)

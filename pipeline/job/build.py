@@ -18,16 +18,16 @@ from typing import Any
 
 from pipeline.contract import defaults
 from pipeline.contract.config import (
-    OUTPUT_SUFFIXES,
     STREAM_DEFAULTS,
+    ExportName,
     JobConfig,
-    Output,
     Precision,
     StreamConfig,
     StreamEntry,
     StreamOptions,
     check_stream_id,
 )
+from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, has_content, would_replace
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
 from pipeline.models.weights_table import overridden_properties, spec_of_weights
@@ -63,7 +63,7 @@ class Job:
     result_ttl_s: int
     output: Path
     """an existing, writable folder"""
-    save: list[Output]
+    save: list[ExportName]
     readers: list[str]
     renamed: dict[str, str]
     """stream id -> the name of its source, for streams that got another id because the name was taken"""
@@ -90,7 +90,7 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     streams = _build_streams(config, spec, sources_by_id)
     save = list(dict.fromkeys(config.save))
     if config.output:
-        _keep_sources_safe(streams, save, Path(os.path.expanduser(config.output)))
+        _check_output(streams, save, Path(os.path.expanduser(config.output)), overwrite=config.overwrite)
     return Job(
         streams=streams,
         model=base.name,
@@ -209,6 +209,8 @@ def _stream_config(
         kind=source.kind,
         policy=policy,
         conf=options["conf"],
+        min_score=options["min_score"],
+        track=source.kind != "pictures" if options["track"] is None else options["track"],
         class_ids=None if options["classes"] is None else class_ids_of(spec, options["classes"]),
         max_staleness_s=options["max_staleness_s"],
         stride=options["stride"],
@@ -232,14 +234,17 @@ def _options_of(config: JobConfig, stream_id: str) -> dict[str, Any]:
     }
 
 
-def _keep_sources_safe(streams: list[StreamConfig], save: list[Output], output: Path) -> None:
-    """Raises ConfigError if the path of a result file is also the path of a source."""
-    sources = {Path(stream.source).resolve() for stream in streams if stream.kind == "file"}
-    for stream in streams:
-        for kind in save:
-            path = output / f"{stream.stream_id}{OUTPUT_SUFFIXES[kind]}"
-            if path.resolve() in sources:
-                raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
+def _check_output(streams: list[StreamConfig], save: list[ExportName], output: Path, *, overwrite: bool) -> None:
+    """Raises ConfigError if a result would replace a source, or, without `overwrite`, the result of an earlier run."""
+    sources = {Path(stream.source).resolve() for stream in streams if not stream.live}
+    paths = [EXPORTS[name].path(output, stream) for stream in streams for name in save]
+    for path in paths:
+        if path.resolve() in sources:
+            raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
+    if not overwrite:
+        for path in [*paths, output / SUMMARY_NAME]:
+            if has_content(path):
+                raise ConfigError(f"output: {would_replace(path)}")
 
 
 def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:

@@ -31,6 +31,7 @@ class SegmentWriter:
         self._max_segment_bytes = max_bytes // 8
         self._max_finished_bytes = max_bytes - self._max_segment_bytes
         self._epoch: int | None = None
+        self._header: SegmentHeader | None = None
         self._number = 0
         self._held: list[Any] = []
         self._held_bytes = 0
@@ -45,6 +46,10 @@ class SegmentWriter:
         if self._given_up:
             return
         try:
+            if self._header is None:
+                # Once per connection: the decoder's size changes with the pictures, and a header that differs from the
+                # one before makes the reader start a decoder, which needs a key frame.
+                self._header = SegmentHeader.of(packet.stream)
             if self._epoch is None:
                 self._hold(packet)
             else:
@@ -74,6 +79,7 @@ class SegmentWriter:
             self._give_up(error)
         self._held.clear()
         self._held_bytes = 0
+        self._header = None
         self._epoch = None
         self._given_up = False
 
@@ -87,7 +93,7 @@ class SegmentWriter:
         if self._file is not None and self._is_full(packet):
             self._finish_segment()
         if self._file is None:
-            self._start_segment(packet)
+            self._start_segment()
         if self._file is not None:
             head = packet_head(packet)
             self._file.write(head)
@@ -102,8 +108,8 @@ class SegmentWriter:
         length_s = time.monotonic() - self._begun_at_s
         return length_s >= (self._segment_s if packet.is_keyframe else LONGEST_SEGMENT_S)
 
-    def _start_segment(self, packet: Any) -> None:
-        header = SegmentHeader.of(packet.stream).encode()
+    def _start_segment(self) -> None:
+        header = self._header.encode() if self._header is not None else b""
         self._number += 1
         self._path = self._folder / segment_name(self._epoch or 0, self._number)
         self._file = open(_part_of(self._path), "wb")  # noqa: SIM115 (stays open)

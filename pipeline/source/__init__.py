@@ -19,7 +19,8 @@ credentials redacted.
   num_corrupt, has_audio, is_finite (False: a camera, whose end is a loss), sample_aspect_ratio. `open_source` decodes
   the first picture, so what it returns has at least one.
 - `picture`: ordinal (1-based over sound pictures), pts_s, width, height, arrived_monotonic_s, captured_at_ns, clock.
-- Boxes refer to the picture as stored, rotation applied: pixels that are not square are not stretched.
+- Boxes refer to the picture as stored, rotation applied. Where pixels are not square, `picture.display_hw` is the size
+  at which the model sees the picture; `picture.width` and `height` stay those of the stored pixels.
 """
 
 from __future__ import annotations

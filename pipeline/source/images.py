@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pipeline.errors import SourceError, UsageError
+from pipeline.errors import UsageError
 from pipeline.source.names import VIDEO_EXTENSIONS
-from pipeline.source.pictures import read_rgb
+from pipeline.source.picture_files import read_rgb, to_rgb
 from pipeline.source.redaction import redact
 
 ImageLike: TypeAlias = NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
@@ -32,13 +32,10 @@ def image_rgb(image: ImageLike) -> NDArray[np.uint8]:
             raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return to_rgb(image)
     name = os.fspath(image)
     _refuse_streams(name)
-    try:
-        return read_rgb(Path(name))
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError, Warning) as error:
-        raise SourceError(f"picture {name}: cannot be read: {error}") from None
+    return read_rgb(Path(name))
 
 
 def _refuse_streams(name: str) -> None:

@@ -3,7 +3,8 @@
 | argument | kind | streams |
 |---|---|---|
 | a video file, `demo` | file | one |
-| a picture | pictures | one, of one picture |
+| a picture | pictures | one, of one picture (a multi-page TIFF: of its pages) |
+| an animated picture (WebP, PNG) | animation | one |
 | a folder or a glob of videos | file | one per video, in natural name order |
 | a folder or a quoted glob of pictures | pictures | one: its pictures in natural name order |
 | http(s) URL whose path ends in an extension of URL_FILE_EXTENSIONS | file | one |
@@ -27,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.contract.config import SourceKind
 from pipeline.errors import UsageError
+from pipeline.source.picture_files import is_animation
 from pipeline.source.redaction import redact
 
 PICTURE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -104,7 +106,7 @@ def _resolve(argument: str) -> list[tuple[str, SourceKind]]:
     if path.exists():
         if not path.is_file():
             raise UsageError(f"source {name!r}: expected a file, a folder or a camera, got a special file")
-        return [(str(path), "pictures" if _is_picture(path) else "file")]
+        return [(str(path), _kind_of_file(path))]
     if glob.has_magic(name):
         return _resolve_many(str(path), [Path(match) for match in glob.glob(str(path))], f"the pattern {name!r}")
     raise UsageError(
@@ -131,6 +133,12 @@ def _resolve_many(source: str, candidates: Iterable[Path], what: str) -> list[tu
 def _visible_files(candidates: Iterable[Path]) -> list[Path]:
     files = [file for file in candidates if file.is_file() and not file.name.startswith(".")]
     return sorted(files, key=lambda file: (natural_key(str(file.parent)), natural_key(file.name)))
+
+
+def _kind_of_file(path: Path) -> SourceKind:
+    if not _is_picture(path):
+        return "file"
+    return "animation" if is_animation(path) else "pictures"
 
 
 def _is_picture(path: Path) -> bool:

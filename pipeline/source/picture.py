@@ -96,6 +96,8 @@ class Picture:
     arrived_monotonic_s   time.monotonic() when the decoder gave it out
     captured_at_ns        UTC of the capture in nanoseconds by the camera's clock; None while unknown, and for files
     clock                 rtcp where captured_at_ns is given, else host for live sources and file for others
+    pixel_aspect          width : height of one pixel as seen
+    source_name           name of the picture's file, in a source of pictures
     """
 
     ordinal: int
@@ -105,6 +107,8 @@ class Picture:
     arrived_monotonic_s: float
     captured_at_ns: int | None
     clock: ClockOrigin
+    pixel_aspect: Fraction = Fraction(1)
+    source_name: str | None = None
 
     @property
     def width(self) -> int:
@@ -115,3 +119,10 @@ class Picture:
     def height(self) -> int:
         """As seen, in pixels."""
         return self.orientation.swap((self.frame.width, self.frame.height))[1]
+
+    @property
+    def display_hw(self) -> tuple[int, int]:
+        """(height, width) in square pixels: the picture as a player shows it, one side stretched, none shrunk."""
+        if self.pixel_aspect >= 1:
+            return self.height, round(self.width * self.pixel_aspect)
+        return round(self.height / self.pixel_aspect), self.width

@@ -1,70 +1,122 @@
-"""A folder of pictures, a glob of pictures or one picture, as one stream.
-
-Pillow reads them: EXIF orientation is applied, palettes and CMYK become RGB, 16-bit grey keeps its high byte,
-transparency is ignored, an animation gives its first picture. A file that cannot be read counts as corrupt; the others
-keep their times.
-"""
+"""The readers of picture files: a set of pictures (a folder, a glob or one file), and an animation."""
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from pipeline.errors import SourceError
 from pipeline.source.names import list_pictures
 from pipeline.source.picture import UPRIGHT
+from pipeline.source.picture_files import UNREADABLE, frame_numbers, open_picture, reason_of, to_rgb
 from pipeline.source.reader import Decoded, Reader
 
 PICTURES_PER_S = 25.0
+DEFAULT_FRAME_S = 0.1
+"""for a frame of an animation that states no duration; browsers do the same"""
+MAX_NAMED_FILES = 5
 
 
 class PicturesReader(Reader):
-    """Every picture has its own size; the n-th file (from 0) is shown at n / 25 seconds."""
+    """Every picture of a set in natural order of the file names, each in its own size.
+
+    The n-th picture (from 0) is shown at n / 25 seconds. A file of several pages yields each page. A file that cannot
+    be read counts as corrupt and is named in `unreadable`; the other pictures keep their times.
+    """
 
     fps = PICTURES_PER_S
 
     def __init__(self, source: str) -> None:
         self._paths = list_pictures(source)
         if not self._paths:
-            raise SourceError(f"{source} holds no picture any more: expected .jpg, .png, .webp, .bmp or .tif files")
+            raise SourceError(f"{source} holds no pictures any more: expected .jpg, .png, .webp, .bmp or .tif files")
+        self._base = Path(os.path.commonpath([path.parent for path in self._paths]))
+        self._unreadable: list[str] = []
         self.num_frames_expected = len(self._paths)
         super().__init__(source)
 
     def close(self) -> None:
-        """Nothing is held open between pictures."""
+        """Do nothing: no file stays open between pictures."""
+
+    @property
+    def unreadable(self) -> str:
+        """Names the files that could not be read so far, with Pillow's reason; empty if there are none."""
+        if not self._unreadable:
+            return ""
+        names = self._unreadable[:MAX_NAMED_FILES]
+        num_more = len(self._unreadable) - len(names)
+        names += [f"and {num_more} more"] if num_more else []
+        return f"{len(self._unreadable)} of {len(self._paths)} picture files cannot be read: {', '.join(names)}"
+
+    def _emptiness(self) -> str:
+        return f": {self.unreadable}"
 
     def _decode(self) -> Iterator[Decoded]:
-        for index, path in enumerate(self._paths):
+        index = 0
+        for path in self._paths:
+            name = _name_of(path.relative_to(self._base))
             try:
-                rgb = read_rgb(path)
-            except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError, Warning):
-                # The classes that Pillow's decoders raise for damaged files.
+                with open_picture(path) as image:
+                    pages = frame_numbers(image)
+                    for number in pages:
+                        yield self._decoded(image, number, index, name if len(pages) == 1 else _page_name(name, number))
+                        index += 1
+            except UNREADABLE as error:
                 self.num_corrupt += 1
-                continue
-            yield Decoded(av.VideoFrame.from_ndarray(rgb, format="rgb24"), index / PICTURES_PER_S, UPRIGHT)
+                self._unreadable.append(f"{name} ({reason_of(error)})")
+                index += 1
+
+    def _decoded(self, image: Any, number: int, index: int, name: str) -> Decoded:
+        image.seek(number)
+        frame = av.VideoFrame.from_ndarray(to_rgb(image), format="rgb24")
+        return Decoded(frame, index / PICTURES_PER_S, UPRIGHT, source_name=name)
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a picture file, as seen. Raises what Pillow raises for a file that it cannot read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as stored:
-            upright = ImageOps.exif_transpose(stored)
-            if upright.mode.startswith(("I", "F")):
-                return _grey_to_rgb(np.asarray(upright))
-            return np.array(upright.convert("RGB"))
+class AnimationReader(Reader):
+    """The frames of an animated WebP or PNG file, each shown for its own duration."""
+
+    def __init__(self, source: str) -> None:
+        with ExitStack() as resources:
+            try:
+                self._image: Any = resources.enter_context(open_picture(Path(source)))
+                self._numbers = frame_numbers(self._image)
+            except UNREADABLE as error:
+                raise SourceError(f"{source} cannot be read: {reason_of(error)}; expected an animation") from None
+            self._resources = resources.pop_all()
+        self.num_frames_expected = len(self._numbers)
+        super().__init__(source)
+
+    def close(self) -> None:
+        """Close the file; may be called more than once."""
+        self._resources.close()
+
+    def _decode(self) -> Iterator[Decoded]:
+        pts_s = 0.0
+        for number in self._numbers:
+            try:
+                self._image.seek(number)
+                rgb = to_rgb(self._image)
+            except UNREADABLE:  # each frame is drawn over the one before, so none can follow
+                self.num_corrupt += 1
+                return
+            duration_s = (self._image.info.get("duration") or 0.0) / 1000 or DEFAULT_FRAME_S
+            if self.fps is None:
+                self.fps = 1 / duration_s
+            yield Decoded(av.VideoFrame.from_ndarray(rgb, format="rgb24"), pts_s, UPRIGHT)
+            pts_s += duration_s
 
 
-def _grey_to_rgb(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey of 16 bits (stored in integers of 16 or 32) by its high byte; floating point clipped to 0 to 255."""
-    if np.issubdtype(grey.dtype, np.floating):
-        narrow = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
-    else:
-        narrow = (np.clip(grey, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
-    return np.repeat(narrow[..., None], 3, axis=2)
+def _page_name(name: str, number: int) -> str:
+    """`scan.tif`, 1 -> `scan#2.tif`: the second page."""
+    stem, suffix = os.path.splitext(name)
+    return f"{stem}#{number + 1}{suffix}"
+
+
+def _name_of(path: Path) -> str:
+    """The path as text; bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")

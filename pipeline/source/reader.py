@@ -27,6 +27,7 @@ class Decoded:
     orientation: Orientation
     captured_at_ns: int | None = None
     clock: ClockOrigin = "file"
+    source_name: str | None = None
 
 
 class Reader(ABC):
@@ -64,6 +65,11 @@ class Reader(ABC):
         """of the first picture, as seen, in pixels; later ones may differ"""
         self._pictures = chain((first,), numbered)
 
+    @property
+    def unreadable(self) -> str:
+        """Names the files of the source that could not be read so far; empty if there are none."""
+        return ""
+
     @abstractmethod
     def close(self) -> None:
         """Lets the source go; may be called more than once."""
@@ -79,6 +85,7 @@ class Reader(ABC):
         )
 
     def _number(self) -> Iterator[Picture]:
+        stored_aspect = self.sample_aspect_ratio
         for ordinal, decoded in enumerate(self._decode(), start=1):
             yield Picture(
                 ordinal,
@@ -88,6 +95,8 @@ class Reader(ABC):
                 time.monotonic(),
                 decoded.captured_at_ns,
                 decoded.clock,
+                1 / stored_aspect if decoded.orientation.transpose else stored_aspect,
+                decoded.source_name,
             )
 
     def __iter__(self) -> Iterator[Picture]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.contract import defaults
+from pipeline.contract.exports import DEFAULT_EXPORTS, EXPORTS
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,6 +123,25 @@ ConfFlag = Annotated[
         default=defaults.CONF,
     ),
 ]
+MinScoreFlag = Annotated[
+    str | None,
+    option(
+        "--min-score",
+        "lowest score of an instance in the results, 0 to 1",
+        "SCORE",
+        STREAM_PANEL,
+        default=defaults.MIN_SCORE,
+    ),
+]
+TrackFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--track/--no-track",
+        help=r"link instances over frames [dim]\[default: --track for videos, --no-track for pictures][/]",
+        rich_help_panel=STREAM_PANEL,
+        show_default=False,
+    ),
+]
 ClassesFlag = Annotated[
     str | None,
     option(
@@ -200,10 +220,19 @@ SaveFlag = Annotated[
     str | None,
     option(
         "--save",
-        "files to write for each stream: jsonl (the messages), video (the annotated video)",
+        f"files to write for each stream: {'; '.join(f'{row.name}: {row.description}' for row in EXPORTS.values())}",
         "KINDS",
         RESULT_PANEL,
-        default=",".join(defaults.SAVE),
+        default=",".join(DEFAULT_EXPORTS),
+    ),
+]
+OverwriteFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--overwrite",
+        help="replace the results of an earlier run in the output folder",
+        rich_help_panel=RESULT_PANEL,
+        show_default=False,
     ),
 ]
 ResultTtlFlag = Annotated[

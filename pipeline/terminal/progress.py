@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pipeline.bus.status import StreamStatus, WorkerStatus
 from pipeline.console import make_console
-from pipeline.contract.config import OUTPUT_SUFFIXES
+from pipeline.contract.exports import EXPORTS, SUMMARY_NAME
 from pipeline.contract.results import EndReason
 from pipeline.exports.summary import StreamSummary
 from pipeline.terminal.progress_table import Row, one_line, render_table
@@ -183,11 +183,11 @@ def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | N
         facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
         lines.append(f"{summary.stream_id}: {', '.join(facts)}")
         if len(streams) <= MOST_LISTED_STREAMS:
-            paths = {kind: output / f"{summary.stream_id}{suffix}" for kind, suffix in OUTPUT_SUFFIXES.items()}
-            lines += [f"  {kind:8}{path}" for kind, path in paths.items() if path.is_file()]
+            paths = {export.name: export.possible_paths(output, summary.stream_id) for export in EXPORTS.values()}
+            lines += [f"  {name:8}{path}" for name, of_kind in paths.items() for path in of_kind if path.exists()]
     if len(streams) > MOST_LISTED_STREAMS:
         lines.append(f"results   {output}")
-    if (summary_file := output / "summary.json").is_file():
+    if (summary_file := output / SUMMARY_NAME).is_file():
         lines.append(f"summary   {summary_file}")
     if redis_url:
         lines.append(f"replay    maskstream subscribe {streams[0].stream_id} --from start --redis-url {redis_url}")

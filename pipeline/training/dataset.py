@@ -6,7 +6,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,12 +15,12 @@ from torch.utils.data import Dataset, Sampler
 
 from ops.masks import decode_rle, rle_area
 from pipeline.coco.data import Annotation, CocoData, PictureRecord
-from pipeline.errors import SourceError
 from pipeline.models.registry import ModelSpec, input_hw
+from pipeline.source.picture_files import read_rgb
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
 from pipeline.training.clutter import with_clutter
-from pipeline.training.picture import Instance, Picture, Rgb, Sample, to_sample
+from pipeline.training.picture import Instance, Picture, Sample, to_sample
 from pipeline.training.seen_from_above import KINDS, with_vehicles
 from pipeline.training.synthetic_pictures import SyntheticPictures
 
@@ -180,17 +179,6 @@ def repeat_factors(data: CocoData) -> tuple[float, ...]:
         max((wanted[entry.category_id] for entry in record.annotations if not entry.is_crowd), default=1.0)
         for record in data.pictures
     )
-
-
-def read_rgb(path: Path, expected_hw: tuple[int, int]) -> Rgb:
-    """(H, W, 3) uint8, EXIF orientation left alone, as COCO's boxes have it. Raises SourceError."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        raise SourceError(f"picture {path}: cannot be read")
-    if bgr.shape[:2] != expected_hw:
-        height, width = expected_hw
-        raise SourceError(f"picture {path}: is {bgr.shape[1]} x {bgr.shape[0]} pixels, its data say {width} x {height}")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _epoch_order(repeats: Sequence[float], seed: int, epoch: int, length: int) -> NDArray[np.int64]:

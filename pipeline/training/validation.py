@@ -20,7 +20,7 @@ from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.engine import Engine
 from pipeline.models.registry import ModelSpec, bus_hw
-from pipeline.training.dataset import read_rgb
+from pipeline.source.picture_files import read_rgb
 
 
 class Validation:

@@ -112,7 +112,7 @@ def test_the_video_shows_the_picture_of_every_result(clip: Path, rtsp_server: Rt
     assert len(numbers) == 1
     media_s = [frame.pts_s - frames[0].pts_s for frame in frames]
     assert [time_s for time_s, _ in pictures] == pytest.approx(media_s, abs=0.001)
-    assert "their pictures were gone" not in job.said
+    assert "their pictures were no longer stored" not in job.said
 
 
 @pytest.mark.parametrize("lost", ["camera", "decoder"])

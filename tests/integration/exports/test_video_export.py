@@ -19,7 +19,8 @@ from support import result_samples
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import FrameResult
 from pipeline.errors import OutputError, SourceError
-from pipeline.exports import VideoWriter, mp4
+from pipeline.exports import mp4
+from pipeline.exports.file_video import VideoWriter
 from pipeline.source import open_source
 
 WIDTH, HEIGHT, BLOCK, BITS = 96, 64, 8, 11
@@ -372,7 +373,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_source_that_was_changed_meanwhile_is_one_line(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 10)
-    with pytest.raises(SourceError, match="gave 10 pictures when it was read again, its results go on to 11"):
+    with pytest.raises(SourceError, match="yielded 10 pictures when it was read again, but its results reach frame 11"):
         annotate(source, tmp_path / "cam1.mp4", 11)
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 

@@ -10,13 +10,14 @@ from support.result_samples import end, epoch, event, frame, gap
 
 from pipeline.contract.results import AnyResult, encode_result
 from pipeline.errors import OutputError
-from pipeline.exports import JsonlTail, JsonlWriter, Summary, read_jsonl, write_summary
+from pipeline.exports.jsonl import JsonlTail, JsonlWriter, read_jsonl
+from pipeline.exports.summary import Summary, write_summary
 
 
 def write(path: Path, *messages: AnyResult) -> None:
     with JsonlWriter(path) as writer:
         for message in messages:
-            writer.append(encode_result(message))
+            writer.write(message, encode_result(message))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_an_opened_file_tells_where_to_go_on(tmp_path: Path, messages: list[AnyR
     path = tmp_path / "cam1.jsonl"
     write(path, *messages)
     with JsonlWriter(path) as writer:
-        assert writer.found == tail
+        assert writer.tail == tail
     assert list(read_jsonl(path)) == messages
 
 
@@ -49,8 +50,8 @@ def test_every_torn_end_is_cut_and_the_file_goes_on_without_hole_or_repeat(tmp_p
     for size in range(start_of_last, len(whole)):
         path.write_bytes(whole[:size])
         with JsonlWriter(path) as writer:
-            assert writer.found == JsonlTail((2, 0), "a1", False), f"cut at {size}"
-            writer.append(encode_result(event(2, "track_start")))
+            assert writer.tail == JsonlTail((2, 0), "a1", False), f"cut at {size}"
+            writer.write(event(2, "track_start"), encode_result(event(2, "track_start")))
         assert path.read_bytes() == whole
 
 
@@ -59,7 +60,7 @@ def test_zeros_that_a_power_cut_left_are_cut(tmp_path: Path) -> None:
     write(path, frame(1))
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(5000))
-    JsonlWriter(path).close()
+    JsonlWriter(path).finish()
     assert path.read_bytes() == whole
 
 
@@ -69,7 +70,7 @@ def test_zeros_that_a_power_cut_left_are_cut(tmp_path: Path) -> None:
 def test_a_strangers_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cam1.jsonl"
     path.write_bytes(content)
-    with pytest.raises(OutputError, match="something other than results"):
+    with pytest.raises(OutputError, match="something other than result messages"):
         JsonlWriter(path)
     assert path.read_bytes() == content
 
@@ -85,12 +86,12 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     path.symlink_to("/dev/full")
     writer = JsonlWriter(path)
-    writer.append(encode_result(frame(1)))
+    writer.write(frame(1), encode_result(frame(1)))
     with pytest.raises(OutputError, match=r"cam1\.jsonl: no space left on device; free some space") as caught:
         writer.flush()
     assert "\n" not in str(caught.value)
     with pytest.raises(OutputError):
-        writer.close()
+        writer.finish()
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -98,12 +99,35 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         JsonlWriter(tmp_path / "gone" / "cam1.jsonl")
 
 
-def test_restart_empties_the_file(tmp_path: Path) -> None:
+def test_begin_continues_a_file_of_the_same_log(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, frame(1), frame(2), event(2, "track_start"))
+    with JsonlWriter(path) as writer:
+        assert writer.begin("a1") == (2, 1)
+        stored = list(writer.read_back())
+    assert [position for position, _, _ in stored] == [(1, 0), (2, 0), (2, 1)]
+    assert [message for _, message, _ in stored] == [frame(1), frame(2), event(2, "track_start")]
+    assert b"".join(payload + b"\n" for _, _, payload in stored) == path.read_bytes()
+
+
+def test_positions_of_messages_before_the_first_frame(tmp_path: Path) -> None:
+    path = tmp_path / "cam1.jsonl"
+    write(path, epoch(0), end(0))
+    with JsonlWriter(path) as writer:
+        assert writer.begin("a1") == (0, 2)
+        assert [position for position, _, _ in writer.read_back()] == [(0, 1), (0, 2)]
+
+
+def test_a_file_of_another_log_is_kept_unless_it_may_be_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     write(path, frame(1), frame(2))
-    with JsonlWriter(path) as writer:
-        writer.restart()
-        writer.append(encode_result(frame(1)))
+    before = path.read_bytes()
+    with JsonlWriter(path) as writer, pytest.raises(OutputError, match=r"cam1\.jsonl holds .*--overwrite.*--output"):
+        writer.begin("b2")
+    assert path.read_bytes() == before
+    with JsonlWriter(path, overwrite=True) as writer:
+        assert writer.begin("b2") is None
+        writer.write(frame(1), encode_result(frame(1)))
     assert list(read_jsonl(path)) == [frame(1)]
 
 

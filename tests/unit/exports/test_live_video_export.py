@@ -16,7 +16,8 @@ from support.video_files import counting_frames, write_video
 
 from pipeline.contract.results import FrameResult
 from pipeline.errors import OutputError
-from pipeline.exports import LiveVideoWriter, live_video
+from pipeline.exports import live_video
+from pipeline.exports.live_video import LiveVideoWriter
 from pipeline.segments import SegmentReader, SegmentWriter
 from pipeline.segments.format import finished_segments
 from pipeline.source import open_source

@@ -141,6 +141,26 @@ def test_a_result_never_replaces_a_source() -> None:
     assert job("", "a.mp4", output=".", ids=("x",)).output == Path()
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.mp4", "summary.json"])
+def test_the_results_of_an_earlier_run_are_kept_unless_overwrite_is_set(name: str) -> None:
+    Path("out").mkdir()
+    Path("out", name).touch()
+    assert job("", "a.mp4", output="out").output == Path("out"), "an empty file is no result"
+    Path("out", name).write_text("x")
+    expected = f"output: out/{name} holds results of an earlier run: add --overwrite to replace them, or give another"
+    assert str(job_error("", "a.mp4", output="out")).startswith(expected)
+    assert Path("out", name).read_text() == "x"
+    assert job("", "a.mp4", output="out", overwrite=True).output == Path("out")
+    assert job("overwrite: true", "a.mp4", output="out").output == Path("out")
+
+
+def test_results_of_other_streams_do_not_refuse_a_job() -> None:
+    Path("out").mkdir()
+    Path("out/b.jsonl").write_text("x")
+    Path("out/a.mp4").write_text("x")
+    assert job("", "a.mp4", output="out", save=["jsonl"]).output == Path("out")
+
+
 @pytest.mark.parametrize(
     ("output", "expected"),
     [

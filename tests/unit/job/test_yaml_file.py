@@ -45,6 +45,8 @@ def error_of(text: str) -> str:
 def test_every_field_can_be_given() -> None:
     text = """
         conf: 0.4
+        min_score: 0.3
+        track: false
         classes: [person, car]
         drop_policy: latest
         max_staleness_s: 1
@@ -67,6 +69,7 @@ def test_every_field_can_be_given() -> None:
         max_in_flight: 32
         result_ttl_s: 60
         output: out
+        overwrite: true
         save: [jsonl]
         readers: [archive]
         """
@@ -139,7 +142,7 @@ def test_a_wrong_value_is_named_with_its_place_and_what_was_expected(text: str, 
             "source: x",
             "source: unknown field with the value 'x': it is an option of a stream: set it under streams.NAME",
         ),
-        ("zzz: {a: 1}", "zzz: unknown field with the value a mapping: expected one of conf, classes,"),
+        ("zzz: {a: 1}", "zzz: unknown field with the value a mapping: expected one of conf, min_score, track,"),
     ],
     ids=["typo", "dashes", "typo in a stream", "not per stream", "not for all", "unlike any"],
 )

@@ -144,6 +144,31 @@ def test_without_key_frames_a_segment_is_cut_when_it_is_large(tmp_path: Path) ->
     np.testing.assert_array_equal(luma(stored[-1].picture.frame), seen[-1][1])
 
 
+def test_a_size_change_within_a_connection_loses_no_pictures(tmp_path: Path) -> None:
+    """The second size has one key frame, and its pictures span several segments."""
+    parts = []
+    for size, count in (((64, 48), 20), ((128, 96), 60)):
+        part = clip_of_size(tmp_path / f"{size[0]}.ts", size, count)
+        parts.append(part.read_bytes())
+        part.unlink()
+    source = tmp_path / "clip.ts"
+    source.write_bytes(b"".join(parts))
+    seen = keep(SegmentWriter(tmp_path, max_bytes=8 * len(parts[1]) // 3, segment_s=0.0), source)
+    assert {picture.shape for _, picture in seen} == {(48, 64), (96, 128)}
+    segments = finished_segments(tmp_path)
+    assert len(segments) >= 4
+    stored = read_all(SegmentReader(tmp_path))
+    assert times(stored) == [(1, pts_s) for pts_s, _ in seen]
+    for one, (_, picture) in zip(stored, seen, strict=True):
+        np.testing.assert_array_equal(luma(one.picture.frame), picture)
+
+
+def clip_of_size(path: Path, size: tuple[int, int], count: int) -> Path:
+    noise = np.random.default_rng(size[0]).integers(0, 255, (count, size[1], size[0]), np.uint8)
+    frames = [av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p") for picture in noise]
+    return write_video(path, frames, options={**H264, "g": "1000", "qp": "30"})
+
+
 def test_behind_a_lost_segment_pictures_keep_their_times(tmp_path: Path) -> None:
     seen = keep(SegmentWriter(tmp_path, segment_s=0.0), clip(tmp_path / "clip.mkv", 4 * GOP))
     finished_segments(tmp_path)[1][2].unlink()

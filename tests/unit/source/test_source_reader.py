@@ -264,7 +264,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_all_broken_or_gone(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no picture any more"):
+    with pytest.raises(SourceError, match="holds no pictures any more"):
         open_source(str(tmp_path), "pictures")
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     with pytest.raises(SourceError, match="holds no sound picture"):

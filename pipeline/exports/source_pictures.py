@@ -1,0 +1,60 @@
+"""The pictures of a source that can be read again, by frame number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.contract.config import StreamConfig
+from pipeline.errors import SourceError
+from pipeline.source import Picture, Reader, Selection, open_source, redact
+
+
+class SourcePictures:
+    """Decodes a source a second time and numbers its pictures as decode did. `next` opens the source when first called.
+
+    reader   None before the first picture
+    """
+
+    def __init__(self, stream: StreamConfig) -> None:
+        self._stream = stream
+        self._selection = Selection(stream.stride, stream.max_fps, stream.max_frames)
+        self._numbered: Iterator[tuple[int, Picture]] = iter(())
+        self.reader: Reader | None = None
+        self.last_seq = 0
+        """number of the last picture that was returned"""
+
+    def next(self, wanted_seq: int) -> Picture:
+        """The picture of frame `last_seq + 1`. Raises SourceError if the source ends before frame `wanted_seq`."""
+        if self.reader is None:
+            self.reader = open_source(self._stream.source, self._stream.kind)
+            self._numbered = self._number(self.reader)
+        found = next(self._numbered, None)
+        if found is None:
+            raise SourceError(
+                f"{redact(self._stream.source)} yielded {self.last_seq} pictures when it was read again, but its "
+                f"results reach frame {wanted_seq}: the source was changed meanwhile; run the job again"
+            )
+        self.last_seq, picture = found
+        return picture
+
+    def is_over(self) -> bool:
+        """Whether the picture returned last is the last of the source. Reads on to find out: ask at the end only."""
+        if self.reader is None:
+            return False
+        try:
+            if self._selection.done:
+                return next(self.reader, None) is None
+            return next(self._numbered, None) is None
+        except SourceError:
+            return False
+
+    def close(self) -> None:
+        """Close the source; may be called more than once."""
+        if self.reader is not None:
+            self.reader.close()
+
+    def _number(self, reader: Reader) -> Iterator[tuple[int, Picture]]:
+        for picture in reader:
+            seq = self._selection.number(picture.pts_s)
+            if seq is not None:
+                yield seq, picture

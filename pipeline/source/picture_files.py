@@ -1,0 +1,116 @@
+"""Reading picture files with Pillow, for folders of pictures, `segment`, training and evaluation alike.
+
+EXIF orientation is applied; palettes and CMYK become RGB; 16-bit grey keeps its high byte; transparency is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import SourceError
+
+ANIMATION_FORMATS = frozenset({"WEBP", "PNG", "GIF"})
+MULTI_PAGE_FORMATS = frozenset({"TIFF"})
+"""JPEG is not among them: a second frame of an MPO file is a preview, a depth map or the view of the other eye"""
+EXIF_ORIENTATION_TAG = 0x0112
+QUARTER_TURNS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that exchange width and height"""
+TIFF_SUBFILE_TYPE_TAG = 254
+TIFF_REDUCED_RESOLUTION = 1
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError, Warning)
+"""the exceptions that Pillow's decoders raise for damaged files"""
+
+
+@contextlib.contextmanager
+def open_picture(path: Path) -> Iterator[Any]:
+    """The PIL image of a file, not decoded yet. Raises one of UNREADABLE; a decompression bomb is one of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path)
+    with image:
+        yield image
+
+
+def read_rgb(path: Path, annotated_hw: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a picture file (the first frame of several), turned as its EXIF orientation says.
+
+    annotated_hw   height and width that annotations state for the picture; the result has this size. Annotations refer
+                   to the picture as seen, unless only the stored picture has the stated size: then the orientation is
+                   not applied.
+
+    Raises SourceError for a file that cannot be read, or that has another size than the annotations state.
+    """
+    try:
+        with open_picture(path) as image:
+            width, height = image.size
+            is_quarter_turn = image.getexif().get(EXIF_ORIENTATION_TAG) in QUARTER_TURNS
+            as_stored = is_quarter_turn and annotated_hw == (height, width) != (width, height)
+            rgb = to_rgb(image, upright=not as_stored)
+    except UNREADABLE as error:
+        raise SourceError(f"picture {path}: cannot be read: {reason_of(error)}") from None
+    if annotated_hw not in (None, rgb.shape[:2]):
+        stated = f"{annotated_hw[1]} x {annotated_hw[0]}" if annotated_hw else ""
+        raise SourceError(f"picture {path}: is {rgb.shape[1]} x {rgb.shape[0]} pixels, its data say {stated}")
+    return rgb
+
+
+def to_rgb(image: Any, *, upright: bool = True) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a PIL image; with `upright`, turned as its EXIF orientation says."""
+    turned = ImageOps.exif_transpose(image) if upright else image
+    if turned.mode.startswith(("I", "F")):
+        return _grey_to_rgb(np.asarray(turned))
+    return np.array(turned.convert("RGB"))
+
+
+def frame_numbers(image: Any) -> list[int]:
+    """The frames of a PIL image that are pictures of their own, as `Image.seek` numbers them."""
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames == 1 or image.format not in ANIMATION_FORMATS | MULTI_PAGE_FORMATS:
+        return [0]
+    if image.format in MULTI_PAGE_FORMATS:
+        return _pages(image, num_frames)
+    # the default image of an animated PNG is for programs that do not know animations, and is not part of this one
+    return list(range(1 if getattr(image, "default_image", False) else 0, num_frames))
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a file is an animated picture, which is a film. False for one that cannot be read."""
+    try:
+        with open_picture(path) as image:
+            return image.format in ANIMATION_FORMATS and len(frame_numbers(image)) > 1
+    except UNREADABLE:
+        return False
+
+
+def reason_of(error: BaseException) -> str:
+    """The text of an exception in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pages(image: Any, num_frames: int) -> list[int]:
+    """The frames of a TIFF file without the smaller copies that some programs store beside a picture."""
+    pages = []
+    for number in range(num_frames):
+        image.seek(number)
+        if not image.tag_v2.get(TIFF_SUBFILE_TYPE_TAG, 0) & TIFF_REDUCED_RESOLUTION:
+            pages.append(number)
+    image.seek(0)
+    return pages or [0]
+
+
+def _grey_to_rgb(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey of 16 bits (stored in integers of 16 or 32) by its high byte; floating point clipped to 0 to 255."""
+    if np.issubdtype(grey.dtype, np.floating):
+        narrow = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
+    else:
+        narrow = (np.clip(grey, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
+    return np.repeat(narrow[..., None], 3, axis=2)
