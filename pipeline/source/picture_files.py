@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import SourceError
 
@@ -92,7 +92,9 @@ def is_animation(path: Path) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """The text of an exception in one line."""
+    """Why a picture file cannot be read, in one line without the file's name."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not in a known picture format"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -21,7 +21,7 @@ from support.rtsp_server import RtspServer
 from support.video_files import write_video
 
 from pipeline.bus import Bus
-from pipeline.contract.config import JobConfig, Output
+from pipeline.contract.config import ExportName, JobConfig
 from pipeline.contract.results import FrameResult
 from pipeline.job.build import build_job
 from pipeline.segments import SegmentReader, SegmentWriter
@@ -175,7 +175,7 @@ def test_a_job_that_was_killed_leaves_its_pictures_to_the_next(
 
 
 @pytest.mark.parametrize("save", [["jsonl"], ["jsonl", "video"]], ids=",".join)
-def test_pictures_are_kept_of_cameras_whose_video_is_saved(save: list[Output], clip: Path, tmp_path: Path) -> None:
+def test_pictures_are_kept_of_cameras_whose_video_is_saved(save: list[ExportName], clip: Path, tmp_path: Path) -> None:
     job = build_job(JobConfig(save=save, output=str(tmp_path)), ["rtsp://127.0.0.1/cam", str(clip)])
     with ExitStack() as stack:
         camera, file = with_segment_folders(job, stack).streams
