@@ -199,5 +199,5 @@ def test_a_sink_without_the_pictures_says_so_and_writes_the_rest(
         sink.interrupt()
         assert sink.wait() == 0
     (line,) = [line for line in sink.err if "no video of cam" in line]
-    assert "decoder and sink are of one job on one host" in line
+    assert "decoder and sink belong to one job on one host" in line
     bus.close()
