@@ -87,9 +87,7 @@ def test_a_sink_that_is_started_again_continues_its_file(
     bus.close()
 
 
-def test_a_sink_does_not_replace_the_file_of_another_log(
-    own_redis: Callable[..., RedisServer], tmp_path: Path
-) -> None:
+def test_a_sink_does_not_replace_the_file_of_another_log(own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
     server = own_redis()
     bus = Bus(server.url)
     command = ("worker", "sink", "cam1", "--output", "out", "--save", "jsonl", "--redis-url", server.url)
