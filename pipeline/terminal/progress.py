@@ -100,7 +100,9 @@ class Display:
         now_s = self._clock()
         for status in statuses:
             self._rows[status.stream_id].take(status, now_s)
-        workers_text = _describe_workers(workers)
+        workers_text = _describe_workers(
+            list(workers), waiting=all(row.phase == "waiting" for row in self._rows.values())
+        )
         if self._live:
             self._live.update(render_table(list(self._rows.values()), workers_text, self._console.size), refresh=True)
         elif not self._quiet:
@@ -151,8 +153,13 @@ class Display:
             self.message("info", row.plain())
 
 
-def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
-    """The workers that are starting or finishing; empty if all are running."""
+def _describe_workers(workers: list[WorkerStatus], *, waiting: bool) -> str:
+    """The workers that are starting or finishing; empty if all are running.
+
+    waiting   whether no stream has begun, so that a list without workers means that they are being started
+    """
+    if waiting and not workers:
+        return "starting the workers …"
     starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
     if starting:
         return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
