@@ -190,6 +190,7 @@ def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | N
         facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
         lines.append(f"{summary.stream_id}: {', '.join(facts)}")
         if len(streams) <= MOST_LISTED_STREAMS:
+            lines += [f"  source  {one_line(summary.source)}"] if summary.source else []
             paths = {export.name: export.possible_paths(output, summary.stream_id) for export in EXPORTS.values()}
             lines += [f"  {name:8}{path}" for name, of_kind in paths.items() for path in of_kind if path.exists()]
     if len(streams) > MOST_LISTED_STREAMS:
