@@ -37,7 +37,15 @@ LEFTOVER_TIMEOUT_S = 10.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session a temporary folder of its own, so that what it leaves behind can be told from what others do."""
+    """Give the session a temporary folder of its own, so that its leftovers can be told from those of other programs.
+
+    With pytest-xdist each worker is such a session, and runs on one core together with the processes that it starts:
+    OpenMP's threads of several sessions would spend most of their time waiting for one another.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     # a session that was started in the background (`nohup`, `&`) ignores these, and so would the programs it tests
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

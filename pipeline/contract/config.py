@@ -31,7 +31,7 @@ Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")
 ]
-FloatType = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SourceKind = Literal["file", "pictures", "animation", "live"]
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -98,7 +98,7 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     """weights file for the model's architecture; the model's own weights if not set"""
     device: Device = defaults.DEVICE
     """auto, cpu, cuda or cuda:N"""
-    precision: FloatType = defaults.PRECISION
+    precision: Precision = defaults.PRECISION
     """floating-point type of the network: auto, fp32, bf16 or fp16"""
     batch: Positive = defaults.BATCH
     """maximum number of frames in one forward pass"""

@@ -20,8 +20,8 @@ from pipeline.contract import defaults
 from pipeline.contract.config import (
     STREAM_DEFAULTS,
     ExportName,
-    FloatType,
     JobConfig,
+    Precision,
     StreamConfig,
     StreamEntry,
     StreamOptions,
@@ -53,7 +53,7 @@ class Job:
     """None: the model's own weights"""
     device: str
     """cpu, cuda or cuda:N"""
-    precision: FloatType
+    precision: Precision
     batch: int
     batch_timeout_ms: float
     workers: int

@@ -100,9 +100,7 @@ class Display:
         now_s = self._clock()
         for status in statuses:
             self._rows[status.stream_id].take(status, now_s)
-        workers_text = _describe_workers(
-            list(workers), waiting=all(row.phase == "waiting" for row in self._rows.values())
-        )
+        workers_text = _describe_workers(workers)
         if self._live:
             self._live.update(render_table(list(self._rows.values()), workers_text, self._console.size), refresh=True)
         elif not self._quiet:
@@ -153,13 +151,8 @@ class Display:
             self.message("info", row.plain())
 
 
-def _describe_workers(workers: list[WorkerStatus], *, waiting: bool) -> str:
-    """The workers that are starting or finishing; empty if all are running.
-
-    waiting   whether no stream has begun, so that a list without workers means that they are being started
-    """
-    if waiting and not workers:
-        return "starting the workers …"
+def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
+    """The workers that are starting or finishing; empty if all are running."""
     starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
     if starting:
         return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
@@ -190,7 +183,6 @@ def _report_lines(streams: list[StreamSummary], output: Path, redis_url: str | N
         facts += [] if summary.reason == "finished" else [summary.reason or "unfinished"]
         lines.append(f"{summary.stream_id}: {', '.join(facts)}")
         if len(streams) <= MOST_LISTED_STREAMS:
-            lines += [f"  source  {one_line(summary.source)}"] if summary.source else []
             paths = {export.name: export.possible_paths(output, summary.stream_id) for export in EXPORTS.values()}
             lines += [f"  {name:8}{path}" for name, of_kind in paths.items() for path in of_kind if path.exists()]
     if len(streams) > MOST_LISTED_STREAMS:

@@ -59,7 +59,7 @@ def write_results(path: Path, *, with_masks: bool = True) -> Path:
 def test_our_tracker_is_judged_on_the_detections_of_a_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "report"
     code, out, err = run("evaluate", "mot", "--gt", sequence, "--json", "--output", output)
-    assert (code, err) == (0, f"written to {output}\n")
+    assert (code, err) == (0, f"files written to {output}\n")
     metrics = json.loads(out)
     assert metrics == json.loads((output / "metrics.json").read_text())
     assert metrics["judged"] == {"walk": str(sequence / "det" / "det.txt")}

@@ -98,7 +98,7 @@ def test_plain_lines_come_at_phase_changes_and_every_five_seconds(
     display: Callable[..., Display], clock: Clock, log: io.StringIO
 ) -> None:
     shown = display("cam1")
-    shown.update([status("cam1", "waiting")], [worker("running")])
+    shown.update([status("cam1", "waiting")], [])
     assert lines_of(log) == []
     for step in range(101):
         clock.now_s = 100.0 + step / 10
@@ -167,14 +167,6 @@ def test_a_log_that_begins_anew_has_no_negative_rate(
     assert re.search(r" 20\.0 fps", lines_of(log)[-1])
 
 
-def test_the_time_before_the_first_heartbeat_is_explained(display: Callable[..., Display], log: io.StringIO) -> None:
-    shown = display("cam1")
-    shown.update([status("cam1", "waiting")], [])
-    shown.update([status("cam1", "waiting")], [worker("starting", "loading street")])
-    shown.update([status("cam1", "ended")], [])
-    assert lines_of(log) == ["starting the workers …", "starting: loading street …", "cam1: done"]
-
-
 def test_what_is_starting_is_said_once(display: Callable[..., Display], log: io.StringIO) -> None:
     shown = display("cam1")
     for _ in range(3):
@@ -199,7 +191,7 @@ def test_levels(
     shown = display("cam1", **options)
     for level in ("error", "warning", "info", "debug"):
         shown.message(level, level[0])
-    shown.update([status("cam1", "waiting")], [worker("running")])
+    shown.update([status("cam1", "waiting")], [])
     assert lines_of(log) == expected
 
 
@@ -289,9 +281,7 @@ def test_the_report_names_the_files_that_are_there(tmp_path: Path, clock: Clock,
     report = io.StringIO()
     shown = Display(["clip", "cam1", "bad"], console=make_console(log), report=report, clock=clock)
     summaries = {
-        "clip": StreamSummary(
-            stream_id="clip", source="x/clip.avi", reason="finished", num_frames=377, num_tracks=9, fps=25.21
-        ),
+        "clip": StreamSummary(stream_id="clip", reason="finished", num_frames=377, num_tracks=9, fps=25.21),
         "cam1": StreamSummary(stream_id="cam1", reason="stopped", num_frames=40, num_tracks=1, gaps={"stale": 3}),
     }
     shown.update([status("bad", "failed", seq=12, error="moov atom missing")], [])
@@ -299,7 +289,6 @@ def test_the_report_names_the_files_that_are_there(tmp_path: Path, clock: Clock,
     shown.finish(summaries, tmp_path, "redis://localhost")
     assert report.getvalue().splitlines() == [
         "clip: 377 frames, 9 tracks, 25.2 fps",
-        "  source  x/clip.avi",
         f"  jsonl   {tmp_path / 'clip.jsonl'}",
         f"  video   {tmp_path / 'clip.mp4'}",
         "cam1: 40 frames, 1 tracks, 3 dropped, stopped",
