@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_job(job: Job, display: Display) -> int:
-    from workers.supervisor import run_job  # not needed for --help
+    from workers.job import run_job  # not needed for --help
 
     return run_job(job, display)
 

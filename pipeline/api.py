@@ -9,13 +9,14 @@ print(detections.labels, detections.scores, detections.masks().shape)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -28,10 +29,11 @@ from pipeline.bus.connection import connect
 from pipeline.bus.log_cursor import LogCursor
 from pipeline.client import read_log
 from pipeline.contract import defaults
-from pipeline.contract.config import JobConfig, StreamConfig, StreamEntry
+from pipeline.contract.config import JobConfig, StreamConfig
+from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, SUPERVISED
 from pipeline.contract.results import EndResult, FrameResult
 from pipeline.errors import MaskStreamError, SourceError, UsageError
-from pipeline.job.build import MIB, Job, build_job, demo_source, drop_unused_folder
+from pipeline.job.build import MIB, Job, build_job, demo_source, drop_unused_folder, encode_job
 from pipeline.job.yaml_file import convert_fields
 from pipeline.models.registry import default_model, get_model
 from pipeline.models.weights_table import spec_of_weights
@@ -76,19 +78,15 @@ def run(
 def _run(config: JobConfig, sources: list[str], frames: bool) -> Iterator[Any]:
     config.readers = [*config.readers, _READER]
     job = build_job(config, sources)
-    for stream in job.streams:
-        config.streams.setdefault(stream.stream_id, StreamEntry(source=stream.source))
     with ExitStack() as stack:
         if config.output is None:
-            config.output = str(job.output)
             stack.callback(drop_unused_folder, job.output)
         joiners = {stream.stream_id: stack.enter_context(joiner) for stream, joiner in _joiners(job)} if frames else {}
-        if config.redis_url is None:
-            config.redis_url = stack.enter_context(EmbeddedRedis(config.redis_memory_mb * MIB)).url
-        process = stack.enter_context(_Command(config))
-        cursor = LogCursor(*config.streams, start="start", reader=_READER)
+        redis_url = job.redis_url or stack.enter_context(EmbeddedRedis(job.redis_memory_mb * MIB)).url
+        process = stack.enter_context(_JobProcess(replace(job, redis_url=redis_url)))
+        cursor = LogCursor(*(stream.stream_id for stream in job.streams), start="start", reader=_READER)
         failures = []
-        for message in read_log(connect(config.redis_url), cursor, process.check):
+        for message in read_log(connect(redis_url), cursor, process.check):
             if isinstance(message, FrameResult):
                 yield joiners[message.stream_id].join(message) if frames else message
             elif isinstance(message, EndResult) and message.reason == "failed":
@@ -167,38 +165,40 @@ def _joiners(job: Job) -> Iterator[tuple[StreamConfig, FrameJoiner]]:
         yield stream, FrameJoiner(msgspec.structs.replace(stream, source=str(path)))
 
 
-class _Command:
-    """The command line as a child process; a context manager that stops it."""
+class _JobProcess:
+    """A job with its supervisor as a child process; a context manager that stops it."""
 
-    def __init__(self, config: JobConfig) -> None:
-        with tempfile.NamedTemporaryFile(prefix="maskstream-", suffix=".yaml", delete=False) as file:
-            file.write(msgspec.json.encode(config))  # JSON is YAML
-        self._config_path = Path(file.name)
+    def __init__(self, job: Job) -> None:
         inherited = os.environ.get("PYTHONPATH")
         python_path = os.pathsep.join([str(_ROOT), *([inherited] if inherited else [])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "run_pipeline", "--config", file.name, "--quiet"],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "workers", "job"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": python_path},
+            # the child stops when this process ends: it sees that the other end of its standard input is closed
+            env={**os.environ, "PYTHONPATH": python_path, SUPERVISED: "1"},
             start_new_session=True,
         )
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # `check` reports a child that has ended already
+                self._process.stdin.write(encode_job(job))
+                self._process.stdin.flush()
 
     def check(self) -> None:
-        """Raises MaskStreamError with its last line when it ended without having done its work."""
+        """Raises MaskStreamError with the last line of the process if it ended before its streams."""
         code = self._process.poll()
-        if code in (None, 0, 1):  # 1: a stream failed, which its end message tells
+        if code in (None, EXIT_DONE, EXIT_FAILED):  # EXIT_FAILED: a stream failed, and its end message says why
             return
-        words = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
-        line = words.rpartition("\n")[2].removeprefix("maskstream: error: ")
-        raise UsageError(line) if code == 2 else MaskStreamError(line or f"the pipeline ended with code {code}")
+        text = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
+        line = text.rpartition("\n")[2].removeprefix("maskstream: error: ")
+        raise UsageError(line) if code == EXIT_USAGE else MaskStreamError(line or f"the job ended with code {code}")
 
-    def __enter__(self) -> _Command:
+    def __enter__(self) -> _JobProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for _ in range(2):  # the second one skips finishing what nobody will read
+        for _ in range(2):  # the second signal skips draining: nobody reads the results any more
             if self._process.poll() is None:
                 self._process.terminate()
                 time.sleep(0.1)
@@ -207,6 +207,6 @@ class _Command:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
-        self._config_path.unlink(missing_ok=True)
+        for pipe in (self._process.stdin, self._process.stderr):
+            if pipe is not None:
+                pipe.close()

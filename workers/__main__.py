@@ -38,7 +38,16 @@ def run_task(task: Task) -> int:
     return exit_code_of(work)
 
 
+def _main() -> int:
+    encoded = os.fdopen(os.dup(0), "rb").readline()
+    if sys.argv[1:] == ["job"]:
+        from workers.job import run_encoded_job
+
+        return run_encoded_job(encoded)
+    return run_task(msgspec.json.decode(encoded, type=Task))
+
+
 if __name__ == "__main__":
-    code = run_task(msgspec.json.decode(sys.stdin.buffer.readline(), type=Task))
+    code = _main()
     sys.stderr.flush()
     os._exit(code)  # everything is closed; taking torch's modules down in order would hold up the end by 1.4 s

@@ -20,11 +20,9 @@ from pipeline.contract.exit_codes import (
     EXIT_FAILED,
     EXIT_FENCED,
     EXIT_USAGE,
+    SUPERVISED,
 )
 from pipeline.errors import FencedError, MaskStreamError, UsageError
-
-SUPERVISED = "MASKSTREAM_SUPERVISED"
-"""set by the supervisor: standard input is a pipe that it holds open, Ctrl-C is its business"""
 
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MOST_S = 5.0

@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
-from workers.base import SUPERVISED
+from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, SUPERVISED
 from workers.tasks import InferTask, Task, TrackTask, describe
 
 RESTART_FIRST_S = 0.25

@@ -8,15 +8,12 @@ import signal
 import socket
 import time
 from collections import deque
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 import msgspec
 
-from ops.cache import set_cache_folders
 from pipeline.bus import (
     LOST_CONNECTION,
     Bus,
@@ -28,15 +25,13 @@ from pipeline.bus import (
 )
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from pipeline.contract.exports import EXPORTS, SUMMARY_NAME
+from pipeline.contract.exports import SUMMARY_NAME
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import SourceEnd
 from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
 from pipeline.exports.summary import StreamSummary, write_summary
-from pipeline.job.build import MIB, Job, demo_source
-from pipeline.segments import segment_folders
+from pipeline.job.build import Job
 from pipeline.source import redact
-from pipeline.synthetic import demo_video
 from workers.child import Child
 from workers.tasks import SINK_NAME, DecodeTask, InferTask, SinkTask, TrackTask
 
@@ -48,69 +43,24 @@ MAX_CRASHES = 4
 """a worker that crashes so often without a steady time in between is given up; a camera's decoder never is"""
 
 
-class Display(Protocol):
-    """Who shows the progress."""
+class JobObserver(Protocol):
+    """Receives the progress of a job."""
 
     def update(self, statuses: list[StreamStatus], workers: list[WorkerStatus]) -> None:
-        """How things stand, several times a second."""
+        """Called several times per second with the state of every stream and worker."""
 
     def message(self, level: str, text: str) -> None:
-        """A line for the user; level is debug, info, warning or error."""
-
-
-def run_job(job: Job, display: Display) -> int:
-    """Run a job to its end; the exit code of the command.
-
-    0 every stream came to its end, 1 a stream or an output failed, 130 interrupted by SIGINT or SIGTERM.
-    Raises UsageError or BusError in one line when the job cannot run at all.
-    """
-    set_cache_folders()  # the workers inherit them
-    with ExitStack() as stack:
-        server = None
-        if job.redis_url is None:
-            server = stack.enter_context(EmbeddedRedis(job.redis_memory_mb * MIB))
-        bus = Bus(server.url if server else str(job.redis_url))
-        stack.callback(bus.close)
-        bus.check()
-        job = with_segment_folders(_with_demo_rendered(job, display), stack)
-        return Supervisor(job, bus, server, display).run()
-
-
-def _with_demo_rendered(job: Job, display: Display) -> Job:
-    """The job with `demo` replaced by a file in the output folder: a film of the synthetic street."""
-    streams = []
-    for stream in job.streams:
-        if stream.source == "demo":
-            path = demo_source(job.output, stream.stream_id)
-            display.message("info", f"rendering the demo scene to {path}")
-            demo_video(path)
-            stream = msgspec.structs.replace(stream, source=str(path))
-        streams.append(stream)
-    return replace(job, streams=streams)
-
-
-def with_segment_folders(job: Job, stack: ExitStack) -> Job:
-    """The job with a place for the pictures of each camera whose video it saves; `stack` removes them."""
-    needs_pixels = any(EXPORTS[name].needs_pixels for name in job.save)
-    cameras = [stream.stream_id for stream in job.streams if stream.live and needs_pixels]
-    folders = stack.enter_context(segment_folders(job.output, cameras))
-    streams = [
-        msgspec.structs.replace(stream, segment_folder=str(folders[stream.stream_id]))
-        if stream.stream_id in folders
-        else stream
-        for stream in job.streams
-    ]
-    return replace(job, streams=streams)
+        """Called with a line for the user; `level` is debug, info, warning or error."""
 
 
 class Supervisor:
     """The parent of one job's workers."""
 
-    def __init__(self, job: Job, bus: Bus, server: EmbeddedRedis | None, display: Display) -> None:
+    def __init__(self, job: Job, bus: Bus, server: EmbeddedRedis | None, observer: JobObserver) -> None:
         self._job = job
         self._bus = bus
         self._server = server
-        self._display = display
+        self._observer = observer
         self._lines: deque[tuple[str, str]] = deque()
         self._num_signals = 0
         self._draining_until_s: float | None = None
@@ -176,7 +126,7 @@ class Supervisor:
                     raise BusError(
                         "the private Redis server ended; its memory may be too small for this host"
                     ) from None
-                self._display.message("warning", f"Redis is away, waiting for it: {error}")
+                self._observer.message("warning", f"Redis is away, waiting for it: {error}")
                 time.sleep(1.0)
             if self._num_signals > 0 or self._output_failed:
                 self._drain()
@@ -189,7 +139,7 @@ class Supervisor:
         if self._draining_until_s is None:
             self._draining_until_s = time.monotonic() + DRAIN_S
             if self._num_signals:
-                self._display.message("warning", "finishing what is in flight; press Ctrl-C again to leave at once")
+                self._observer.message("warning", "finishing what is in flight; press Ctrl-C again to leave at once")
             for child in self._decode.values():
                 child.terminate()
 
@@ -295,11 +245,11 @@ class Supervisor:
         self._tell()
         streams = {stream.stream_id: stream for stream in self._job.streams}
         self._statuses = {name: self._bus.stream_status(name, stream) for name, stream in streams.items()}
-        self._display.update(list(self._statuses.values()), self._bus.worker_statuses())
+        self._observer.update(list(self._statuses.values()), self._bus.worker_statuses())
 
     def _tell(self) -> None:
         while self._lines:
-            self._display.message(*self._lines.popleft())
+            self._observer.message(*self._lines.popleft())
 
     def _exit_code(self) -> int:
         if self._num_signals:

@@ -16,6 +16,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline.contract import defaults
 from pipeline.contract.config import (
     STREAM_DEFAULTS,
@@ -112,6 +114,16 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
             if stream_id not in {source.base_stream_id, *config.streams, *stream_ids}
         },
     )
+
+
+def encode_job(job: Job) -> bytes:
+    """The job as one line of JSON, for `python -m workers job`. It may hold passwords of cameras and of Redis."""
+    return msgspec.json.encode(job, enc_hook=str) + b"\n"  # str: for the paths
+
+
+def decode_job(encoded: bytes) -> Job:
+    """The job of `encode_job`. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(encoded, type=Job, dec_hook=lambda kind, value: kind(value))
 
 
 def build_streams(

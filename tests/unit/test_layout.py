@@ -35,6 +35,7 @@ WITHOUT_TORCH = [
     "workers.decode",
     "workers.track",
     "workers.sink",
+    "workers.job",
     "workers.supervisor",
     "pipeline.terminal.train",
     "pipeline.client",

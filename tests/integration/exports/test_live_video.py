@@ -26,7 +26,7 @@ from pipeline.contract.results import FrameResult
 from pipeline.job.build import build_job
 from pipeline.segments import SegmentReader, SegmentWriter
 from pipeline.source import open_source
-from workers.supervisor import with_segment_folders
+from workers.job import with_segment_folders
 
 FPS, NUM_PICTURES = 25, 200
 WIDTH, HEIGHT, BLOCK, BITS = 192, 96, 16, 8

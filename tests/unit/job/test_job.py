@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import MaskStreamError, ModelError, OutputError, UsageError
 from pipeline.job import build as job_module
-from pipeline.job.build import MIB, Job, build_job
+from pipeline.job.build import MIB, Job, build_job, decode_job, encode_job
 from pipeline.job.yaml_file import parse_config, with_flags
 
 
@@ -41,6 +41,13 @@ def test_defaults() -> None:
     assert (cam.stream_id, cam.kind, cam.policy, cam.live) == ("cam1", "live", "latest", True)
     assert (clip.conf, clip.class_ids, clip.max_staleness_s, clip.stride) == (0.5, None, 0.5, 1)
     assert (clip.max_fps, clip.max_frames, clip.rtsp_transport, clip.model) == (None, None, "tcp", "street")
+
+
+def test_a_job_survives_its_encoding() -> None:
+    text = "streams: {own: {source: a.mp4, classes: [person], max_fps: 2.5}}"
+    made = job(text, "rtsp://joe:secret@host/1", redis_url="redis://:pass@host", save=["jsonl"])
+    assert decode_job(encode_job(made)) == made
+    assert encode_job(made).count(b"\n") == 1
 
 
 def test_the_default_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pipeline.bus import Bus
 from pipeline.contract.config import STREAM_DEFAULTS, JobConfig
 from pipeline.errors import BusError, MaskStreamError, OutputError
 from pipeline.terminal.progress import Display
-from workers import supervisor
+from workers import job as worker_job
 
 PROGRAM = [sys.executable, str(ROOT / "run_pipeline.py")]
 NOWHERE = "unix:///nowhere/redis.sock"
@@ -191,7 +191,7 @@ def job_runner(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         jobs.append(job)
         return 0
 
-    monkeypatch.setattr(supervisor, "run_job", run_job)
+    monkeypatch.setattr(worker_job, "run_job", run_job)
     return jobs
 
 
@@ -255,7 +255,7 @@ def test_exit_codes_of_a_job_that_cannot_go_on(
             display.update(bus.stream_statuses(), [])
         raise error
 
-    monkeypatch.setattr(supervisor, "run_job", run_job)
+    monkeypatch.setattr(worker_job, "run_job", run_job)
     found, _, err = run("a.mp4")
     assert found == code
     assert "Traceback" not in err
@@ -268,7 +268,7 @@ def test_what_was_written_is_kept_when_a_job_fails(run: Run, monkeypatch: pytest
         (job.output / "a.jsonl").touch()
         raise OutputError("disk full")
 
-    monkeypatch.setattr(supervisor, "run_job", run_job)
+    monkeypatch.setattr(worker_job, "run_job", run_job)
     assert run("a.mp4")[0] == 1
     assert Path("runs/a-1/a.jsonl").is_file()
 
