@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 from ops.masks import encode_rle
 from pipeline.contract.arrays import NUM_KEYPOINTS
 from pipeline.contract.results import FrameResult, Instance, Mask
-from pipeline.exports.render import LIMBS, OUTLINE, TEXT_DARK, UNCONFIRMED, draw_result, track_colour
+from pipeline.exports.labels import TEXT_DARK, LabelPainter
+from pipeline.exports.render import LIMBS, OUTLINE, UNCONFIRMED, draw_result, track_colour
 
 
 def ellipse(hw: tuple[int, int], box: tuple[float, float, float, float]) -> NDArray[np.bool_]:
@@ -208,7 +210,8 @@ def test_nothing_found_leaves_the_picture_alone() -> None:
 )
 def test_the_whole_label_is_in_the_picture_wherever_the_box_is(box: tuple[float, float, float, float]) -> None:
     hw = (720, 1280)
-    free = drawn(hw, instance(hw, (600.0, 300.0, 640.0, 340.0), with_mask=False))
+    # a box of the same width in the middle of the picture: its label has the same text
+    free = drawn(hw, instance(hw, (300.0, 300.0, 300.0 + min(box[2] - box[0], 600.0), 340.0), with_mask=False))
     picture = drawn(hw, instance(hw, box, with_mask=False))
 
     def num_text_pixels(canvas: NDArray[np.uint8]) -> int:
@@ -231,6 +234,54 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
     one = drawn(hw, instance(hw, boxes[0], 1, with_mask=False))
     num_text = int((one == TEXT_DARK).all(axis=2).sum())
     assert (together == TEXT_DARK).all(axis=2).sum() > 3.5 * num_text
+
+
+def hidden_share(hw: tuple[int, int], boxes: list[tuple[float, float, float, float]]) -> float:
+    """The share of the objects' pixels that labels hide."""
+    instances = [instance(hw, box, number) for number, box in enumerate(boxes, start=1)]
+    with_labels = drawn(hw, *instances)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LabelPainter, "draw", lambda self, one, colour: None)
+        without = drawn(hw, *instances)
+    objects = np.logical_or.reduce([ellipse(hw, box) for box in boxes])
+    return float((with_labels != without).any(axis=2)[objects].mean())
+
+
+@pytest.mark.parametrize("height", [360, 720, 1080])
+def test_labels_hide_little_of_a_street(height: int) -> None:
+    """People of a tenth to a fifth of the height, some side by side, before two cars."""
+    people = [(60, 150, 82, 220), (84, 150, 104, 215), (150, 140, 166, 190), (230, 150, 250, 212), (252, 155, 270, 215)]
+    people += [(300, 130, 312, 168), (380, 160, 404, 236), (420, 150, 441, 222)]
+    cars = [(140, 175, 260, 235), (20, 200, 130, 260)]
+    boxes = [tuple(side * height / 360 for side in box) for box in [*people, *cars]]
+    assert hidden_share((height, height * 4 // 3), boxes) < 0.06  # type: ignore[arg-type]
+
+
+def test_a_label_goes_beside_its_object_where_others_are_above_and_below() -> None:
+    column = [(200.0, 20.0 + 40 * k, 225.0, 60.0 + 40 * k) for k in range(8)]
+    assert hidden_share((360, 480), column) < 0.02
+
+
+def test_text_follows_the_size_of_the_picture() -> None:
+    def chip_h(height: int) -> int:
+        hw = (height, height * 4 // 3)
+        box = (0.2 * hw[1], 0.5 * hw[0], 0.8 * hw[1], 0.9 * hw[0])
+        picture = drawn(hw, instance(hw, box, with_mask=False))
+        return int((picture[: int(box[1]), int(box[0]) + 3] != 90).any(axis=1).sum())
+
+    heights = [chip_h(height) for height in (360, 720, 1080, 2160)]
+    assert heights == sorted(heights)
+    assert heights[0] <= 15
+    assert heights[-1] > 2 * heights[1]
+
+
+def test_instances_without_tracks_have_colours_of_their_own() -> None:
+    hw = (360, 480)
+    boxes = [(20.0 + 150 * k, 100.0, 120.0 + 150 * k, 300.0) for k in range(3)]
+    untracked = [msgspec.structs.replace(instance(hw, box, None), state="untracked") for box in boxes]
+    picture = drawn(hw, *untracked)
+    colours = {tuple(picture[200, int(box[0])].tolist()) for box in boxes}
+    assert colours == {track_colour(1), track_colour(2), track_colour(3)}
 
 
 def test_the_label_is_readable_on_every_colour() -> None:
