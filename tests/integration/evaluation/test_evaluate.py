@@ -80,6 +80,37 @@ def test_coco_as_json_and_as_files(run: Run, scene_data: Path, tmp_path: Path) -
             assert sheet.size == (2 * TILE_WH[0] + GAP_PX, HEADING_PX + NUM_PICTURES * band)
 
 
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)],
+    ids=["half turn", "quarter turn"],
+)
+def test_pictures_that_are_stored_turned_have_the_same_figures(
+    run: Run, scene_data: Path, tmp_path: Path, orientation: int, turn: Image.Transpose
+) -> None:
+    content = json.loads((scene_data / "val.json").read_text())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder, is_turned in (("plain", False), ("turned", True)):
+        for image in content["images"]:
+            picture = Image.open(scene_data / image["file_name"]).convert("RGB")
+            path = (tmp_path / folder / image["file_name"]).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (picture.transpose(turn) if is_turned else picture).save(path, exif=exif.tobytes() if is_turned else b"")
+    for image in content["images"]:
+        image["file_name"] = str(Path(image["file_name"]).with_suffix(".png"))
+    data = tmp_path / "val.json"
+    data.write_text(json.dumps(content))
+    figures = []
+    for folder in ("plain", "turned"):
+        arguments = ("evaluate", "coco", "--data", data, "--images", tmp_path / folder, "--model", "street", "--json")
+        code, out, _ = run(*arguments)
+        assert code == 0
+        figures.append({kind: json.loads(out)[kind] for kind in ("box", "mask")})
+    assert figures[0] == figures[1]
+    assert figures[0]["box"]["AP"] > 0.02
+
+
 def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
     run: Run, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

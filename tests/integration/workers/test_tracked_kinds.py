@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from support.bus_parts import HEIGHT, WIDTH, Job
+from support.bus_parts import HEIGHT, WIDTH, Job, stream_config
 
 from ops.masks import encode_rle
 from pipeline.bus import Bus
 from pipeline.contract.arrays import MASK_BYTES, NUM_KEYPOINTS, Detections
-from pipeline.contract.results import FrameResult, GapResult
+from pipeline.contract.results import EventResult, FrameResult, GapResult
 from pipeline.contract.wire import FrameDetections
 from workers.stream_tracker import StreamTracker
 
@@ -45,9 +46,9 @@ def person(output: str) -> Detections:
     )
 
 
-def tracked(bus: Bus, output: str, found: Callable[[int], Detections]) -> Job:
-    """A job over frames on which `found` is detected, tracked to its end."""
-    job = Job(bus, model=MODELS[output])
+def tracked(bus: Bus, output: str, found: Callable[[int], Detections], **options: Any) -> Job:
+    """A job over frames on which `found` is detected, tracked to its end. `options` are fields of StreamConfig."""
+    job = Job(bus, model=MODELS[output], **options)
     writer = job.writer()
     job.offer(writer, NUM_FRAMES)
     queue = job.queue()
@@ -97,3 +98,74 @@ def test_a_frame_whose_keypoints_are_no_numbers_is_a_gap(bus: Bus) -> None:
     (gap,) = [result for result in job.results() if isinstance(result, GapResult)]
     assert (gap.from_seq, gap.frame_seq, gap.cause) == (4, 4, "error")
     assert gap.detail.startswith("tracker: keypoints must be finite, got [nan, ")
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+SCORES = [0.9, 0.8, 0.65, 0.5, 0.31, 0.28, 0.4, 0.59, 0.6, 0.7, 0.9, 0.95]
+
+
+def with_score(index: int) -> Detections:
+    detections = person("boxes")
+    detections.scores[:] = SCORES[index]
+    return detections
+
+
+def scores_of(job: Job) -> list[list[float]]:
+    frames = [result for result in job.results() if isinstance(result, FrameResult)]
+    return [[instance.score for instance in frame.instances] for frame in frames]
+
+
+def test_no_instance_below_min_score_is_in_the_results_and_its_track_continues(bus: Bus) -> None:
+    job = tracked(bus, "boxes", with_score, conf=0.5, min_score=0.6)
+    assert scores_of(job) == [[score] if score >= 0.6 else [] for score in SCORES]
+    frames = [result for result in job.results() if isinstance(result, FrameResult)]
+    ids = {instance.track_id for frame in frames for instance in frame.instances if instance.state == "confirmed"}
+    assert ids == {1}, "the track goes on while its detections are weak"
+
+
+def test_without_min_score_a_track_shows_detections_down_to_half_of_conf(bus: Bus) -> None:
+    assert scores_of(tracked(bus, "boxes", with_score, conf=0.5)) == [[score] for score in SCORES]
+
+
+def test_a_track_does_not_begin_below_min_score(bus: Bus) -> None:
+    def found(index: int) -> Detections:
+        detections = person("boxes")
+        detections.scores[:] = 0.6
+        return detections
+
+    job = tracked(bus, "boxes", found, conf=0.5, min_score=0.7)
+    assert scores_of(job) == [[]] * NUM_FRAMES
+    assert not any(isinstance(result, EventResult) for result in job.results())
+
+
+def test_without_tracking_every_detection_is_an_instance_of_its_own(bus: Bus) -> None:
+    job = tracked(bus, "masks", lambda _: person("masks"), track=False)
+    frames = [result for result in job.results() if isinstance(result, FrameResult)]
+    assert len(frames) == NUM_FRAMES
+    for frame in frames:
+        (instance,) = frame.instances
+        assert (instance.track_id, instance.track_uid, instance.state, instance.age_frames) == (
+            None,
+            None,
+            "untracked",
+            1,
+        )
+        assert (instance.box_xyxy, instance.label) == (BOX_XYXY, "person")
+        assert instance.mask is not None
+    assert not any(isinstance(result, EventResult) for result in job.results())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (0.25, 0.5)),
+        ({"min_score": 0.6}, (0.25, 0.6)),
+        ({"track": False}, (0.5, 0.5)),
+        ({"track": False, "min_score": 0.6}, (0.6, 0.6)),
+    ],
+    ids=str,
+)
+def test_what_infer_sends_and_what_begins_a_track(options: dict[str, Any], expected: tuple[float, float]) -> None:
+    stream = stream_config(conf=0.5, **options)
+    assert (stream.score_floor, stream.birth_score) == expected
