@@ -1,4 +1,4 @@
-"""The default value of every option that has one, read by the configuration, the command line and the library.
+"""The default values of options, read by the configuration, the command line and the library.
 
 Plain constants without imports, so that `--help` can show them without loading the configuration's dependencies.
 """

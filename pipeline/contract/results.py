@@ -1,7 +1,6 @@
-"""The result messages: one tagged union, the same JSON in the log, on the channel and in the JSONL file.
+"""The result messages: a tagged union, with the same JSON in the result log, on the channel and in the JSONL file.
 
-`python -m pipeline.contract.results` prints their JSON Schema. It is kept as docs/result.schema.json; a test checks
-that the two are equal.
+`python -m pipeline.contract.results` prints their JSON Schema, docs/result.schema.json. A test compares the two.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ ClockOrigin = Literal["rtcp", "host", "file"]
 
 
 class Mask(msgspec.Struct, frozen=True):
-    """A COCO compressed RLE of the whole source frame, as pycocotools reads it."""
+    """A mask of the source frame in COCO's compressed run-length encoding, which pycocotools reads."""
 
     size: tuple[int, int]
     """height and width of the source frame in pixels"""
     counts: str
 
     def to_array(self) -> NDArray[np.bool_]:
-        """(height, width) bool, decoded now."""
+        """Decode the mask into a (height, width) bool array."""
         from ops.masks import decode_rle
 
         return decode_rle(self.counts.encode("ascii"), self.size)
@@ -39,29 +38,30 @@ class Mask(msgspec.Struct, frozen=True):
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One object on one frame. What a model does not find is absent."""
+    """One object on one frame. `mask` and `keypoints` are absent if the model does not detect them."""
 
     track_id: int | None
-    """positive and unique within the log; null while the track is not confirmed, and where nothing is tracked"""
+    """positive and unique within the log; null while the track is not confirmed, and in a stream without tracking"""
     track_uid: str | None
-    """`stream_id:track_id`; null where track_id is"""
+    """`stream_id:track_id`, unique across streams; null if track_id is null"""
     state: Literal["tentative", "confirmed", "untracked"]
-    """tentative: the track is not confirmed yet; untracked: instances of this stream are not linked over frames"""
+    """tentative: the track is not confirmed yet; confirmed: it is; untracked: the stream has no tracking"""
     age_frames: int
-    """frames since the track began, this one included; 1 where nothing is tracked"""
+    """number of frames since the track began, including this one; 1 in a stream without tracking"""
     class_id: int
     label: str
     score: float
     box_xyxy: tuple[float, float, float, float]
-    """pixels of the source frame, edges continuous, x2 > x1 and y2 > y1"""
+    """x1, y1, x2, y2 in continuous pixel coordinates of the source frame, with x2 > x1 and y2 > y1"""
     mask: Mask | None = None
     keypoints: list[tuple[float, float, float]] | None = None
     """17 joints of a person as x, y, score in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist,
-    hip, knee, ankle. x and y are pixels of the source frame, continuous; a score above 0 says that the joint is seen"""
+    hip, knee, ankle. x and y are continuous pixel coordinates of the source frame; the joint is visible if its score is
+    above 0"""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds a frame spent in each stage."""
+    """Time that a frame spent in each stage, in milliseconds."""
 
     decode: float
     queue: float
@@ -70,43 +70,48 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What every message of a log carries."""
+    """The fields of every message."""
 
     schema: int = SCHEMA_VERSION
     stream_id: str
     log_id: str
-    """random, of this log; another one means that the numbers began anew"""
+    """random identifier of the result log; frame numbers start at 1 again in a log with another identifier"""
     stream_epoch: int
-    """1, and one more each time a live source was opened again"""
+    """starts at 1 and is incremented each time a live source is reopened"""
     frame_seq: int
-    """the number of the frame, or the last number a gap covers, or the number that an event, epoch or end follows"""
+    """number of the frame; of a gap: the last number it covers; of an event, epoch or end: the number it follows"""
     published_at_ns: int
-    """UTC, Redis server time, nanoseconds"""
+    """time of publication by the Redis server's clock: UTC in nanoseconds"""
 
 
 class FrameResult(Message, frozen=True, kw_only=True, tag="frame"):
-    """A frame that was inferred, with the instances on it; possibly none."""
+    """The result of one frame: the instances on it, possibly none."""
 
     pts_s: float
     """media time in seconds within the epoch"""
     captured_at_ns: int | None
-    """UTC of the capture in nanoseconds; null for files"""
+    """time of capture: UTC in nanoseconds; null for files"""
     clock: ClockOrigin
+    """origin of captured_at_ns: rtcp (the camera's clock), host (arrival at the decoder) or file (no capture time)"""
     arrived_at_ns: int
-    """UTC, Redis server time, nanoseconds, when the frame was decoded"""
+    """time of arrival at the decoder by the Redis server's clock: UTC in nanoseconds"""
     source_name: str | None = None
-    """file name of the picture, relative to the folder of the source; null for videos and cameras"""
+    """path of the picture file, relative to the folder of the source; null for videos and cameras"""
     width: int
     height: int
     model: str
     dropped_before: int
-    """numbers covered by gaps since the last frame message"""
+    """number of frames that gaps cover since the previous frame message"""
     instances: list[Instance]
     timing_ms: Timing
 
 
 class GapResult(Message, frozen=True, kw_only=True, tag="gap"):
-    """Numbers from `from_seq` to `frame_seq` (both included) that have no result, and why."""
+    """The frames `from_seq` to `frame_seq`, inclusive, have no result.
+
+    Causes: overflow (the frame queue of a live stream was full), stale (older than max_staleness_s), corrupt (its pixels
+    in Redis were missing or damaged), error (inference failed on the frame), lost (Redis lost the frame).
+    """
 
     from_seq: int
     cause: GapCause
@@ -114,46 +119,47 @@ class GapResult(Message, frozen=True, kw_only=True, tag="gap"):
 
 
 class EpochResult(Message, frozen=True, kw_only=True, tag="epoch"):
-    """A live source was opened again; later frames belong to `stream_epoch`."""
+    """A live source was reopened; the frames that follow belong to `stream_epoch`, and pts_s starts anew."""
 
     detail: str = ""
 
 
 class EventResult(Message, frozen=True, kw_only=True, tag="event"):
-    """Something that happened on the stream at `frame_seq`: a track starts or ends, and what it was so far."""
+    """A track was confirmed (track_start) or has ended (track_end), with its figures up to `frame_seq`."""
 
     event: Literal["track_start", "track_end"]
     track_id: int
     track_uid: str
     class_id: int
-    """the class that its detections voted for, each with its score"""
+    """class with the highest sum of scores over the track's detections"""
     label: str
     first_seq: int
-    """frame of its first detection, when the track had no id"""
+    """frame of the track's first detection, before it was confirmed"""
     last_seq: int
-    """frame of its latest detection"""
+    """frame of the track's latest detection"""
     duration_s: float
-    """between the two, in the time of the media"""
+    """media time from first_seq to last_seq in seconds"""
     num_detections: int
     mean_score: float
     path: list[tuple[int, float, float]]
-    """frame, x and y of the centroid of the mask (the centre of the box, without masks) in pixels of the source frame:
-    of the first and the latest detection, and of at most 15 evenly between them"""
+    """frame number, x and y of the mask's centroid (of the box's centre in a model without masks), in pixels of the
+    source frame, for the first and the latest detection and at most 15 evenly spaced ones between them"""
 
 
 class EndResult(Message, frozen=True, kw_only=True, tag="end"):
-    """The stream is over."""
+    """The last message of a stream, with its totals."""
 
     reason: EndReason
-    """finished: the source ended; failed: `detail` says why; stopped: somebody asked for it"""
+    """finished: the source reached its end; failed: see `detail`; stopped: the job was interrupted"""
     detail: str = ""
     num_frames: int
+    """number of frames with a result"""
     num_gap_frames: int
-    """numbers covered by gaps"""
+    """number of frames that gaps cover"""
     num_corrupt: int
-    """decoded pictures that were damaged: never numbered, never shown to the model"""
+    """number of damaged pictures; they get no frame number and are not inferred"""
     num_tracks: int
-    """tracks that were confirmed"""
+    """number of confirmed tracks"""
 
 
 AnyResult = FrameResult | GapResult | EventResult | EpochResult | EndResult
@@ -163,17 +169,17 @@ _decoder: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
 
 
 def encode_result(message: AnyResult) -> bytes:
-    """UTF-8 JSON of one message, without a line end."""
+    """Encode a message as UTF-8 JSON without a line end."""
     return _encoder.encode(message)
 
 
 def decode_result(payload: bytes | str) -> AnyResult:
-    """The typed message. Raises msgspec.DecodeError for anything that is not a message of this schema."""
+    """Decode a message. Raises msgspec.DecodeError if the payload is not a message of this schema."""
     return _decoder.decode(payload)
 
 
 def result_json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the union."""
+    """JSON Schema (2020-12) of all messages."""
     return msgspec.json.schema(AnyResult)
 
 
