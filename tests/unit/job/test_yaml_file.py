@@ -13,7 +13,7 @@ import yaml
 from support.paths import ROOT
 
 from pipeline.contract import defaults
-from pipeline.contract.config import JobConfig, StreamEntry
+from pipeline.contract.config import STREAM_DEFAULTS, JobConfig, StreamEntry
 from pipeline.errors import ConfigError
 from pipeline.job.yaml_file import config_json_schema, load_config, parse_config, with_flags
 
@@ -348,3 +348,21 @@ def test_a_wrong_flag_is_named(flags: dict[str, Any], expected: str) -> None:
 
 def test_text_flags_stay_text() -> None:
     assert with_flags(JobConfig(), {"output": "2024", "conf": "1"}) == JobConfig(output="2024", conf=1.0)
+
+
+def test_the_documentation_states_every_option_and_its_default() -> None:
+    """An option that has a default is marked `# default` in docs/configuration.md, with that value."""
+    blocks = (ROOT / "docs" / "configuration.md").read_text().split("```yaml\n")[2:]
+    stated: dict[str, tuple[Any, bool]] = {}
+    for block in blocks:
+        text = block.partition("```")[0]
+        marked = {line.partition(":")[0] for line in text.splitlines() if "# default" in line}
+        stated |= {field: (value, field in marked) for field, value in yaml.safe_load(text).items()}
+    config = JobConfig()
+    assert stated.keys() == set(JobConfig.__struct_fields__)
+    for field, (value, is_default) in stated.items():
+        own, of_stream = getattr(config, field), getattr(STREAM_DEFAULTS, field, None)
+        default = of_stream if own is None else own
+        assert is_default == (default not in (None, [], {})), field
+        if is_default:
+            assert value == default, field
