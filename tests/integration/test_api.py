@@ -1,4 +1,4 @@
-"""The library: the examples of its documentation, leaving early, and what it raises."""
+"""The library: its documented examples, leaving a loop early, errors, pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GONE_S = 10.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds video.mp4 and photo.jpg, as the examples call them."""
+    """A folder with the files of the examples, video.mp4 and photo.jpg."""
     folder = tmp_path_factory.mktemp("api")
     scene = make_scene(folder / "video.mp4", NUM_FRAMES, seed=4)
     Image.fromarray(scene.render(0).image).save(folder / "photo.jpg", quality=95)
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary folder for this test alone, which is the working folder, too."""
+    """A temporary folder of this test alone, which is also the working folder."""
     folder = Path(tempfile.mkdtemp(prefix="api-"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -51,7 +51,7 @@ def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_behind(private_tmp: Path) -> list[str]:
-    """Processes and files of the library, after a while in which they may go."""
+    """Processes and files of the library that are still there after GONE_S."""
     deadline_s = time.monotonic() + GONE_S
     while (left := _left(private_tmp)) and time.monotonic() < deadline_s:
         time.sleep(0.1)
@@ -63,7 +63,7 @@ def _left(private_tmp: Path) -> list[str]:
     return [*children, *map(str, private_tmp.iterdir())]
 
 
-def test_the_examples_run_as_they_stand(folder: Path) -> None:
+def test_the_documented_examples_run_unchanged(folder: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (code,) = [block for block in blocks if "segment" in block]
     assert code.partition("\n\n")[2] == str(pipeline.api.__doc__).partition("\n\n")[2]
@@ -89,7 +89,7 @@ def test_leaving_the_loop_early_leaves_nothing_behind(folder: Path, private_tmp:
     assert left_behind(private_tmp) == []
 
 
-def test_a_request_that_cannot_work_is_a_usage_error(folder: Path, private_tmp: Path) -> None:
+def test_an_impossible_request_is_a_usage_error(folder: Path, private_tmp: Path) -> None:
     with pytest.raises(UsageError, match=r"source 'nope.mp4' does not exist"):
         next(run("nope.mp4"))
     with pytest.raises(ConfigError, match=r"^run\(\): conff: unknown field with the value 0.4: did you mean conf\?$"):
@@ -103,7 +103,7 @@ def test_a_request_that_cannot_work_is_a_usage_error(folder: Path, private_tmp: 
     assert left_behind(private_tmp) == []
 
 
-def test_a_source_that_fails_is_raised_behind_the_frames_of_the_others(folder: Path, private_tmp: Path) -> None:
+def test_a_failed_source_is_raised_after_the_frames_of_the_others(folder: Path, private_tmp: Path) -> None:
     words = folder.parent / "words.mp4"
     words.write_text("These are words.\n" * 1000)
     results, frames = run(words, folder / "video.mp4", model="street", max_frames=4), []
@@ -184,7 +184,7 @@ def test_detections_are_labelled_iterable_and_drawable(folder: Path) -> None:
     ("source", "kind"),
     [("video.mp4", "a video"), (".", "a folder"), ("rtsp://joe:secret@host/1", "a stream"), ("webcam:0", "a stream")],
 )
-def test_segment_points_to_run_for_what_is_no_picture(
+def test_segment_points_to_run_for_videos_folders_and_streams(
     folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, kind: str
 ) -> None:
     monkeypatch.chdir(folder)

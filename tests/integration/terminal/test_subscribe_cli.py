@@ -1,4 +1,4 @@
-"""`subscribe` in processes of its own beside a running job."""
+"""The verb `subscribe`, as processes beside a running job."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be bus
 
 NUM_FRAMES = 30
 KILL_AT = 8
-"""number of the frame behind which the unlucky subscriber is killed"""
+"""number of the frame after which the first subscriber is killed"""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A job that is over, and what those who watched it printed."""
+    """An ended job, and the output of its subscribers."""
 
     server: RedisServer
     folder: Path
@@ -52,7 +52,7 @@ class Watched:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What replays it."""
+        """The arguments that replay the log."""
         return ("subscribe", "street", "--from", "start", "--redis-url", self.server.url)
 
 
@@ -67,7 +67,7 @@ def server(redis_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def watched(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """Two subscribers wait for the job; one is killed in the middle; then one goes on for it, and another is new."""
+    """Two subscribers wait for the job. One is killed half-way and restarted; another one starts at the end."""
     folder, redis = tmp_path_factory.mktemp("subscribe"), ("--redis-url", server.url)
     make_scene(folder / "street.mp4", NUM_FRAMES, width=320, height=180)
     follow = ("subscribe", "street", "--from", "start", *redis)
@@ -97,7 +97,7 @@ def decoded(lines: list[str]) -> list[AnyResult]:
     return [decode_result(line) for line in lines]
 
 
-def test_from_start_replays_everything_in_order_and_goes_on_live(watched: Watched) -> None:
+def test_from_start_replays_all_messages_in_order_and_continues_live(watched: Watched) -> None:
     assert watched.exit_codes == [0, 0, 0, 0]
     assert watched.complaints == []
     assert covered(watched.results) == list(range(1, NUM_FRAMES + 1))
@@ -106,7 +106,7 @@ def test_from_start_replays_everything_in_order_and_goes_on_live(watched: Watche
     assert decoded(watched.late) == watched.results
 
 
-def test_killed_and_started_again_it_misses_and_repeats_nothing(watched: Watched) -> None:
+def test_a_restarted_subscriber_misses_and_repeats_nothing(watched: Watched) -> None:
     seen = watched.resumed_behind
     assert KILL_AT <= seen < NUM_FRAMES
     upto = 1 + next(
@@ -116,14 +116,14 @@ def test_killed_and_started_again_it_misses_and_repeats_nothing(watched: Watched
     assert decoded(watched.resumed) == watched.results[upto:]
 
 
-def test_as_text_each_message_is_a_line(watched: Watched) -> None:
+def test_text_format_prints_one_line_per_message(watched: Watched) -> None:
     text = run(*watched.command, "--format", "text", folder=watched.folder)
     assert (text.code, text.err, len(text.out)) == (0, [], len(watched.results))
     assert text.out[0].startswith("street #1 0.00 s: ")
     assert text.out[-1].startswith(f"street #{NUM_FRAMES}: finished: {NUM_FRAMES} frames")
 
 
-def test_into_head_it_is_silent(watched: Watched) -> None:
+def test_a_pipe_into_head_prints_no_error(watched: Watched) -> None:
     command = shlex.join([sys.executable, str(ROOT / "run_pipeline.py"), *watched.command])
     done = subprocess.run(
         ["bash", "-c", f"{command} | head -n 2; exit ${{PIPESTATUS[0]}}"],

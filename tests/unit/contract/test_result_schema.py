@@ -1,4 +1,4 @@
-"""docs/result.schema.json is what the code says, and what the code writes satisfies it."""
+"""docs/result.schema.json is up to date, and the messages of the code satisfy it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_the_document_is_up_to_date() -> None:
+def test_the_published_schema_is_up_to_date() -> None:
     assert json.loads(DOCUMENT.read_text()) == result_json_schema(), (
         "run python -m pipeline.contract.results > docs/result.schema.json"
     )
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: f"{type(message).__name__}-{message.frame_seq}")
-def test_messages_satisfy_the_schema_and_come_back_as_they_were(validator: Any, message: AnyResult) -> None:
+def test_messages_satisfy_the_schema_and_survive_a_round_trip(validator: Any, message: AnyResult) -> None:
     payload = encode_result(message)
     validator.validate(json.loads(payload))
     assert decode_result(payload) == message
@@ -52,13 +52,13 @@ def test_messages_satisfy_the_schema_and_come_back_as_they_were(validator: Any, 
     [({"mask": None}, set()), ({}, {"mask"}), ({"mask": None, "keypoints": result_samples.keypoints()}, {"keypoints"})],
     ids=["boxes", "masks", "keypoints"],
 )
-def test_what_a_model_does_not_find_is_absent(changes: dict[str, Any], present: set[str]) -> None:
+def test_masks_and_keypoints_are_absent_if_the_model_has_none(changes: dict[str, Any], present: set[str]) -> None:
     message = result_samples.frame(1, instances=[result_samples.instance(**changes)])
     (instance,) = json.loads(encode_result(message))["instances"]
     assert instance.keys() & {"mask", "keypoints"} == present
 
 
-def test_null_means_absent_too() -> None:
+def test_null_is_decoded_like_an_absent_field() -> None:
     bare = result_samples.frame(1, instances=[result_samples.instance(mask=None)])
     document = json.loads(encode_result(bare))
     document["instances"][0] |= {"mask": None, "keypoints": None}
@@ -79,7 +79,7 @@ def test_null_means_absent_too() -> None:
     ],
     ids=str,
 )
-def test_the_schema_refuses_what_is_no_message(validator: Any, changes: dict[str, Any]) -> None:
+def test_the_schema_refuses_invalid_messages(validator: Any, changes: dict[str, Any]) -> None:
     document = json.loads(encode_result(result_samples.frame(1)))
     target = document["instances"][0] if changes.keys() & {"box_xyxy", "keypoints", "mask"} else document
     target.update(changes)

@@ -1,4 +1,4 @@
-"""What an infer worker sends arrives at the tracker as it was, whatever the model finds."""
+"""Detections survive encoding and decoding, for every kind of model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that a configuration and a command line make."""
+"""Building a job from a configuration and a command line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_defaults() -> None:
     assert (clip.max_fps, clip.max_frames, clip.rtsp_transport, clip.model) == (None, None, "tcp", "street")
 
 
-def test_a_job_survives_its_encoding() -> None:
+def test_a_job_can_be_encoded_and_decoded() -> None:
     text = "streams: {own: {source: a.mp4, classes: [person], max_fps: 2.5}}"
     made = job(text, "rtsp://joe:secret@host/1", redis_url="redis://:pass@host", save=["jsonl"])
     assert decode_job(encode_job(made)) == made
@@ -74,7 +74,7 @@ def test_precedence_of_options() -> None:
     assert [stream.conf for stream in job(text, "b.mp4", conf="0.7").streams] == [0.7, 0.7, 0.7]
 
 
-def test_zero_is_a_value() -> None:
+def test_zero_is_not_taken_for_unset() -> None:
     assert job("conf: 0.4\nstreams: {x: {source: a.mp4, conf: 0}}").streams[0].conf == 0.0
 
 
@@ -94,7 +94,7 @@ def test_names_of_streams(sources: list[str], ids: list[str], expected: list[str
     assert [stream.stream_id for stream in job("", *sources, ids=tuple(ids)).streams] == expected
 
 
-def test_names_of_the_file_come_first_and_are_kept_clear_of() -> None:
+def test_streams_of_the_file_come_first_and_keep_their_ids() -> None:
     made = job("streams: {A: {source: b.mp4}}", "a.mp4")
     assert [(stream.stream_id, stream.source) for stream in made.streams] == [("A", "b.mp4"), ("a-2", "a.mp4")]
 
@@ -115,7 +115,7 @@ def test_names_of_the_file_come_first_and_are_kept_clear_of() -> None:
         ("model: streat", ["a.mp4"], [], "unknown model 'streat' (did you mean 'street'?)"),
     ],
 )
-def test_what_could_not_work_is_refused(text: str, sources: list[str], ids: list[str], expected: str) -> None:
+def test_an_impossible_request_is_refused(text: str, sources: list[str], ids: list[str], expected: str) -> None:
     error = job_error(text, *sources, ids=tuple(ids))
     assert isinstance(error, UsageError)
     assert str(error).startswith(expected)
@@ -126,14 +126,14 @@ def test_an_unknown_model_is_a_model_error() -> None:
     assert isinstance(job_error("model: x", "a.mp4"), ModelError)
 
 
-def test_every_job_gets_a_fresh_folder() -> None:
+def test_a_job_without_output_gets_a_fresh_folder() -> None:
     assert [str(job("", "a.mp4").output) for _ in range(3)] == ["runs/a-1", "runs/a-2", "runs/a-3"]
     several = job("", "many").output
     assert several.parent == Path("runs")
     assert several.is_dir()
 
 
-def test_a_folder_that_was_asked_for_is_made_and_used_again() -> None:
+def test_the_output_folder_is_created_or_reused() -> None:
     for _ in range(2):
         assert job("", "a.mp4", output="x/y").output == Path("x/y")
     assert Path("x/y").is_dir()
@@ -175,13 +175,13 @@ def test_results_of_other_streams_do_not_refuse_a_job() -> None:
         ("a.mp4/x", "output: cannot make a.mp4/x: not a directory; give another --output"),
     ],
 )
-def test_an_output_that_cannot_be(output: str, expected: str) -> None:
+def test_an_unusable_output_folder_is_refused(output: str, expected: str) -> None:
     error = job_error("", "b.mp4", output=output)
     assert isinstance(error, OutputError)
     assert str(error) == expected
 
 
-def test_the_logs_share_what_the_frames_leave_of_the_bus() -> None:
+def test_the_result_logs_share_the_memory_that_frames_leave() -> None:
     frame_bytes = 800 * 1333 * 3 // 2
     text = "model: maskrcnn_resnet50_fpn\nredis_memory_mb: 1024\nmax_in_flight: 16"
     log_bytes = job(text, *["a.mp4"] * 20).streams[0].log_bytes
@@ -189,7 +189,7 @@ def test_the_logs_share_what_the_frames_leave_of_the_bus() -> None:
     assert job(text, "a.mp4").streams[0].log_bytes == 64 * MIB
 
 
-def test_a_bus_that_is_too_small_is_refused_with_the_sum() -> None:
+def test_too_little_memory_is_refused_with_the_calculation() -> None:
     text = "model: maskrcnn_resnet50_fpn\nredis_memory_mb: 64"
     error = str(job_error(text, *["a.mp4"] * 2))
     assert error == (
@@ -201,5 +201,5 @@ def test_a_bus_that_is_too_small_is_refused_with_the_sum() -> None:
     assert str(job_error(text, *["a.mp4"] * 40)).endswith("; raise it to 1321")
 
 
-def test_the_least_memory_carries_one_stream_of_the_default_model() -> None:
+def test_the_minimum_memory_suffices_for_one_stream_of_the_default_model() -> None:
     assert job("redis_memory_mb: 64", "a.mp4").streams[0].log_bytes >= 8 * MIB

@@ -1,4 +1,4 @@
-"""The configuration file and the flags above it."""
+"""The configuration file, the flags that override it, and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_field_can_be_given() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}"], ids=["empty", "comment", "marker", "braces"])
-def test_an_empty_file_is_the_defaults(text: str) -> None:
+def test_an_empty_file_gives_the_defaults(text: str) -> None:
     assert parse(text) == JobConfig()
 
 
@@ -120,7 +120,7 @@ def test_an_empty_file_is_the_defaults(text: str) -> None:
     ],
     ids=lambda value: "" if value.startswith("c.yaml") else value.strip().replace("\n", ","),
 )
-def test_a_wrong_value_is_named_with_its_place_and_what_was_expected(text: str, expected: str) -> None:
+def test_a_wrong_value_is_reported_with_its_place_and_the_expected_values(text: str, expected: str) -> None:
     assert error_of(text) == expected
 
 
@@ -201,12 +201,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, expec
         load_config(path)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_configuration_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration file: Is a directory"):
         load_config(tmp_path)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKSTREAM_TEST_BATCH", "7")
     path = tmp_path / "c.yaml"
     path.write_text("batch: ${MASKSTREAM_TEST_BATCH}", encoding="utf-8-sig")
@@ -267,7 +267,7 @@ def test_wrong_interpolation(text: str, expected: str) -> None:
 # -- the schema -------------------------------------------------------------------------------------------------------
 
 
-def test_the_published_schema_is_that_of_the_code() -> None:
+def test_the_published_schema_is_up_to_date() -> None:
     published = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     assert published == config_json_schema(), "run `python -m pipeline.job.yaml_file > docs/config.schema.json`"
 
@@ -300,7 +300,7 @@ def test_the_schema_describes_every_field() -> None:
         ("{streams: {a b: {source: x}}}", False),
     ],
 )
-def test_the_schema_takes_what_the_code_takes(text: str, valid: bool) -> None:
+def test_the_schema_accepts_what_the_code_accepts(text: str, valid: bool) -> None:
     validator = jsonschema.Draft202012Validator(config_json_schema())
     assert validator.is_valid(yaml.safe_load(text)) is valid
 
@@ -319,7 +319,7 @@ def test_the_examples_of_the_documentation_are_valid_and_complete(monkeypatch: p
 # -- flags ------------------------------------------------------------------------------------------------------------
 
 
-def test_flags_win_over_the_file_and_over_single_streams() -> None:
+def test_flags_override_the_file_and_the_fields_of_streams() -> None:
     config = parse("conf: 0.1\nstride: 2\nstreams:\n  a: {source: x, conf: 0.2, stride: 3}\n  b: {source: y}")
     merged = with_flags(config, {"conf": "0.9", "batch": "2", "stride": None})
     assert (merged.conf, merged.stride, merged.batch) == (0.9, 2, 2)
@@ -340,7 +340,7 @@ def test_flags_win_over_the_file_and_over_single_streams() -> None:
     ],
     ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
 )
-def test_a_wrong_flag_is_named(flags: dict[str, Any], expected: str) -> None:
+def test_an_error_names_the_wrong_flag(flags: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         with_flags(JobConfig(), flags)
     assert str(caught.value) == expected

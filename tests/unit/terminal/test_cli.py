@@ -1,4 +1,4 @@
-"""The command line: mistakes in one line, verbs, exit codes, closed pipes. Jobs that run to their end are elsewhere."""
+"""The command line: usage errors, help, flags, exit codes, closed pipes. tests/integration/workers runs whole jobs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         ("worker sink cam1", "Missing option '--output'; see "),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(run: Run, arguments: str, expected: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(run: Run, arguments: str, expected: str) -> None:
     Path("broken.yaml").write_text("conf: 0.1\nconf: a: b")
     Path("wrong.yaml").write_text("streams:\n  door: {source: a.mp4,\n    cnf: 0.2}")
     code, out, err = run(*arguments.split())
@@ -102,19 +102,19 @@ def test_a_mistake_is_one_line_and_code_2(run: Run, arguments: str, expected: st
     assert not Path("runs").exists(), "a refused job left a folder behind"
 
 
-def test_an_output_that_cannot_be_written_is_code_1(run: Run) -> None:
+def test_an_output_folder_that_cannot_be_created_is_exit_code_1(run: Run) -> None:
     code, _, err = run("a.mp4", "--output", "a.mp4/x")
     assert code == 1
     assert err == "maskstream: error: output: cannot make a.mp4/x: not a directory; give another --output\n"
 
 
-def test_control_characters_of_a_name_do_not_reach_the_terminal(run: Run) -> None:
+def test_control_characters_in_a_file_name_do_not_reach_the_terminal(run: Run) -> None:
     assert run("no\x1b[31m\nsuch")[2].isprintable() is False  # the line end
     assert "\x1b" not in run("no\x1b[31m\nsuch")[2]
     assert run("no\x1b[31m\nsuch")[2].count("\n") == 1
 
 
-def test_passwords_of_the_redis_are_not_repeated(run: Run) -> None:
+def test_the_password_of_a_redis_url_is_not_printed(run: Run) -> None:
     code, _, err = run("a.mp4", "--redis-url", "redis://user:secret@127.0.0.1:1")
     assert code == 2
     assert "secret" not in err
@@ -167,7 +167,7 @@ def test_version(run: Run) -> None:
     assert run("--version") == (0, f"maskstream {__version__}\n", "")
 
 
-def test_defaults_told_by_the_help_are_those_of_the_configuration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_the_defaults_of_the_configuration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     out = run("--help")[1] + run("worker", "decode", "--help")[1]
     config = JobConfig()
@@ -184,7 +184,7 @@ def test_defaults_told_by_the_help_are_those_of_the_configuration(run: Run, monk
 
 @pytest.fixture
 def job_runner(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Takes the place of the supervisor: collects the jobs it is given."""
+    """Replaces the supervisor by a function that collects the jobs it is called with."""
     jobs: list[Any] = []
 
     def run_job(job: Any, display: Display) -> int:
@@ -215,7 +215,7 @@ def test_flags_reach_the_job(run: Run, job_runner: list[Any], monkeypatch: pytes
     assert (job.redis_url, job.save, str(job.output)) == ("unix:///from/environment", ["jsonl"], "out")
 
 
-def test_the_flag_wins_over_the_environment_and_that_over_the_file(
+def test_a_flag_overrides_the_environment_which_overrides_the_file(
     run: Run, job_runner: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("c.yaml").write_text("redis_url: unix:///file")
@@ -226,7 +226,7 @@ def test_the_flag_wins_over_the_environment_and_that_over_the_file(
     assert [job.redis_url for job in job_runner] == ["unix:///file", "unix:///environment", "unix:///flag"]
 
 
-def test_a_file_called_like_a_verb_is_given_with_its_folder(run: Run, job_runner: list[Any]) -> None:
+def test_a_file_named_like_a_verb_is_given_as_a_path(run: Run, job_runner: list[Any]) -> None:
     Path("status").write_bytes(b"")
     assert run("./status")[0] == 0
     assert run("run", "status")[0] == 0
@@ -244,7 +244,7 @@ def test_a_file_called_like_a_verb_is_given_with_its_folder(run: Run, job_runner
     ],
     ids=["no Redis", "Redis gone", "disk full", "worker", "Ctrl-C"],
 )
-def test_exit_codes_of_a_job_that_cannot_go_on(
+def test_exit_codes_of_a_job_that_fails(
     run: Run, monkeypatch: pytest.MonkeyPatch, redis_url: str, error: BaseException, began: bool, code: int
 ) -> None:
     bus = Bus(redis_url)
@@ -263,7 +263,7 @@ def test_exit_codes_of_a_job_that_cannot_go_on(
     assert not Path("runs").exists()
 
 
-def test_what_was_written_is_kept_when_a_job_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_job_keeps_the_files_it_has_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_job(job: Any, display: Display) -> int:
         (job.output / "a.jsonl").touch()
         raise OutputError("disk full")
@@ -273,7 +273,7 @@ def test_what_was_written_is_kept_when_a_job_fails(run: Run, monkeypatch: pytest
     assert Path("runs/a-1/a.jsonl").is_file()
 
 
-def test_a_stream_that_cannot_have_its_files_name_is_announced(run: Run, job_runner: list[Any]) -> None:
+def test_a_renamed_stream_is_announced(run: Run, job_runner: list[Any]) -> None:
     for folder in ("x", "y"):
         Path(folder).mkdir()
         (Path(folder) / "cam.mp4").touch()
@@ -295,7 +295,7 @@ def test_verbose_names_the_source_of_every_stream(run: Run, job_runner: list[Any
 # -- the program ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_starts_without_the_heavy_parts() -> None:
+def test_the_command_line_starts_without_heavy_imports() -> None:
     program = (
         "import sys, run_pipeline\n"
         "heavy = {'torch', 'av', 'numba', 'numpy', 'cv2', 'redis', 'msgspec', 'yaml'} & set(sys.modules)\n"
@@ -333,7 +333,7 @@ def test_the_file_and_the_installed_command_are_the_same(tmp_path: Path) -> None
         assert (done.returncode, done.stdout, done.stderr) == (0, f"maskstream {__version__}\n", "")
 
 
-def test_a_closed_pipe_is_silent_for_short_answers_too() -> None:
+def test_a_closed_pipe_is_silent_for_short_output_too() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as nobody:

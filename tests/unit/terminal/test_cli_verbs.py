@@ -1,4 +1,4 @@
-"""The verbs of the command line on a real Redis: subscribe, status, worker."""
+"""The verbs subscribe, status, models and worker, on a real Redis server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture
 def log(redis_client: Any) -> list[AnyResult]:
-    """A finished log of every kind of message."""
+    """The messages of an ended stream: one of every type, written to its result log."""
     messages: list[AnyResult] = [
         frame(1, instances=[instance(7, score=0.984), instance(None, label="car", score=0.71)]),
         event(1),
@@ -64,18 +64,18 @@ def log(redis_client: Any) -> list[AnyResult]:
     return messages
 
 
-def test_subscribe_prints_the_messages_as_they_are(run: Run, redis_url: str, log: list[AnyResult]) -> None:
+def test_subscribe_prints_the_messages_unchanged(run: Run, redis_url: str, log: list[AnyResult]) -> None:
     code, out, err = run("subscribe", "cam1", "--from", "start", "--redis-url", redis_url)
     assert (code, err) == (0, "")
     assert out.encode() == b"".join(encode_result(message) + b"\n" for message in log)
 
 
-def test_subscribe_goes_on_behind_a_number(run: Run, redis_url: str, log: list[AnyResult]) -> None:
+def test_subscribe_continues_after_a_frame_number(run: Run, redis_url: str, log: list[AnyResult]) -> None:
     out = run("subscribe", "cam1", "--from", "2", "--redis-url", redis_url)[1]
     assert json.loads(out.splitlines()[0])["from_seq"] == 3
 
 
-def test_subscribe_as_text_is_a_line_per_message(
+def test_subscribe_prints_one_text_line_per_message(
     run: Run, redis_url: str, log: list[AnyResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASKSTREAM_REDIS_URL", redis_url)
@@ -99,7 +99,9 @@ def start_program(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_each_line_is_there_at_once_and_a_reader_may_leave(redis_url: str, redis_client: Any) -> None:
+def test_subscribe_flushes_each_line_and_ends_when_the_reader_closes_the_pipe(
+    redis_url: str, redis_client: Any
+) -> None:
     stopping = threading.Event()
 
     def commit() -> None:
@@ -124,7 +126,7 @@ def test_each_line_is_there_at_once_and_a_reader_may_leave(redis_url: str, redis
             program.kill()
 
 
-def test_ctrl_c_ends_a_subscription_with_130(redis_url: str, redis_client: Any) -> None:
+def test_ctrl_c_ends_a_subscription_with_exit_code_130(redis_url: str, redis_client: Any) -> None:
     redis_client.xadd(StreamKeys.of("cam1").results, {"j": encode_result(frame(1))}, id="1-0")
     with start_program("subscribe", "cam1", "--from", "start", "--redis-url", redis_url) as program:
         assert program.stdout is not None
@@ -138,7 +140,7 @@ def test_ctrl_c_ends_a_subscription_with_130(redis_url: str, redis_client: Any) 
             program.kill()
 
 
-def test_a_full_disk_at_standard_output_is_one_line(redis_url: str, log: list[AnyResult]) -> None:
+def test_a_full_disk_behind_standard_output_is_one_error_line(redis_url: str, log: list[AnyResult]) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "w") as full:
@@ -159,7 +161,7 @@ def test_status_of_a_redis_without_streams(run: Run, redis_url: str) -> None:
     assert (code, json.loads(out)) == (0, {"healthy": True, "problems": [], "streams": [], "workers": []})
 
 
-def test_status_tells_what_is_wrong(run: Run, redis_url: str) -> None:
+def test_status_reports_problems(run: Run, redis_url: str) -> None:
     bus = Bus(redis_url)
     for name in ("cam1", "cam2"):
         bus.begin(stream_config(name, kind="live", policy="latest"), sinks=[])
@@ -205,7 +207,7 @@ def test_models_lists_names_and_classes(run: Run) -> None:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Takes the place of the workers: collects their tasks."""
+    """Replaces the workers by a function that collects the tasks it is called with."""
     found: list[Any] = []
 
     def run_task(task: Any) -> int:
@@ -216,7 +218,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_worker_decode_begins_a_job_and_goes_on_with_it(run: Run, redis_url: str, tasks: list[Any]) -> None:
+def test_worker_decode_starts_a_log_and_continues_it_with_the_same_arguments(
+    run: Run, redis_url: str, tasks: list[Any]
+) -> None:
     arguments = ["worker", "decode", "a.mp4", "--model", "street", "--stream-id", "clip", "--redis-url", redis_url]
     bus = Bus(redis_url)
     assert run(*arguments)[0] == 0
@@ -242,7 +246,7 @@ def test_worker_decode_takes_one_source(run: Run, redis_url: str) -> None:
     assert err == "maskstream: error: source 'many': expected one stream, got 2: start a worker for each\n"
 
 
-def test_the_other_workers_get_their_tasks(run: Run, redis_url: str, tasks: list[Any]) -> None:
+def test_the_flags_of_the_other_workers_reach_their_tasks(run: Run, redis_url: str, tasks: list[Any]) -> None:
     infer = ["--model", "street", "--device", "cpu", "--batch", "3", "--batch-timeout-ms", "9", "--name", "i1"]
     run("worker", "infer", *infer, "--redis-url", redis_url)
     run("worker", "track", "--redis-url", redis_url)
@@ -257,6 +261,8 @@ def test_the_other_workers_get_their_tasks(run: Run, redis_url: str, tasks: list
     assert Path("out/x").is_dir()
 
 
-def test_the_exit_code_of_a_worker_is_the_programs(run: Run, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_code_of_a_worker_is_that_of_the_command(
+    run: Run, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.__main__.run_task", lambda task: 3)
     assert run("worker", "track", "--redis-url", redis_url)[0] == 3

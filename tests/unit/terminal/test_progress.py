@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: plain lines, the live table on a recorded terminal, the report."""
+"""Progress of a job: plain lines, the live table on a recorded terminal, the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class Clock:
-    """Goes only when told."""
+    """A monotonic clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -75,7 +75,7 @@ def display(clock: Clock, log: io.StringIO) -> Callable[..., Display]:
 
 
 def lines_of(log: io.StringIO) -> list[str]:
-    """What was written since the last call."""
+    """The lines that were written since the last call."""
     text = log.getvalue()
     log.seek(0)
     log.truncate()
@@ -113,7 +113,7 @@ def test_plain_lines_come_at_phase_changes_and_every_five_seconds(
     assert lines_of(log) == ["cam1: done, 100 frames, 10.0 fps, 5 tracks"]
 
 
-def test_a_stalled_stream_says_why_and_is_not_repeated(
+def test_the_line_of_a_stalled_stream_states_the_error_and_is_not_repeated(
     display: Callable[..., Display], clock: Clock, log: io.StringIO
 ) -> None:
     shown = display("cam1")
@@ -123,12 +123,12 @@ def test_a_stalled_stream_says_why_and_is_not_repeated(
     assert lines_of(log) == ["cam1: stalled, 7 frames, 3 instances, 5 tracks, no answer from  [31mcamera"]
 
 
-def test_drops_are_added_up(display: Callable[..., Display], log: io.StringIO) -> None:
+def test_dropped_frames_are_summed_over_causes(display: Callable[..., Display], log: io.StringIO) -> None:
     display("cam1").update([status("cam1", seq=9, gaps={"stale": 2, "overflow": 3})], [])
     assert "5 dropped" in lines_of(log)[0]
 
 
-def test_frames_are_those_with_a_result(display: Callable[..., Display], log: io.StringIO) -> None:
+def test_frames_counts_frames_with_a_result(display: Callable[..., Display], log: io.StringIO) -> None:
     display("cam1").update([status("cam1", seq=9, num_frames=4, gaps={"stale": 5})], [])
     assert lines_of(log) == ["cam1: live, 4 frames, 3 instances, 5 tracks, 5 dropped"]
 
@@ -147,7 +147,9 @@ def test_a_file_that_is_longer_than_announced_has_no_total(
     assert lines_of(log) == ["clip: done, 130 frames, 4.0 fps, 5 tracks"]
 
 
-def test_the_rate_is_that_of_the_last_seconds(display: Callable[..., Display], clock: Clock, log: io.StringIO) -> None:
+def test_the_frame_rate_is_that_of_the_last_seconds(
+    display: Callable[..., Display], clock: Clock, log: io.StringIO
+) -> None:
     shown = display("cam1")
     seq = 0
     for step in range(400):
@@ -157,7 +159,7 @@ def test_the_rate_is_that_of_the_last_seconds(display: Callable[..., Display], c
     assert "50.0 fps" in lines_of(log)[-1]
 
 
-def test_a_log_that_begins_anew_has_no_negative_rate(
+def test_a_new_log_gives_no_negative_frame_rate(
     display: Callable[..., Display], clock: Clock, log: io.StringIO
 ) -> None:
     shown = display("cam1")
@@ -167,7 +169,7 @@ def test_a_log_that_begins_anew_has_no_negative_rate(
     assert re.search(r" 20\.0 fps", lines_of(log)[-1])
 
 
-def test_what_is_starting_is_said_once(display: Callable[..., Display], log: io.StringIO) -> None:
+def test_starting_workers_are_listed_once(display: Callable[..., Display], log: io.StringIO) -> None:
     shown = display("cam1")
     for _ in range(3):
         shown.update([], [worker("starting", "loading street"), worker("starting", role="track")])
@@ -210,7 +212,7 @@ def test_no_control_characters_without_a_terminal(
     assert text.count("[bold]e[/bold] :smile:") == 4
 
 
-def test_nobody_reading_is_no_error(clock: Clock) -> None:
+def test_a_closed_pipe_is_no_error(clock: Clock) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w", buffering=1) as file:
@@ -260,7 +262,7 @@ def test_table_fits_the_terminal(clock: Clock, width: int) -> None:
     assert re.match(r"stream .* frames", rows[0])
 
 
-def test_streams_that_run_are_shown_before_those_that_are_done(clock: Clock) -> None:
+def test_running_streams_are_shown_before_ended_ones(clock: Clock) -> None:
     console = terminal(100, height=9)
     with Display([f"s{number}" for number in range(9)], console=console, clock=clock) as shown:
         shown.update([status(f"s{number}", "ended" if number < 7 else "live", seq=1) for number in range(9)], [])
@@ -275,7 +277,7 @@ def test_quiet_draws_no_table(clock: Clock) -> None:
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_the_report_names_the_files_that_are_there(tmp_path: Path, clock: Clock, log: io.StringIO) -> None:
+def test_the_report_lists_the_existing_files(tmp_path: Path, clock: Clock, log: io.StringIO) -> None:
     for name in ("clip.mp4", "clip.jsonl", "cam1.jsonl", "summary.json"):
         (tmp_path / name).touch()
     report = io.StringIO()
@@ -300,7 +302,9 @@ def test_the_report_names_the_files_that_are_there(tmp_path: Path, clock: Clock,
     assert lines_of(log) == ["maskstream: error: bad: moov atom missing"]
 
 
-def test_a_failure_that_was_told_is_not_told_again(tmp_path: Path, clock: Clock, log: io.StringIO) -> None:
+def test_an_error_that_was_printed_is_not_repeated_in_the_report(
+    tmp_path: Path, clock: Clock, log: io.StringIO
+) -> None:
     shown = Display(["bad"], console=make_console(log), report=io.StringIO(), clock=clock, quiet=True)
     shown.message("error", "decode bad: moov atom missing")
     shown.update([status("bad", "failed", error="moov atom missing")], [])
@@ -317,5 +321,5 @@ def test_quiet_reports_failures_only(tmp_path: Path, clock: Clock, log: io.Strin
     assert report.getvalue() == ""
 
 
-def test_summaries_of_a_folder_without_any(tmp_path: Path) -> None:
+def test_a_folder_without_summary_has_no_summaries(tmp_path: Path) -> None:
     assert read_summaries(tmp_path / "summary.json") == {}
