@@ -7,6 +7,7 @@ stream in which every option has a value; the workers read that from the Redis h
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,25 +15,30 @@ from msgspec import Meta
 
 from pipeline.contract import defaults
 from pipeline.contract.exports import DEFAULT_EXPORTS, EXPORTS
+from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError
 
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+
+def _one_of(names: Iterable[str]) -> Meta:
+    """The constraint of a text that is one of the names of a table."""
+    listed = list(names)
+    return Meta(
+        pattern=f"^({'|'.join(listed)})$",
+        description=f"one of {', '.join(listed)}",
+        extra_json_schema={"enum": listed},
+    )
+
+
 DropPolicy = Literal["auto", "lossless", "latest"]
-ExportName = Annotated[
-    str,
-    Meta(
-        pattern=f"^({'|'.join(EXPORTS)})$",
-        description=f"one of {', '.join(EXPORTS)}",
-        extra_json_schema={"enum": list(EXPORTS)},
-    ),
-]
+ExportName = Annotated[str, _one_of(EXPORTS)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")]
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 of the characters A-Z a-z 0-9 _ . -")
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-SourceKind = Literal["file", "pictures", "animation", "live"]
+SourceKind = Annotated[str, _one_of(SOURCE_KINDS)]
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -178,12 +184,12 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def separate_pictures(self) -> bool:
         """Whether the source is a set of unrelated pictures rather than a film."""
-        return self.kind == "pictures" and not self.track
+        return not (SOURCE_KINDS[self.kind].is_film or self.track)
 
     @property
     def live(self) -> bool:
         """Whether the source is live: it cannot wait for the model, and the decoder reconnects to it."""
-        return self.kind == "live"
+        return SOURCE_KINDS[self.kind].is_live
 
 
 def check_stream_id(stream_id: str) -> str:

@@ -30,6 +30,7 @@ from pipeline.contract.config import (
     check_stream_id,
 )
 from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, has_content, would_replace
+from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
 from pipeline.models.weights_table import overridden_properties, spec_of_weights
@@ -214,7 +215,7 @@ def _stream_config(
     options = _options_of(config, stream_id)
     policy = options["drop_policy"]
     if policy == "auto":
-        policy = "latest" if source.kind == "live" else "lossless"
+        policy = "latest" if SOURCE_KINDS[source.kind].is_live else "lossless"
     return StreamConfig(
         stream_id=stream_id,
         source=source.source,
@@ -222,7 +223,7 @@ def _stream_config(
         policy=policy,
         conf=options["conf"],
         min_score=options["min_score"],
-        track=source.kind != "pictures" if options["track"] is None else options["track"],
+        track=SOURCE_KINDS[source.kind].is_film if options["track"] is None else options["track"],
         class_ids=None if options["classes"] is None else class_ids_of(spec, options["classes"]),
         max_staleness_s=options["max_staleness_s"],
         stride=options["stride"],

@@ -27,6 +27,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.contract.config import SourceKind
+from pipeline.contract.source_kinds import SOURCE_KINDS, kind_of_extension, kind_of_scheme
 from pipeline.errors import UsageError
 from pipeline.source.picture_files import is_animation
 from pipeline.source.redaction import redact
@@ -117,7 +118,7 @@ def _resolve(argument: str) -> list[tuple[str, SourceKind]]:
 def _resolve_many(source: str, candidates: Iterable[Path], what: str) -> list[tuple[str, SourceKind]]:
     files = _visible_files(candidates)
     pictures = [file for file in files if _is_picture(file)]
-    videos = [file for file in files if file.suffix.lower() in VIDEO_EXTENSIONS]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_EXTENSIONS or kind_of_extension(file.suffix)]
     if pictures and videos:
         raise UsageError(
             f"{what} holds {len(pictures)} pictures and {len(videos)} videos: say which with a pattern such as "
@@ -126,7 +127,7 @@ def _resolve_many(source: str, candidates: Iterable[Path], what: str) -> list[tu
     if pictures:
         return [(source, "pictures")]
     if videos:
-        return [(str(file), "file") for file in videos]
+        return [(str(file), _kind_of_file(file)) for file in videos]
     raise UsageError(f"{what} holds no video and no picture: check the name, or give the files themselves")
 
 
@@ -137,7 +138,7 @@ def _visible_files(candidates: Iterable[Path]) -> list[Path]:
 
 def _kind_of_file(path: Path) -> SourceKind:
     if not _is_picture(path):
-        return "file"
+        return kind_of_extension(path.suffix) or "file"
     return "animation" if is_animation(path) else "pictures"
 
 
@@ -146,7 +147,8 @@ def _is_picture(path: Path) -> bool:
 
 
 def _kind_of_url(url: str, scheme: str) -> SourceKind:
-    if scheme not in {"rtsp", "rtsps", "http", "https"}:
+    kind = kind_of_scheme(scheme)
+    if kind is None and scheme not in {"http", "https"}:
         raise UsageError(f"source {redact(url)}: expected rtsp, rtsps, http or https, got {scheme}")
     try:
         parts = urlsplit(url)
@@ -156,12 +158,12 @@ def _kind_of_url(url: str, scheme: str) -> SourceKind:
         host = extension = ""
     if not host:
         raise UsageError(f"source {redact(url)}: expected {scheme}://HOST/…, found no host")
-    return "file" if scheme.startswith("http") and extension in URL_FILE_EXTENSIONS else "live"
+    return kind or ("file" if extension in URL_FILE_EXTENSIONS else "live")
 
 
 def _base_id(source: str, kind: SourceKind) -> str | None:
     """A stream id from the last part of the path; None for a camera."""
-    if kind == "live":
+    if SOURCE_KINDS[kind].is_live:
         return None
     path = Path(urlsplit(source).path if _SCHEME.match(source) else source)
     if glob.has_magic(path.name) and not path.exists():

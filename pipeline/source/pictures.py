@@ -14,7 +14,7 @@ from pipeline.errors import SourceError
 from pipeline.source.names import list_pictures
 from pipeline.source.picture import UPRIGHT
 from pipeline.source.picture_files import UNREADABLE, frame_numbers, open_picture, reason_of, to_rgb
-from pipeline.source.reader import Decoded, Reader
+from pipeline.source.reader import Decoded, OpenOptions, Reader
 
 PICTURES_PER_S = 25.0
 DEFAULT_FRAME_S = 0.1
@@ -109,6 +109,16 @@ class AnimationReader(Reader):
                 self.fps = 1 / duration_s
             yield Decoded(av.VideoFrame.from_ndarray(rgb, format="rgb24"), pts_s, UPRIGHT)
             pts_s += duration_s
+
+
+def open_pictures(source: str, options: OpenOptions) -> Reader:
+    """The reader of a set of pictures. Raises SourceError."""
+    return PicturesReader(source)
+
+
+def open_animation(source: str, options: OpenOptions) -> Reader:
+    """The reader of an animation. Raises SourceError."""
+    return AnimationReader(source)
 
 
 def _page_name(name: str, number: int) -> str:

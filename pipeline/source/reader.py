@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import av
 
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
+from pipeline.source.container import RtspTransport
 from pipeline.source.picture import Orientation, Picture
 from pipeline.source.redaction import redact
+
+PacketTap: TypeAlias = Callable[[Any], None]
+"""called with every av packet that holds data, in the order of the stream, before it is decoded; must not raise"""
+
+
+class OpenOptions(NamedTuple):
+    """How to open a source; a reader ignores the options that do not concern its kind.
+
+    rtsp_transport   tcp or udp
+    timeout_s        longest silence of a source on the network, in seconds, while opening and at every later read
+    on_packet        called with every compressed packet of the video before it is decoded
+    """
+
+    rtsp_transport: RtspTransport
+    timeout_s: float
+    on_packet: PacketTap | None
 
 
 @dataclass(frozen=True, slots=True)

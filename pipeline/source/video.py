@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import av
 
@@ -15,7 +15,7 @@ from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
 from pipeline.source.picture import MediaClock, Orientations
-from pipeline.source.reader import Decoded, Reader
+from pipeline.source.reader import Decoded, OpenOptions, PacketTap, Reader
 from pipeline.source.redaction import redact
 
 # Far more than a decoder holds back, and above it the container's rate is a clock, not a picture rate.
@@ -24,10 +24,6 @@ MAX_CAPTURE_TIMES = 256
 # A decoder that reports damage while it is emptied is asked again, but not for ever.
 MAX_FLUSH_ATTEMPTS = 64
 AV_NS_PER_US = 1000
-
-
-PacketTap: TypeAlias = Callable[[Any], None]
-"""is shown every av packet with data, in the order of the stream, before it is decoded; must not raise"""
 
 
 def picture_rate(stream: Any) -> float | None:
@@ -152,6 +148,16 @@ class VideoReader(Reader):
 
     def _broken_off(self, error: Exception) -> SourceError:
         return SourceError(failure_text(self.source, "broke off", error, "", self._timeout_s))
+
+
+def open_file(source: str, options: OpenOptions) -> Reader:
+    """The reader of a video file or of a finite video on the network. Raises SourceError."""
+    return VideoReader(source, live=False, **options._asdict())
+
+
+def open_live(source: str, options: OpenOptions) -> Reader:
+    """The reader of a camera or a live stream. Raises SourceError."""
+    return VideoReader(source, live=True, **options._asdict())
 
 
 class CaptureClock:
