@@ -7,7 +7,8 @@ MaskStreamError
 ├── SourceError           one source cannot be opened or read: that stream fails, the others go on (exit code 1)
 ├── OutputError           results cannot be written (disk full, folder not writable)
 └── BusError              Redis is too old, refuses, or cannot be reached
-    └── FencedError       this process no longer owns the stream it writes
+    ├── FencedError       this process no longer owns the stream it writes
+    └── JobLostError      the server no longer holds the job of the stream
 
 The text of each is one line that says what was expected, what came, and what to do.
 """
@@ -45,3 +46,7 @@ class BusError(MaskStreamError):
 
 class FencedError(BusError):
     """Another process took over the role this one held for a stream."""
+
+
+class JobLostError(BusError):
+    """The server lost the state of a job: it was restarted without its data, or the job was removed."""

@@ -50,8 +50,7 @@ def _finish(bus: Bus, stream_id: str, result_ttl_s: int, reconnecting: Reconnect
     log.info("waiting for the last results of %s; a second Ctrl-C leaves them", stream_id)
     while True:
         status = reconnecting(lambda: bus.stream_status(stream_id, None))
-        over = status.phase in ("ended", "failed")
-        if over and all(seq >= status.seq for seq in status.sinks.values()):
+        if status.is_over and all(seq >= status.seq for seq in status.sinks.values()):
             break
         time.sleep(LEASE_POLL_S)
     reconnecting(lambda: bus.finish(stream_id, result_ttl_s))
@@ -221,7 +220,7 @@ class Decoder:
             if self._life.stopping:
                 return
             if stream.policy == "latest":
-                self._reconnecting(self._writer.skip)
+                self._reconnecting(lambda: self._writer.skip("overflow", "the bus was full"))
                 return
             self._tell_status()
             self._life.sleep(pause_s)

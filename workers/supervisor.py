@@ -148,7 +148,7 @@ class Supervisor:
         return ended and all(child.final_code is not None for child in self._sinks.values())
 
     def _ended(self, stream_id: str) -> bool:
-        return stream_id in self._statuses and self._statuses[stream_id].phase in ("ended", "failed")
+        return stream_id in self._statuses and self._statuses[stream_id].is_over
 
     def _leave(self) -> None:
         self._stop_workers()

@@ -28,7 +28,7 @@ from pipeline.bus.frame_queue import FrameQueue
 from pipeline.bus.frame_writer import FrameWriter
 from pipeline.bus.lease import LEASE_S
 from pipeline.bus.result_log import ResultLog
-from pipeline.bus.status import StreamStatus, WorkerStatus
+from pipeline.bus.status import Phase, StreamStatus, WorkerStatus
 from pipeline.contract.config import StreamConfig
 from pipeline.errors import BusError
 
@@ -130,13 +130,17 @@ class Bus:
         """The tracker's end."""
         return ResultLog(self.client, stream)
 
-    def lost_jobs(self) -> list[str]:
-        """Streams whose job was begun through this object and is no longer there: forgotten, or replaced by another."""
+    def lost_jobs(self) -> dict[str, str | None]:
+        """Streams whose job began through this object and is no longer on the server.
+
+        Returns stream id -> log id of the job that took its place, None if there is none.
+        """
         pipe = self.client.pipeline(transaction=False)
         for stream_id in self._log_ids:
             pipe.hget(StreamKeys.of(stream_id).state, "log_id")
-        found = zip(self._log_ids.items(), pipe.execute(), strict=True)
-        return [stream_id for (stream_id, log_id), present in found if present != log_id.encode()]
+        pairs = zip(self._log_ids.items(), pipe.execute(), strict=True)
+        found = {stream_id: (log_id, present and present.decode()) for (stream_id, log_id), present in pairs}
+        return {stream_id: present for stream_id, (log_id, present) in found.items() if present != log_id}
 
     def source_ended(self, stream_id: str) -> bool:
         """Whether the decoder has said that no number follows; the results may still be on their way."""
@@ -149,11 +153,6 @@ class Bus:
         """The id of the stream's present log; None without a job."""
         value = self.client.hget(StreamKeys.of(stream_id).state, "log_id")
         return value.decode() if value else None
-
-    def set_read(self, stream_id: str, sink: str, seq: int) -> None:
-        """A required reader has everything up to `seq` safe."""
-        state = StreamKeys.of(stream_id).state
-        scripts.PUT(self.client, [state, state], [f"sink:{sink}", seq])
 
     # -- health -------------------------------------------------------------------------------------------------------
 
@@ -184,7 +183,8 @@ class Bus:
         written = self.client.hmget(keys.state, [f"sink:{name}" for name in names]) if names else []
         phase: Any = text.get("phase", "waiting")
         if ended:
-            phase = "failed" if ended == b"failed" else "ended"
+            reasons: dict[bytes, Phase] = {b"failed": "failed", b"stopped": "stopped"}
+            phase = reasons.get(ended, "ended")
         return StreamStatus(
             stream_id=stream_id,
             source=text.get("source", ""),
@@ -214,7 +214,7 @@ class Bus:
         self,
         role: str,
         name: str,
-        state: Literal["starting", "running", "draining"],
+        state: Literal["starting", "running"],
         *,
         detail: str = "",
         counters: dict[str, float] | None = None,

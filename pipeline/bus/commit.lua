@@ -4,8 +4,9 @@
 -- ARGV 1 token, 2 seq before, 3 seq after, 4 session the result comes from ('' for any), 5 bytes the log may hold,
 --      6 channel, 7 checkpoint, 8 'ended' reason or '', 9 number of entries (at least 1), then id and JSON of each in
 --      ascending order, then the ids to remove from detections
--- -> {'ok'} | {'fenced', owner} | {'moved', seq}
-local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes', 'last')
+-- -> {'ok'} | {'none'} (no job) | {'fenced', owner} | {'moved', seq}
+local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes', 'last', 'log_id')
+if not state[8] then return {'none'} end
 if state[1] ~= ARGV[1] then return {'fenced', state[1] or ''} end
 local count = tonumber(ARGV[9])
 local seq, before, after = tonumber(state[2]), tonumber(ARGV[2]), tonumber(ARGV[3])

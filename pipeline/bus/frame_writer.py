@@ -11,8 +11,9 @@ from pipeline.bus import scripts
 from pipeline.bus.connection import FRAME_GROUP, Client, StreamKeys
 from pipeline.bus.lease import Lease
 from pipeline.contract.config import StreamConfig
+from pipeline.contract.results import GapCause
 from pipeline.contract.wire import FrameHeader, SourceEnd, encode
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, JobLostError
 
 LATEST_QUEUE = 2
 """undelivered frames kept in policy `latest`: one to run, one to follow; more would only grow older until inferred"""
@@ -29,6 +30,15 @@ class Offer(Enum):
 
 class PositionMovedError(Exception):
     """The server's numbers are not the ones remembered (it went back in time, or forgot the job): open again."""
+
+
+@dataclass(slots=True)
+class _Skip:
+    """A run of numbers that were given to no frame, and the gap to write for them."""
+
+    count: int
+    cause: GapCause
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,7 @@ class FrameWriter:
         self.lease = Lease(client, self.keys, "decode")
         self._last = 0
         self._epoch = 1
-        self._skipped = 0
+        self._skips: list[_Skip] = []
         self._pixels_set_for: int | None = None
 
     @property
@@ -73,10 +83,17 @@ class FrameWriter:
     @property
     def next_seq(self) -> int:
         """The number the next accepted frame will have."""
-        return self._last + self._skipped + 1
+        return self._last + self._num_skipped + 1
+
+    @property
+    def _num_skipped(self) -> int:
+        return sum(skip.count for skip in self._skips)
 
     def open(self) -> Opened:
-        """Begin a session under the lease. Raises FencedError; PositionMovedError when the job is gone or over."""
+        """Begin a session under the lease.
+
+        Raises FencedError, JobLostError, or PositionMovedError if the job is over.
+        """
         keys = self.keys
         reply = scripts.OPEN(
             self._client,
@@ -85,13 +102,14 @@ class FrameWriter:
         )
         self._check(reply)
         opened = Opened(seq=int(reply[1]), last=int(reply[2]), epoch=int(reply[3]))
-        self._last, self._epoch, self._skipped, self._pixels_set_for = opened.last, opened.epoch, 0, None
+        self._last, self._epoch, self._skips, self._pixels_set_for = opened.last, opened.epoch, [], None
         return opened
 
     def offer(self, header: FrameHeader, pixels: memoryview) -> Offer:
         """Put one frame on the bus. `header.frame_seq` must be `next_seq`. After FULL offer it again or call `skip`.
 
-        Raises FencedError, PositionMovedError, or what a lost connection raises (then the same call may be repeated).
+        Raises FencedError, JobLostError, PositionMovedError, or what a lost connection raises (then the same call may
+        be repeated).
         """
         key = self.keys.pixels(self.session, header.frame_seq)
         try:
@@ -110,22 +128,28 @@ class FrameWriter:
         if reply[0] == b"full":
             return Offer.FULL
         self._check(reply)
-        self._last, self._skipped, self._pixels_set_for = header.frame_seq, 0, None
+        self._last, self._skips, self._pixels_set_for = header.frame_seq, [], None
         return Offer.ACCEPTED
 
-    def skip(self) -> None:
-        """Give up the frame that was refused as FULL: its number becomes a gap, written along with the next frame."""
+    def skip(self, cause: GapCause, detail: str) -> None:
+        """Give `next_seq` to a frame that is not offered, or that was refused as FULL.
+
+        The gap of this number, with `cause` and `detail`, is written with the next frame or the end of the source.
+        """
         if self._pixels_set_for is not None:
             self._client.delete(self.keys.pixels(self.session, self._pixels_set_for))
             self._pixels_set_for = None
-        self._skipped += 1
+        if self._skips and (self._skips[-1].cause, self._skips[-1].detail) == (cause, detail):
+            self._skips[-1].count += 1
+        else:
+            self._skips.append(_Skip(1, cause, detail))
 
     def end(self, end: SourceEnd) -> None:
         """Say that no number follows. Raises as `offer`."""
         reply = self._send("end", encode(end), "")
         self._check(reply)
-        self._last += self._skipped
-        self._skipped = 0
+        self._last += self._num_skipped
+        self._skips = []
 
     def _send(self, kind: str, payload: bytes, pixel_key: str) -> list[bytes]:
         reply: list[bytes] = scripts.OFFER(self._client, *self._offer_arguments(kind, payload, pixel_key))
@@ -138,16 +162,19 @@ class FrameWriter:
         numbers: list[str | int | bytes] = [
             self.session,
             self._last,
-            self._skipped,
+            self._num_skipped,
             stream.policy,
             most,
             LATEST_QUEUE,
             stream.log_bytes,
         ]
-        return keys, [*numbers, FRAME_GROUP, self._epoch, kind, payload, pixel_key]
+        skips = [part for skip in self._skips for part in (skip.count, skip.cause, skip.detail)]
+        return keys, [*numbers, FRAME_GROUP, self._epoch, kind, payload, pixel_key, *skips]
 
     def _check(self, reply: list[bytes]) -> None:
         verdict = reply[0]
+        if verdict == b"none":
+            raise JobLostError(f"Redis no longer holds the job of {self._stream.stream_id}")
         if verdict == b"fenced":
             raise FencedError(f"another decoder took over {self._stream.stream_id}")
         if verdict != b"ok":

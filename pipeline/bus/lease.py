@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.bus import scripts
 from pipeline.bus.connection import Client, StreamKeys
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, JobLostError
 
 LEASE_S = 3.0
 """an owner whose beat stands still for so long is taken for dead"""
@@ -47,10 +47,16 @@ class Lease:
         return False
 
     def beat(self) -> None:
-        """Say that the owner is alive, at most every `BEAT_INTERVAL_S`. Raises FencedError when it is not the owner."""
+        """Tell that the owner is alive, at most every `BEAT_INTERVAL_S`.
+
+        Raises FencedError if another process owns the role, JobLostError if Redis no longer holds the job.
+        """
         if time.monotonic() - self._beat_at_s < BEAT_INTERVAL_S:
             return
-        if self._call("beat")[0] != b"ok":
+        verdict = self._call("beat")[0]
+        if verdict == b"none":
+            raise JobLostError(f"Redis no longer holds the job of {self._keys.state}")
+        if verdict != b"ok":
             raise FencedError(f"another process took over {self._role} of {self._keys.state}")
         self._beat_at_s = time.monotonic()
 

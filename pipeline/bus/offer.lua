@@ -3,9 +3,10 @@
 -- KEYS state, frames, detections, results
 -- ARGV 1 token, 2 the number before the skipped ones, 3 how many were skipped, 4 policy (lossless|latest),
 --      5 most frames between decoder and log, 6 most frames waiting undelivered (latest), 7 bytes the result log may hold,
---      8 consumer group, 9 epoch, 10 kind (frame|end), 11 header or message, 12 pixel key
--- -> {'ok'} | {'full'} | {'unset'} (the pixels are not there) | {'fenced', owner} | {'moved', last}
-local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'said_end')
+--      8 consumer group, 9 epoch, 10 kind (frame|end), 11 header or message, 12 pixel key,
+--      then for each run of skipped numbers: its length, the cause of its gap, the detail of its gap
+-- -> {'ok'} | {'full'} | {'unset'} (the pixels are not there) | {'none'} (no job) | {'fenced', owner} | {'moved', last}
+local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'said_end', 'log_id')
 local last, seq = tonumber(state[2]), tonumber(state[3])
 local before, skipped = tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_frame = ARGV[10] == 'frame'
@@ -20,6 +21,7 @@ local function answer_without_frame(...)
   return {...}
 end
 
+if not state[8] then return answer_without_frame('none') end
 if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return answer_without_frame('fenced', state[1] or '') end
 if last == number and (is_frame or state[7]) then return answer_without_frame('ok') end -- said again: the reply was lost
 if last ~= before then return answer_without_frame('moved', last) end
@@ -55,10 +57,13 @@ if is_frame then
     end
   end
 end
-if skipped > 0 then
+local from_seq = before + 1
+for i = 13, #ARGV, 3 do
+  local to_seq = from_seq + tonumber(ARGV[i]) - 1
   redis.call('XADD', KEYS[3], '*', 's', ARGV[1], 'm', cmsgpack.pack({
     kind = 'gap', session = ARGV[1], stream_epoch = tonumber(ARGV[9]),
-    from_seq = before + 1, to_seq = before + skipped, cause = 'overflow', detail = 'the bus was full'}))
+    from_seq = from_seq, to_seq = to_seq, cause = ARGV[i + 1], detail = ARGV[i + 2]}))
+  from_seq = to_seq + 1
 end
 if is_frame then
   redis.call('XADD', KEYS[2], number .. '-0', 'h', ARGV[11], 'px', ARGV[12], 's', ARGV[1])

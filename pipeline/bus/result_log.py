@@ -12,7 +12,7 @@ from pipeline.bus.lease import Lease
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import AnyResult, encode_result
 from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap, decode_message
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, JobLostError
 
 READ_COUNT = 128
 
@@ -100,8 +100,8 @@ class ResultLog:
         consumed  ids of the messages that went into them
         ended     the reason, when nothing follows
 
-        Raises FencedError, PositionMovedError (load again), or what a lost connection raises (then the same call may be
-        repeated).
+        Raises FencedError, JobLostError, PositionMovedError (load again), or what a lost connection raises (then the
+        same call may be repeated).
         """
         entries: list[Any] = [part for entry_id, result in results for part in (entry_id, encode_result(result))]
         log_bytes = self._stream.log_bytes
@@ -120,6 +120,8 @@ class ResultLog:
             [self.keys.state, self.keys.results, self.keys.detections],
             [*head, len(results), *entries, *consumed],
         )
+        if reply[0] == b"none":
+            raise JobLostError(f"Redis no longer holds the job of {self._stream.stream_id}")
         if reply[0] == b"fenced":
             raise FencedError(f"another tracker took over {self._stream.stream_id}")
         if reply[0] != b"ok":

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "failed"]
+Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "stopped", "failed"]
 
 
 class StreamStatus(msgspec.Struct, kw_only=True):
@@ -16,7 +16,7 @@ class StreamStatus(msgspec.Struct, kw_only=True):
     source: str
     """without credentials"""
     phase: Phase
-    """waiting: no decoder yet; live: frames flow (of a file too); ended and failed are final"""
+    """waiting: no decoder yet; live: frames flow (of a file too); ended, stopped and failed are final"""
     error: str
     """one line; empty while there is none"""
     live_source: bool
@@ -42,13 +42,18 @@ class StreamStatus(msgspec.Struct, kw_only=True):
     """highest number each required reader has written durably"""
     num_reconnects: int
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the result log has its end message."""
+        return self.phase in ("ended", "stopped", "failed")
+
 
 class WorkerStatus(msgspec.Struct, kw_only=True):
     """One worker's heartbeat: `ms:worker:ROLE:NAME`."""
 
     role: str
     name: str
-    state: Literal["starting", "running", "draining"]
+    state: Literal["starting", "running"]
     pid: int
     host: str
     version: str

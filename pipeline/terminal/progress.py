@@ -152,19 +152,16 @@ class Display:
 
 
 def _describe_workers(workers: Iterable[WorkerStatus]) -> str:
-    """The workers that are starting or finishing; empty if all are running."""
+    """The workers that are starting; empty if all are running."""
     starting = [worker.detail or worker.role for worker in workers if worker.state == "starting"]
-    if starting:
-        return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …")
-    draining = [worker.name for worker in workers if worker.state == "draining"]
-    return one_line(f"finishing what is held: {', '.join(draining)} …") if draining else ""
+    return one_line(f"starting: {', '.join(dict.fromkeys(starting))} …") if starting else ""
 
 
 def _summary_of(row: Row) -> StreamSummary:
     """A summary from the latest status of the stream."""
     summary = StreamSummary(stream_id=row.stream_id)
     if row.status is not None:
-        reasons: dict[str, EndReason] = {"ended": "finished", "failed": "failed"}
+        reasons: dict[str, EndReason] = {"ended": "finished", "stopped": "stopped", "failed": "failed"}
         summary.reason, summary.detail = reasons.get(row.status.phase), row.status.error
         summary.num_frames, summary.num_tracks = row.status.num_frames, row.status.num_tracks
         summary.num_corrupt, summary.gaps = row.status.num_corrupt, {"lost": row.num_dropped}

@@ -77,7 +77,7 @@ class Row:
 
     @property
     def over(self) -> bool:
-        return self.status is not None and self.status.phase in {"ended", "failed"}
+        return self.status is not None and self.status.is_over
 
     @property
     def fps(self) -> float | None:

@@ -91,7 +91,7 @@ def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]
         for stream in streams
         if stream.phase in {"failed", "stalled"}
     ]
-    if any(stream.phase not in {"failed", "ended"} for stream in streams):
+    if not all(stream.is_over for stream in streams):
         present = {worker.role for worker in workers}
         problems += [f"no {role} worker" for role in _ROLES_OF_A_JOB if role not in present]
     return problems

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from support import result_samples
 
-from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultLog, StreamKeys
+from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultLog, StreamKeys, scripts
 from pipeline.contract.arrays import ColourMatrix, Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import AnyResult, GapResult, decode_result
@@ -51,6 +51,12 @@ def stream_config(stream_id: str = "cam1", **options: Any) -> StreamConfig:
         "log_bytes": 1 << 20,
     }
     return StreamConfig(stream_id=stream_id, **(fields | options))
+
+
+def set_read(bus: Bus, stream_id: str, reader: str, seq: int) -> None:
+    """Store that a required reader has read the log up to `seq`."""
+    state = StreamKeys.of(stream_id).state
+    scripts.PUT(bus.client, [state, state], [f"sink:{reader}", seq])
 
 
 class Job:

@@ -7,7 +7,8 @@ from support.bus_parts import PIXELS, Clock, Job
 
 from pipeline.bus import Bus, FrameWriter, Offer, PositionMovedError
 from pipeline.bus.lease import BEAT_INTERVAL_S, LEASE_S
-from pipeline.errors import FencedError
+from pipeline.contract.wire import FrameGap
+from pipeline.errors import FencedError, JobLostError
 
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 
@@ -60,7 +61,7 @@ def test_an_end_repeated_after_a_lost_reply_is_said_once(bus: Bus, monkeypatch: 
     job = Job(bus, live=True)
     writer = job.writer()
     job.offer(writer)
-    writer.skip()
+    writer.skip("overflow", "the bus was full")
     lose_reply_of_next_offer(writer, monkeypatch)
     with pytest.raises(ConnectionError):
         job.end(writer)
@@ -249,16 +250,46 @@ def test_a_file_decoder_that_remembers_more_than_redis_opens_again(bus: Bus) -> 
     assert job.frames() == [1]
 
 
-@pytest.mark.parametrize("over", ["forgotten", "ended"])
-def test_a_job_that_is_over_cannot_be_opened(bus: Bus, over: str) -> None:
+def test_a_job_that_is_over_cannot_be_opened(bus: Bus) -> None:
     job = Job(bus)
     writer = job.writer()
-    if over == "forgotten":
-        bus.client.flushall()
-    else:
-        bus.client.hset(job.keys.state, "ended", "finished")
+    bus.client.hset(job.keys.state, "ended", "finished")
     with pytest.raises(PositionMovedError):
         writer.open()
+
+
+def test_every_writer_tells_a_lost_job_from_a_role_that_another_process_took(bus: Bus, clock: Clock) -> None:
+    job = Job(bus)
+    writer, log = job.writer(), job.log()
+    header = job.header(writer)
+    bus.client.flushall()
+    clock.now_s += BEAT_INTERVAL_S
+    for write in (
+        writer.open,
+        writer.lease.beat,
+        lambda: writer.offer(header, PIXELS.data),
+        lambda: job.end(writer),
+        log.lease.beat,
+        lambda: job.commit(log, 1),
+    ):
+        with pytest.raises(JobLostError, match=r"no longer holds the job of .*cam1"):
+            write()
+    assert bus.client.keys("*") == []
+    assert bus.lost_jobs() == {"cam1": None}
+    again = Job(Bus(bus.url))
+    assert bus.lost_jobs() == {"cam1": again.log_id}
+
+
+def test_each_run_of_skipped_numbers_has_a_gap_with_its_own_cause(bus: Bus) -> None:
+    job = Job(bus)
+    writer = job.writer()
+    job.offer(writer)
+    for cause, detail in (("overflow", "full"), ("error", "kills"), ("error", "kills"), ("overflow", "full")):
+        writer.skip(cause, detail)  # type: ignore[arg-type]
+    job.offer(writer)
+    assert job.gaps() == [(2, 2, "overflow", 1), (3, 4, "error", 1), (5, 5, "overflow", 1)]
+    assert [gap.detail for gap in job.messages() if isinstance(gap, FrameGap)] == ["full", "kills", "full"]
+    assert job.frames() == [1, 6]
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
@@ -269,7 +300,7 @@ def test_pixels_that_a_dead_decoder_had_not_offered_are_removed(bus: Bus, clock:
     bus.client.hset(job.keys.state, "results_bytes", 1)  # the log is full
     assert job.offer(old) == [FULL]
     if live:
-        old.skip()
+        old.skip("overflow", "the bus was full")
         assert job.offer(old) == [FULL]
     assert len(job.pixel_keys()) == 2
     take_over(job, clock)
@@ -318,7 +349,7 @@ def test_skipped_numbers_become_one_gap_in_front_of_the_next_frame(bus: Bus) -> 
     bus.client.hset(job.keys.state, "results_bytes", job.stream.log_bytes + 1)
     for _ in range(3):
         assert job.offer(writer) == [FULL]
-        writer.skip()
+        writer.skip("overflow", "the bus was full")
     assert job.gaps() == []
     bus.client.hset(job.keys.state, "results_bytes", 0)
     assert writer.next_seq == 5
@@ -332,8 +363,8 @@ def test_numbers_skipped_at_the_end_become_a_gap_too(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer = job.writer()
     job.offer(writer)
-    writer.skip()
-    writer.skip()
+    writer.skip("overflow", "the bus was full")
+    writer.skip("overflow", "the bus was full")
     job.end(writer)
     *_, gap, end = job.messages()
     assert (gap.from_seq, gap.to_seq) == (2, 3)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from support.bus_parts import PIXELS, Clock, Job
+from support.bus_parts import PIXELS, Clock, Job, set_read
 from support.redis_server import RedisServer
 
 from pipeline.bus import LOST_CONNECTION, Bus, Offer
@@ -63,7 +63,7 @@ def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bu
     assert writer.open().seq == 2
     job.end(writer)
     own_bus.set_status("cam1", phase="live", error="x" * 500)
-    own_bus.set_read("cam1", "jsonl", 1)
+    set_read(own_bus, "cam1", "jsonl", 1)
     own_bus.beat("infer", "w1", "running")
     own_bus.finish("cam1", 60)
     assert set(own_bus.client.keys("*")) == {job.keys.results.encode(), b"ms:worker:infer:w1"}
@@ -77,7 +77,7 @@ def test_a_skipped_frame_at_maxmemory_leaves_nothing(own_bus: Bus) -> None:
     fill_memory(own_bus)
     for _ in range(2):
         assert job.offer(writer) == [Offer.FULL]
-        writer.skip()
+        writer.skip("overflow", "the bus was full")
     own_bus.client.config_set("maxmemory", limit)
     assert job.offer(writer) == [Offer.ACCEPTED]
     assert job.gaps() == [(2, 3, "overflow", 1)]

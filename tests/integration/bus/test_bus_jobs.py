@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.bus_parts import Clock, Job, stream_config
+from support.bus_parts import Clock, Job, set_read, stream_config
 from support.redis_server import RedisServer
 
 from pipeline.bus import Bus, redact_url
@@ -49,7 +49,7 @@ def test_a_finished_job_leaves_its_results_for_a_while(bus: Bus) -> None:
     assert bus.client.keys("*") == [job.keys.results.encode()]
     assert 0 < bus.client.ttl(job.keys.results) <= 60
     bus.set_status("cam1", phase="ended")  # by a worker that is late
-    bus.set_read("cam1", "jsonl", 1)
+    set_read(bus, "cam1", "jsonl", 1)
     assert bus.client.keys("*") == [job.keys.results.encode()]
 
 
@@ -87,7 +87,7 @@ def test_status_of_a_stream(bus: Bus) -> None:
     job.offer(writer, 3)
     job.commit(log, 1)
     bus.set_status("cam1", phase="live", num_frames=1, num_frames_expected="", **{"gap:stale": 2})
-    bus.set_read("cam1", "jsonl", 1)
+    set_read(bus, "cam1", "jsonl", 1)
     (status,) = bus.stream_statuses()
     assert (status.phase, status.last_seq, status.seq, status.num_frames) == ("live", 3, 1, 1)
     assert (status.gaps, status.sinks, status.num_frames_expected) == ({"stale": 2}, {"jsonl": 1}, None)

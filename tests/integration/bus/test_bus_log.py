@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import redis
 from support import result_samples
-from support.bus_parts import Clock, Job
+from support.bus_parts import Clock, Job, set_read
 
 from pipeline.bus import Bus, Offer, PositionMovedError, ResultLog
 from pipeline.bus.lease import LEASE_S
 from pipeline.contract.results import AnyResult, FrameResult, encode_result
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, JobLostError
 
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 FRAME_BYTES = len(encode_result(result_samples.frame(100, log_id="0" * 16)))
@@ -194,7 +194,7 @@ def test_no_job_is_no_position(bus: Bus) -> None:
     log = job.log()
     bus.client.flushall()
     assert log.load() is None
-    with pytest.raises(FencedError):
+    with pytest.raises(JobLostError):
         job.commit(log, 1)
 
 
@@ -226,11 +226,11 @@ def test_the_log_never_forgets_what_the_slowest_reader_has_not_read(bus: Bus) ->
     log = job.log()
     fill(job, log, 100)
     assert job.covered() == list(range(1, 101))
-    bus.set_read("cam1", "jsonl", 100)
-    bus.set_read("cam1", "video", 60)
+    set_read(bus, "cam1", "jsonl", 100)
+    set_read(bus, "cam1", "video", 60)
     fill(job, log, 101, from_seq=101)
     assert job.covered() == list(range(61, 102))
-    bus.set_read("cam1", "video", 101)
+    set_read(bus, "cam1", "video", 101)
     fill(job, log, 102, from_seq=102)
     assert 8 <= len(job.result_ids()) <= 10
 
@@ -248,7 +248,7 @@ def test_companions_go_with_their_number(bus: Bus) -> None:
             consumed=[],
             checkpoint=b"",
         )
-    bus.set_read("cam1", "jsonl", 1)
+    set_read(bus, "cam1", "jsonl", 1)
     fill(job, log, 2, from_seq=2)
     assert job.result_ids() == ["1-2", "2-0"]  # the newest of before stays, so that a repeated commit is known
 
@@ -263,10 +263,10 @@ def test_a_full_log_stops_the_decoder_until_the_reader_has_read(bus: Bus, live: 
         seq += 1
         job.commit(log, seq)
     assert seq in (5, 6)
-    bus.set_read("cam1", "jsonl", 0)
+    set_read(bus, "cam1", "jsonl", 0)
     assert job.offer(writer) == [FULL]
     # nothing is in flight, so no commit will trim the log: the decoder itself has to find the way out
-    bus.set_read("cam1", "jsonl", seq - 1)
+    set_read(bus, "cam1", "jsonl", seq - 1)
     assert job.offer(writer) == [ACCEPTED]
     assert job.covered()[0] > 1
     assert job.state("results_bytes") == str(log_bytes(job))
@@ -278,7 +278,7 @@ def test_what_a_reader_far_behind_has_read_goes_at_once(bus: Bus) -> None:
     fill(job, log, 200)
     writer.open()
     assert job.offer(writer) == [FULL]
-    bus.set_read("cam1", "jsonl", 200)
+    set_read(bus, "cam1", "jsonl", 200)
     assert job.offer(writer) == [ACCEPTED]
     assert len(job.result_ids()) <= 5
 

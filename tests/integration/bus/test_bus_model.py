@@ -103,7 +103,7 @@ class World:
     def offer(self) -> None:
         for _ in range(self.random.randint(1, 4)):
             if self.job.offer(self.writer) == [Offer.FULL] and self.live:
-                self.writer.skip()
+                self.writer.skip("overflow", "the bus was full")
 
     def squeeze(self) -> None:
         """The log is full for a moment, so that a live decoder skips."""
