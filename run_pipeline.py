@@ -1,4 +1,4 @@
-"""The entry of the command line: `maskstream` and `python run_pipeline.py` are the same."""
+"""Entry point of the command line: `maskstream` and `python run_pipeline.py` run `main`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     return COMMAND_LINE.main(arguments)
 
 

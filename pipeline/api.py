@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from ops.cache import set_cache_folders
 from pipeline.bus import EmbeddedRedis
 from pipeline.bus.connection import connect
 from pipeline.bus.log_cursor import LogCursor
@@ -51,15 +52,17 @@ _STOP_TIMEOUT_S = 10.0
 
 
 @overload
-def run(*sources: str | os.PathLike[str], frames: Literal[False] = False, **options: Any) -> Iterator[FrameResult]: ...
-@overload
-def run(*sources: str | os.PathLike[str], frames: Literal[True], **options: Any) -> Iterator[Frame]: ...
 def run(
-    *sources: str | os.PathLike[str], frames: bool = False, **options: Any
+    *sources: str | os.PathLike[str] | int, frames: Literal[False] = False, **options: Any
+) -> Iterator[FrameResult]: ...
+@overload
+def run(*sources: str | os.PathLike[str] | int, frames: Literal[True], **options: Any) -> Iterator[Frame]: ...
+def run(
+    *sources: str | os.PathLike[str] | int, frames: bool = False, **options: Any
 ) -> Iterator[FrameResult] | Iterator[Frame]:
     """Run the pipeline of the command line on some sources and yield its results, each stream's in order.
 
-    sources   as on the command line: files, folders, globs, rtsp://…, webcam:0, "demo"
+    sources   as on the command line: files, folders, globs, rtsp://…, webcam:0, "demo"; a number N is webcam:N
     frames    yield a `Frame` for each result: the result message together with the pixels of the frame, for crops and
               drawing. The source is read a second time for it, so it must be a file or pictures, not a live source
     options   fields of `pipeline.contract.config.JobConfig` by name, such as model="street", conf=0.4,
@@ -70,12 +73,15 @@ def run(
     an option that does not exist or is out of range; UsageError, at the first frame, for a request that cannot be
     carried out; SourceError, after the last frame, if a source failed.
     """
-    values = {"save": [], **options}
+    paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
+    values = {"save": [], **options, **paths}
     config = convert_fields(values, JobConfig, lambda place: f"run(): {'.'.join(map(str, place))}")
-    return _run(config, [os.fspath(source) for source in sources], frames)
+    names = [f"webcam:{source}" if isinstance(source, int) else os.fspath(source) for source in sources]
+    return _run(config, names, frames)
 
 
 def _run(config: JobConfig, sources: list[str], frames: bool) -> Iterator[Any]:
+    set_cache_folders()  # the job's processes inherit them
     config.readers = [*config.readers, _READER]
     job = build_job(config, sources)
     with ExitStack() as stack:

@@ -1,23 +1,23 @@
-"""Every error MaskStream raises on purpose.
+"""The exceptions of MaskStream.
 
 MaskStreamError
 ├── UsageError            the request is wrong: a flag, a configuration, a model that is not there (exit code 2)
 │   ├── ConfigError       a field of the configuration, named with its path
 │   └── ModelError        a model or its weights cannot be used
-├── SourceError           one source cannot be opened or read: that stream fails, the others go on (exit code 1)
+├── SourceError           a source cannot be opened or read: its stream fails, the others continue (exit code 1)
 ├── OutputError           results cannot be written (disk full, folder not writable)
 └── BusError              Redis is too old, refuses, or cannot be reached
-    ├── FencedError       this process no longer owns the stream it writes
+    ├── FencedError       another process has taken over the stream that this process was writing
     └── JobLostError      the server no longer holds the job of the stream
 
-The text of each is one line that says what was expected, what came, and what to do.
+The text of an exception is one line that says what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
 
 
 class MaskStreamError(Exception):
-    """Base of every error raised on purpose; its text is fit to be shown to a user as it is."""
+    """Base class of all exceptions of MaskStream. Its text can be shown to a user."""
 
 
 class UsageError(MaskStreamError):
@@ -29,7 +29,7 @@ class ConfigError(UsageError):
 
 
 class ModelError(UsageError):
-    """A model is unknown, or its weights are missing, truncated or foreign."""
+    """A model is unknown, or its weights are missing, truncated or of another architecture."""
 
 
 class SourceError(MaskStreamError):
@@ -45,7 +45,7 @@ class BusError(MaskStreamError):
 
 
 class FencedError(BusError):
-    """Another process took over the role this one held for a stream."""
+    """Another process has taken over the stream that this process was writing."""
 
 
 class JobLostError(BusError):

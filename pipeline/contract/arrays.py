@@ -1,4 +1,4 @@
-"""The arrays that travel between the stages: one frame's pixels, one frame's detections."""
+"""The arrays that pass between the stages: the pixels of a frame, and the detections on a frame."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MASK_SIDE = 28
 MASK_BYTES = MASK_SIDE * MASK_SIDE // 8
 
 NUM_KEYPOINTS = 17
-"""of a person, in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle"""
+"""joints of a person in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle"""
 
 
 class ColourMatrix(StrEnum):
-    """Which luma coefficients turn Y'CbCr into R'G'B' (ITU-R BT.601, BT.709, BT.2020 non-constant luminance)."""
+    """The luma coefficients for converting Y'CbCr to R'G'B' (ITU-R BT.601, BT.709, BT.2020 non-constant luminance)."""
 
     BT601 = "bt601"
     BT709 = "bt709"
@@ -25,13 +25,13 @@ class ColourMatrix(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class I420Frame:
-    """One picture as planar Y'CbCr 4:2:0, 8 bit.
+    """A picture as planar 8-bit Y'CbCr 4:2:0.
 
     data          (height * width * 3 // 2,) uint8, C-contiguous: the Y plane, then U, then V, rows without padding
-    width, height of the Y plane in pixels, both even; the chroma planes are half of each
-    source_width, source_height   of the picture as a person sees it (rotation applied), in pixels; boxes and masks
-                                  refer to it
-    matrix, full_range            how the numbers stand for colours; full_range False means 16-235 / 16-240
+    width, height size of the Y plane in pixels, both even; the chroma planes have half the width and height
+    source_width, source_height   size of the source frame in pixels, after rotation; boxes and masks refer to it
+    matrix        luma coefficients
+    full_range    True: values from 0 to 255; False: Y from 16 to 235, Cb and Cr from 16 to 240
     """
 
     data: NDArray[np.uint8]
@@ -43,7 +43,7 @@ class I420Frame:
     full_range: bool
 
     def planes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Views of Y (height, width), U and V (height // 2, width // 2), all uint8."""
+        """Views of the planes: Y (height, width), U and V (height // 2, width // 2), all uint8."""
         luma = self.width * self.height
         chroma_hw = (self.height // 2, self.width // 2)
         y = self.data[:luma].reshape(self.height, self.width)
@@ -54,18 +54,18 @@ class I420Frame:
 
 @dataclass(slots=True)
 class Detections:
-    """What the network found on one picture, ordered by falling score. N instances.
+    """The N detections on one picture, in descending order of score.
 
-    boxes_xyxy   (N, 4) float32, pixels of the source frame, edges continuous, x2 > x1 and y2 > y1
+    boxes_xyxy   (N, 4) float32 [x1, y1, x2, y2], continuous pixel coordinates of the source frame, x2 > x1 and y2 > y1
     scores       (N,) float32 in [0, 1]
-    class_ids    (N,) int32, ids of the model's category table
-    mask_bits    (N, 98) uint8: the 28x28 box-local masks after the threshold, rows first, packed by np.packbits;
-                 None for a model without masks
-    rle_counts   N COCO compressed RLE strings (ASCII) of the whole source frame; None for a model without masks
-    width, height   of the source frame in pixels
-    keypoints    (N, 17, 3) float32 [x, y, score]: pixels of the source frame, pixel (0, 0) has its centre at
-                 (0.5, 0.5); the score is the logit of the heatmap there, above 0 where the network sees the joint;
-                 None for a model without keypoints
+    class_ids    (N,) int32, category ids of the model
+    mask_bits    (N, 98) uint8: the thresholded 28x28 mask of each box, in row-major order, packed by np.packbits; None
+                 for a model without masks
+    rle_counts   N masks of the source frame as COCO's compressed RLE (ASCII); None for a model without masks
+    width, height   size of the source frame in pixels
+    keypoints    (N, 17, 3) float32 [x, y, score] in continuous pixel coordinates of the source frame (the centre of
+                 pixel (0, 0) is at (0.5, 0.5)). The score is the heatmap's logit at that point; it is above 0 if the
+                 joint is visible. None for a model without keypoints
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -82,7 +82,7 @@ class Detections:
 
     @classmethod
     def empty(cls, width: int, height: int, *, with_masks: bool = True) -> Detections:
-        """A picture with nothing in it."""
+        """The detections on a picture without objects."""
         return cls(
             boxes_xyxy=np.zeros((0, 4), np.float32),
             scores=np.zeros(0, np.float32),
@@ -94,11 +94,11 @@ class Detections:
         )
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, height, width) bool masks of the source frame, decoded now. Raises ValueError if there are none."""
+        """Decode all masks: (N, height, width) bool. Raises ValueError for a model without masks."""
         from ops.masks import decode_rle
 
         if self.rle_counts is None:
-            raise ValueError("these detections carry no masks: the model finds none")
+            raise ValueError("these detections have no masks: the model detects none")
         stack = np.zeros((len(self), self.height, self.width), np.bool_)
         for index, counts in enumerate(self.rle_counts):
             stack[index] = decode_rle(counts, (self.height, self.width))

@@ -1,1 +1,1 @@
-"""What the user asked for: the YAML file and the flags, checked as a whole and resolved into one `Job`."""
+"""A job: reads the YAML file and the flags, checks them, and resolves them into one `Job`."""

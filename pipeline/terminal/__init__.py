@@ -1,1 +1,1 @@
-"""The command line: its verbs, their options, the progress display and the reports."""
+"""The command line: verbs, options, progress display and reports."""

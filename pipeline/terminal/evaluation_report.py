@@ -1,4 +1,4 @@
-"""The figures of the evaluations as tables for people."""
+"""Prints the metrics of the verb `evaluate` as tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MEANING = {
     "APs": "objects under 32x32 px",
     "APm": "up to 96x96 px",
     "APl": "larger ones",
-    "AR1": "average recall, 1 a picture",
-    "AR10": "10 a picture",
-    "AR100": "100 a picture",
+    "AR1": "average recall, 1 detection per picture",
+    "AR10": "10 detections per picture",
+    "AR100": "100 detections per picture",
     "ARs": "objects under 32x32 px",
     "ARm": "up to 96x96 px",
     "ARl": "larger ones",
@@ -38,7 +38,7 @@ _MOT_NAMES = {
 
 
 def print_coco(metrics: dict[str, Any]) -> None:
-    """What `evaluate coco` found, to standard output."""
+    """Print the metrics of `evaluate coco` to standard output."""
     console, num = make_console(sys.stdout), metrics["num_pictures"]
     _head(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
     kinds = [kind for kind in ("box", "mask") if metrics[kind] is not None]
@@ -59,28 +59,34 @@ def print_coco(metrics: dict[str, Any]) -> None:
         [[label, row["num_objects"], *(row[name] for name in columns.values())] for label, row in rows],
     )
     if "mask" in kinds:
-        _say(console, f"IoU and Dice are of all pixels of a class, found with a score of {metrics['conf']:g} or more.")
+        _say(
+            console,
+            f"IoU and Dice are over all pixels of a class, for detections that score at least {metrics['conf']:g}.",
+        )
     else:
-        _say(console, f"No figures of masks: {metrics['no_masks']}.")
+        _say(console, f"No mask metrics: {metrics['no_masks']}.")
     if metrics["left_out_classes"]:
         names = metrics["left_out_classes"]
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        _say(console, f"Left out, as {metrics['model']} does not know them: {', '.join(names[:_MOST_NAMES])}{more}.")
+        _say(
+            console,
+            f"Classes that {metrics['model']} does not know are left out: {', '.join(names[:_MOST_NAMES])}{more}.",
+        )
     _say(
         console,
-        f"Speed: {metrics['pictures_per_s']:.1f} pictures/s, reading included; "
-        f"the engine takes {metrics['engine_ms']:.0f} ms (median).",
+        f"Speed: {metrics['pictures_per_s']:.1f} pictures/s including reading; "
+        f"the engine takes {metrics['engine_ms']:.0f} ms per picture (median).",
     )
 
 
 def print_video(metrics: dict[str, Any]) -> None:
-    """What `evaluate video` found, to standard output."""
+    """Print the metrics of `evaluate video` to standard output."""
     console = make_console(sys.stdout)
     scene = metrics["scene"]
     _head(
         console,
         metrics,
-        f"{scene['num_frames']} frames of {scene['width']}x{scene['height']} at {scene['fps']:g} a second",
+        f"{scene['num_frames']} frames of {scene['width']}x{scene['height']} at {scene['fps']:g} fps",
     )
     through, alone = metrics["pipeline"], metrics["engine_alone"]
     rows: list[list[Any]] = []
@@ -100,17 +106,17 @@ def print_video(metrics: dict[str, Any]) -> None:
         [[*row, _difference(*row[1:])] for row in rows],
     )
     if metrics["no_masks"]:
-        _say(console, f"No figures of masks: {metrics['no_masks']}.")
+        _say(console, f"No mask metrics: {metrics['no_masks']}.")
     _say(
         console,
-        f"{metrics['num_objects']} objects over all frames; those of under {metrics['min_area_px']} visible px count "
-        "neither way.",
+        f"{metrics['num_objects']} objects over all frames. Objects with fewer than {metrics['min_area_px']} visible "
+        "pixels are ignored.",
     )
-    _say(console, "Engine alone: the frames as drawn, at full size, without codec and bus; the same tracker.")
+    _say(console, "Engine alone: uncompressed frames at full size, without codec and Redis, with the same tracker.")
 
 
 def print_mot(metrics: dict[str, Any]) -> None:
-    """What `evaluate mot` found, to standard output."""
+    """Print the metrics of `evaluate mot` to standard output."""
     console, num = make_console(sys.stdout), len(metrics["sequences"])
     what = "results" if metrics["tracker"] is None else "detections, tracked by MaskStream's tracker"
     _say(console, f"{what} on {num} sequence{'s' if num > 1 else ''} of {metrics['gt']}, by IoU of {metrics['iou_of']}")
@@ -123,8 +129,8 @@ def print_mot(metrics: dict[str, Any]) -> None:
             ["sequence", *(_MOT_NAMES.get(name, name.upper()) for name in names)],
             [[label, *(row[name] for name in names)] for label, row in rows],
         )
-    left_out = "what lies in ignored regions" if metrics["iou_of"] == "masks" else "rows of the truth with flag 0"
-    _say(console, f"By TrackEval {metrics['trackeval']}, without {left_out}; no further preprocessing.")
+    left_out = "objects in ignored regions" if metrics["iou_of"] == "masks" else "ground truth rows with flag 0"
+    _say(console, f"Computed by TrackEval {metrics['trackeval']} without {left_out} and without further preprocessing.")
 
 
 def _head(console: Console, metrics: dict[str, Any], what: str) -> None:
@@ -133,7 +139,7 @@ def _head(console: Console, metrics: dict[str, Any], what: str) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    """One line, however narrow the terminal is."""
+    """Print one line, without wrapping it to the terminal."""
     console.print(text, soft_wrap=True)
 
 

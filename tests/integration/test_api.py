@@ -98,6 +98,10 @@ def test_an_impossible_request_is_a_usage_error(folder: Path, private_tmp: Path)
         run(folder / "video.mp4", conf=4)
     with pytest.raises(UsageError, match=r"run\(frames=True\) .* needs files or pictures, got rtsp://\*\*\*@host/1"):
         next(run("rtsp://joe:secret@host/1", frames=True))
+    with pytest.raises(UsageError, match=r"output: .*video\.mp4 is a source that a result would replace"):
+        next(run(folder / "video.mp4", output=folder, save=["video"]))
+    with pytest.raises(UsageError, match=r"needs files or pictures, got webcam:7"):
+        next(run(7, frames=True))
     with pytest.raises(UsageError, match=r"fp16 needs CUDA; on the CPU use fp32 or bf16"):
         next(run(folder / "video.mp4", model="street", device="cpu", precision="fp16"))
     assert left_behind(private_tmp) == []

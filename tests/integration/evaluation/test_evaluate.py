@@ -128,7 +128,7 @@ def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
     assert (code, err) == (0, "")
     assert out.startswith("street (")
     assert " on 1 picture of " in out
-    assert "Left out, as street does not know them: tree." in out
+    assert "Classes that street does not know are left out: tree." in out
     for word in (*FIGURES, *LABELS, "IoU", "Dice", "pictures/s"):
         assert word in out, word
     assert max(map(len, out.splitlines()[1:])) <= 120
@@ -171,7 +171,7 @@ def test_a_model_that_finds_boxes_alone(run: Run, scene_data: Path, tmp_path: Pa
     with Image.open(tmp_path / "report" / "worst.png") as sheet:
         assert np.any(np.all(np.asarray(sheet) == (255, 45, 45), axis=2)), "a false box is outlined in red"
     code, out, _ = run("evaluate", "coco", *arguments)
-    assert (code, f"No figures of masks: model {BOX_MODEL} finds boxes alone." in out) == (0, True)
+    assert (code, f"No mask metrics: model {BOX_MODEL} finds boxes alone." in out) == (0, True)
 
 
 MISTAKES: dict[str, tuple[Change, str]] = {
