@@ -1,4 +1,4 @@
-"""An annotated video on the way: pictures with their results drawn in, in a file that appears when it is complete."""
+"""An MP4 of annotated pictures that gets its name when it is complete; the part that both video writers share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENCODER_THREADS = 2
 
 
 class AnnotatedMp4:
-    """Grows as `NAME.part` from its first picture on, gets its name with `complete`; `discard` removes it."""
+    """Pictures with their results drawn in, encoded into `NAME.part`. `complete` gives the file its name."""
 
     def __init__(self, path: Path, num_threads: int = ENCODER_THREADS) -> None:
         self._path = path
@@ -34,25 +34,37 @@ class AnnotatedMp4:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a file that is not complete."""
+        """Whether the file is being written: `begin` was called, `complete` and `discard` were not."""
         return self._file is not None
 
     @property
     def next_s(self) -> float:
-        """Seconds from the beginning at which the last picture ends, as far as is known."""
+        """The time at which the last picture ends, in seconds from the start of the video."""
         return 0.0 if self._file is None else float(self._last_pts * TIME_BASE) + self._file.step_s
 
     def begin(self, like: Picture, fps: float | None, pixel_aspect: Fraction) -> Any:
-        """Make the file for pictures like this one; the av OutputContainer, for whoever adds a stream to it."""
+        """Create the file, with the size and colours of the picture `like`.
+
+        fps            pictures per second; None if unknown
+        pixel_aspect   width : height of one pixel
+
+        Returns the av OutputContainer, to which streams can be added until the first picture.
+        """
         self._file = Mp4File(self._part, like.frame, (like.width, like.height), fps, pixel_aspect, self._num_threads)
         return self._file.container
 
     def call_before_packets(self, callback: Callable[[float], None]) -> None:
-        """Have the time of each packet told in seconds before it is written: what belongs in front of it goes first."""
+        """Call `callback` with the time of each video packet, in seconds, before the packet is written.
+
+        The sound uses it to interleave its packets.
+        """
         self._before_packet = callback
 
     def add(self, picture: Picture, result: FrameResult | None, time_s: float) -> None:
-        """Encode a picture with what is on it, shown `time_s` seconds from the beginning and behind the one before."""
+        """Draw the result into a picture and encode it.
+
+        time_s   when the video shows the picture, in seconds; moved behind the picture before if it is not later
+        """
         if self._file is None:
             return
         bgr = self._converter.to_bgr(picture)
@@ -62,19 +74,19 @@ class AnnotatedMp4:
         self._mux(self._file.encode(bgr, self._last_pts))
 
     def flush(self) -> None:
-        """Write what the encoder holds back."""
+        """Write the packets that the encoder still buffers."""
         if self._file is not None:
             self._mux(self._file.flush())
 
     def complete(self) -> None:
-        """Close the file, after `flush`, and give it its name."""
+        """Close the file and rename it to its name; call `flush` first."""
         if self._file is not None:
             self._file.container.close()
             self._file = None
             self._part.replace(self._path)
 
     def discard(self) -> None:
-        """Remove a file that is not complete; may be called at any time."""
+        """Close and delete a file that is not complete; may be called at any time."""
         if self._file is not None:
             with contextlib.suppress(av.FFmpegError, OSError):
                 self._file.container.close()
@@ -83,7 +95,7 @@ class AnnotatedMp4:
 
     @contextlib.contextmanager
     def errors(self, clean_up: Callable[[], None]) -> Iterator[None]:
-        """Call `clean_up` after an error; what the system or FFmpeg refuses becomes an OutputError."""
+        """Call `clean_up` if the block raises, and turn errors of the system and of FFmpeg into OutputError."""
         try:
             yield
         except MaskStreamError:

@@ -1,4 +1,4 @@
-"""What the writers share: one line for a file that cannot be written, and replacing a file as a whole."""
+"""Helpers of the writers: the error line for a file that cannot be written, and atomic replacement of a file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ADVICE = {
 
 
 def output_error(path: Path, error: Exception) -> OutputError:
-    """The system's or FFmpeg's refusal as one line that names the file and what to do."""
+    """An error of the system or of FFmpeg as one line with the file, the reason and what to do."""
     reason = getattr(error, "strerror", None) or str(error)
     advice = _ADVICE.get(getattr(error, "errno", None) or 0, "give another --output")
     return OutputError(f"cannot write {path}: {reason.lower()}; {advice}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader finds the old file or the new one, never a part. Raises OutputError."""
+    """Replace the file at `path` by `content`; a reader sees the old file or the new one. Raises OutputError."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:

@@ -94,7 +94,7 @@ class LiveVideoWriter(Writer):
             return
         self._waiting.popleft()
         if not self._mp4.begun:
-            self._mp4.begin(stored.picture, stored.fps, stored.pixel_aspect)
+            self._mp4.begin(stored.picture, stored.fps, stored.picture.pixel_aspect)
         self._mp4.add(stored.picture, result, self._timeline.time_of(place, result))
 
     def _leave_out(self) -> None:

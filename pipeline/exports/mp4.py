@@ -1,4 +1,4 @@
-"""Encoding BGR pictures into an MP4, with the colours and the timing of the source."""
+"""Encodes BGR pictures into an MP4 with the colour coding and the timing of the source."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.errors import OutputError
 from pipeline.source.colour import FULL_SIZE, Coding
 
 TIME_BASE = Fraction(1, 60_000)
-"""MPEG-4 part 2 allows no finer; holds the usual picture rates exactly, any other time within 9 us"""
+"""The finest time base that MPEG-4 part 2 allows: exact for the usual picture rates, else within 9 us."""
 ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "mpeg4")
-"""in order of preference; FFmpeg may be built without some"""
+"""In order of preference: an FFmpeg build may lack some of them."""
 X264_OPTIONS = {"crf": "20", "preset": "veryfast"}
 BITS_PER_PIXEL = 0.12
-"""for encoders without a constant quality mode"""
+"""bit rate of encoders without a constant-quality mode"""
 DEFAULT_FPS = 25.0
 UNSPECIFIED = 2
 
@@ -32,10 +32,10 @@ _MATRIX_TAGS = frozenset({1, 5, 6, 9, UNSPECIFIED})
 
 
 class Mp4File:
-    """An MP4 with one video stream, 8 bit 4:2:0, and what others add to `container` before the first picture.
+    """An MP4 with one 8-bit 4:2:0 video stream. Other streams can be added to `container` before the first picture.
 
-    The size is that of the first picture, plus a column or row that repeats the last one where a side is odd. A later
-    picture of another size is fitted into it, with black bars.
+    The video has the size of the first picture; the last column or row is repeated where a side is odd. A later picture
+    of another size is scaled to fit, with black bars.
     """
 
     def __init__(
@@ -48,10 +48,11 @@ class Mp4File:
         num_threads: int,
     ) -> None:
         """
-        like          a picture of the source, as decoded: its colours are kept
-        size_wh       width and height of the pictures to come, in pixels
-        fps           about how many there are per second; None: unknown
-        pixel_aspect  width : height of a pixel
+        like          a decoded picture of the source: the video gets its matrix, range, primaries and transfer curve
+        size_wh       width and height of the pictures in pixels
+        fps           pictures per second on average; None if unknown
+        pixel_aspect  width : height of one pixel
+        num_threads   threads of the encoder
 
         Raises OutputError when there is no encoder, av.FFmpegError when the file cannot be written.
         """
@@ -83,7 +84,7 @@ class Mp4File:
         context.color_trc = like.color_trc
 
     def encode(self, picture_bgr: NDArray[np.uint8], pts: int) -> Iterator[Any]:
-        """The packets that are ready after one more picture, shown at `pts` (in TIME_BASE, larger than the last)."""
+        """Encode one picture and return the packets that are ready. `pts` is in units of TIME_BASE and must grow."""
         frame = av.VideoFrame.from_ndarray(self._fit(picture_bgr), format="bgr24")
         converted: Any = self._reformatter.reformat(
             frame,
@@ -99,7 +100,7 @@ class Mp4File:
         return iter(self._stream.encode(converted))
 
     def flush(self) -> Iterator[Any]:
-        """The packets that are left."""
+        """End the stream and return the remaining packets."""
         return iter(self._stream.encode(None))
 
     def _fit(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -119,12 +120,12 @@ class Mp4File:
 
 
 def _create(path: Path) -> Any:
-    """An av OutputContainer; Any, as PyAV's stubs give every stream the attributes of none."""
+    """An av OutputContainer. Typed as Any because PyAV's stubs lack the attributes of video streams."""
     return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
 
 
 def _matrix_tag(like: av.VideoFrame, coding: Coding) -> int:
-    """What the file says of its colours: as the source does, or the matrix that stands for the source's."""
+    """The colour matrix tag of the file: that of the source, or that of the matrix the source is converted with."""
     if coding.layout != "rgb" and like.colorspace in _MATRIX_TAGS:
         return int(like.colorspace)
     return _TAG_OF_MATRIX[coding.matrix]

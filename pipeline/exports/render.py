@@ -1,6 +1,6 @@
-"""Draws the instances of one frame result into its picture: translucent masks, outlines, skeletons, boxes, labels.
+"""Draws the instances of a result into its picture: translucent masks with outlines, boxes, skeletons, labels.
 
-Coordinates are pixels of the source frame, continuous: pixel (x, y) covers [x, x + 1) x [y, y + 1).
+Coordinates are continuous pixels of the source frame: pixel (x, y) covers [x, x + 1) x [y, y + 1).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def draw_result(picture_bgr: NDArray[np.uint8], result: Drawable) -> None:
 
     picture_bgr  (height, width, 3) uint8 BGR, C-contiguous: the source frame of the result
 
-    Raises ValueError when the picture is not of the result's size.
+    Raises ValueError if the picture has another size than the result.
     """
     if picture_bgr.shape != (result.height, result.width, 3) or picture_bgr.dtype != np.uint8:
         raise ValueError(
@@ -65,7 +65,7 @@ def draw_result(picture_bgr: NDArray[np.uint8], result: Drawable) -> None:
         )
     scale = min(result.height, result.width) / REFERENCE_SIDE_PX
     line_px = max(1, round(LINE_PX * scale))
-    # largest first: what stands in front is smaller as a rule, and stays visible
+    # largest first: an object in front of another is usually smaller, and must stay visible
     painted = sorted(_coloured(result.instances), key=lambda one: -_area_px(one.instance))
     cover = CoverMap((result.height, result.width))
     for instance, colour in painted:
@@ -95,7 +95,7 @@ def _coloured(instances: list[Instance]) -> list[_Painted]:
 
 @lru_cache(maxsize=4096)
 def track_colour(track_id: int | None) -> Bgr:
-    """The colour of a track: the same on every frame and in every run; grey for an unconfirmed one."""
+    """The BGR colour of a track: a function of its id; grey for None, a track that is not confirmed."""
     if track_id is None:
         return UNCONFIRMED
     hue = FIRST_HUE + track_id * GOLDEN_ANGLE
@@ -114,7 +114,7 @@ def _draw_object(picture: NDArray[np.uint8], instance: Instance, colour: Bgr, li
     """Tint and outline the mask, and add its pixels to `cover`; without a mask, add those of the box."""
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = instance.box_xyxy
-    # a pasted mask reaches one pixel of its 28x28 map beyond the box
+    # mask pasting pads the 28x28 map by one cell, so a mask can extend one cell beyond its box
     margin_x, margin_y = ((x2 - x1) / 28 + 1, (y2 - y1) / 28 + 1) if instance.mask is not None else (0.0, 0.0)
     left, top = max(math.floor(x1 - margin_x), 0), max(math.floor(y1 - margin_y), 0)
     right, bottom = min(math.ceil(x2 + margin_x), width), min(math.ceil(y2 + margin_y), height)
@@ -150,7 +150,7 @@ def _draw_skeleton(picture: NDArray[np.uint8], instance: Instance, colour: Bgr, 
     x1, y1, x2, y2 = instance.box_xyxy
     limb_px = max(1, round(min(LIMB_PX * scale, max(x2 - x1, y2 - y1) / LIMBS_PER_BOX)))
     unit = 1 << SUBPIXEL_BITS
-    # OpenCV has the centre of the first pixel at 0, and shifts numbers of 32 bits
+    # OpenCV puts the centre of the first pixel at 0; it shifts coordinates within 32 bits, so large ones are clamped
     at = [
         (round(min(max(x - 0.5, -1e5), 1e5) * unit), round(min(max(y - 0.5, -1e5), 1e5) * unit)) if score > 0 else None
         for x, y, score in instance.keypoints

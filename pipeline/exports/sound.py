@@ -1,4 +1,4 @@
-"""The sound of a source, carried over into the annotated video."""
+"""Copies the sound of a source into its annotated video."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pipeline.source.container import open_container
 from pipeline.source.selection import RESTART_STEP_S
 
 MP4_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus"})
-"""what players expect in an MP4; anything else is encoded as AAC"""
+"""codecs that players support in an MP4; sound in other codecs is encoded as AAC"""
 AAC_RATES_HZ = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
 PREROLL_S = 0.1
-"""a decoder needs some of the sound before the first picture; the file hides it"""
+"""Sound copied from before the first picture, because a decoder needs it to start. Players skip it."""
 READ_TIMEOUT_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class Sound:
-    """Copies the best audio stream of a source into an MP4, up to a time that moves on.
+    """Copies the best audio stream of a source into an MP4, step by step with the pictures.
 
-    Packets go over as they are where MP4 can hold their codec. Sound that cannot be read or held ends there, with a
-    warning: it is no reason to give up the video.
+    Packets are copied without decoding if MP4 supports their codec. If sound cannot be read or written, it ends there
+    with a warning, and the video continues.
     """
 
     def __init__(self, source: str, output: Any) -> None:
-        """Adds a stream to `output`, an av OutputContainer that has not begun. Raises SourceError."""
+        """Add a stream to `output`, an av OutputContainer without packets. Raises SourceError."""
         self._source = source
         self._output = output
         self._packets: Iterator[Any] = iter(())
-        self._held: Any = None
+        self._pending: Any = None
         self._offset_s = 0.0
         self._next_offsets_s: deque[float] = deque()
         self._last_media_s = float("inf")
@@ -49,13 +49,16 @@ class Sound:
             self._resources = resources.pop_all()
 
     def begin_segment(self, offset_s: float) -> None:
-        """Media time minus `offset_s` is output time: at first, and again where media time begins anew."""
+        """Set output time = media time - `offset_s` for the start, or for the next long step back of media time."""
         self._next_offsets_s.append(offset_s)
 
     def copy_until(self, output_s: float) -> None:
-        """Write the packets that begin before `output_s`. Raises av.FFmpegError when the output cannot be written."""
-        while (packet := self._held or self._next()) is not None:
-            self._held = packet
+        """Write the packets that begin before the output time `output_s`, in seconds.
+
+        Raises av.FFmpegError if the output cannot be written.
+        """
+        while (packet := self._pending or self._next()) is not None:
+            self._pending = packet
             media_s = float(packet.dts * packet.time_base)
             if media_s < self._last_media_s - RESTART_STEP_S:
                 if not self._next_offsets_s:
@@ -64,12 +67,12 @@ class Sound:
             self._last_media_s = media_s
             if media_s - self._offset_s >= output_s:
                 return
-            self._held = None
+            self._pending = None
             if media_s - self._offset_s >= -PREROLL_S:
                 self._write(packet)
 
     def close(self) -> None:
-        """Let the source go; may be called more than once."""
+        """Close the source; may be called more than once."""
         self._resources.close()
 
     def _start(self, container: Any) -> None:
@@ -87,7 +90,7 @@ class Sound:
             self._packets = self._encode(container, stream)
 
     def _next(self) -> Any:
-        """The next packet with data and a time; None at the end or where reading breaks off."""
+        """The next packet with data and a time; None at the end, or after an error of reading."""
         try:
             for packet in self._packets:
                 if packet.dts is None:
@@ -134,7 +137,7 @@ def _add_aac(output: Any, context: Any) -> Any:
 
 
 def open_sound(source: str, output: Any) -> Sound | None:
-    """The sound of a source, or None with a warning where it cannot be read."""
+    """The sound of a source; None, with a warning, if it cannot be read."""
     try:
         return Sound(source, output)
     except (SourceError, av.FFmpegError, ValueError) as error:

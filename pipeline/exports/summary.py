@@ -1,4 +1,4 @@
-"""summary.json: what a job did, in figures built from the result messages alone."""
+"""summary.json: the figures of a job's streams, computed from the result messages alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.exports.files import write_atomically
 
 
 class StreamSummary(msgspec.Struct, kw_only=True):
-    """One stream, as far as its messages were seen; `end` has the last word on corrupt pictures and tracks."""
+    """The figures of one stream, from the messages so far; num_corrupt and num_tracks are final after `end`."""
 
     stream_id: str
     source: str = ""
@@ -27,14 +27,14 @@ class StreamSummary(msgspec.Struct, kw_only=True):
     last_seq: int = 0
     num_frames: int = 0
     num_instances: int = 0
-    """on all frames together"""
+    """over all frames"""
     gaps: dict[GapCause, int] = {}
-    """numbers without a result, by cause"""
+    """cause -> frames without a result"""
     num_corrupt: int = 0
     num_tracks: int = 0
-    """tracks that were confirmed"""
+    """confirmed tracks"""
     tracks: dict[str, int] = {}
-    """confirmed tracks by label"""
+    """label -> confirmed tracks"""
     num_epochs: int = 0
     first_pts_s: float | None = None
     last_pts_s: float | None = None
@@ -45,7 +45,7 @@ class StreamSummary(msgspec.Struct, kw_only=True):
 
 
 class _Span(msgspec.Struct):
-    """Time covered by a run of frames: sum of the steps, so that a jump between epochs counts for nothing."""
+    """Media time covered by the frames of a stream: the sum of the steps within epochs, without jumps between them."""
 
     stream_epoch: int = 0
     last_pts_s: float = 0.0
@@ -56,14 +56,14 @@ class _Span(msgspec.Struct):
 
 
 class Summary:
-    """Collects messages of any number of streams, each stream's in order. Memory does not grow with their number."""
+    """Adds up the messages of any number of streams. Memory does not grow with the number of messages."""
 
     def __init__(self) -> None:
         self._streams: dict[str, StreamSummary] = {}
         self._spans: dict[str, _Span] = {}
 
     def add(self, message: AnyResult) -> None:
-        """Count one message. A message of another log of the same stream begins that stream's figures anew."""
+        """Count one message; those of a stream must come in order. A message of another log resets its stream."""
         stream = self._streams.get(message.stream_id)
         if stream is None or stream.log_id != message.log_id:
             stream = StreamSummary(stream_id=message.stream_id, log_id=message.log_id)
@@ -107,11 +107,11 @@ class Summary:
 
     @property
     def streams(self) -> dict[str, StreamSummary]:
-        """Stream id -> its figures so far, in the order in which the streams appeared."""
+        """stream id -> figures so far, in the order of the first messages"""
         return self._streams
 
 
 def write_summary(path: Path, streams: Mapping[str, StreamSummary]) -> None:
-    """Write summary.json as a whole. Raises OutputError."""
+    """Write summary.json atomically. Raises OutputError."""
     document = msgspec.json.encode({"schema": 1, "streams": streams})
     write_atomically(path, msgspec.json.format(document, indent=2) + b"\n")

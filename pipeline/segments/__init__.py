@@ -1,16 +1,15 @@
-"""The pictures of a camera, kept for a while: how the annotated video of a live stream gets at them.
+"""The segment store: a camera's compressed packets on disk, from which the sink decodes the annotated video.
 
     decoder                                    folder on this host                        video sink
     open_source(…, on_packet=writer.take) ──▶ 000001-00001.segment, …-00002.segment ──▶ reader.read()
 
-The camera's compressed packets are kept as they are: nothing is encoded again, and the sink decodes the very pictures
-that decode saw, each with the same pts_s. The format is our own, as no container keeps a stream as it is: Matroska
-rounds times to 1 ms, MPEG-TS holds few codecs, and neither takes a packet without a time, as the first of a camera
-often is.
+The packets are stored without re-encoding, so the sink decodes the same pictures as decode did, with the same pts_s.
+The format is our own because no container stores a stream unchanged: Matroska rounds times to 1 ms, MPEG-TS supports
+few codecs, and neither stores a packet without a time, which the first packet of a camera often lacks.
 
-- `SegmentWriter(folder)`: take (for every packet), begin (the epoch is known), end (the connection is over)
-- `SegmentReader(folder)`: read -> StoredPicture | None; removes what it has read
-- `segment_folders(output, stream_ids)`: makes the folders of a job, and removes them whatever happens
+- `SegmentWriter(folder)`: `take` stores a packet, `begin` sets the epoch of a connection, `end` closes its last segment
+- `SegmentReader(folder)`: `read` returns the next StoredPicture, or None while there is none; what it reads is deleted
+- `segment_folders(output, stream_ids)`: creates the folders of a job and removes them at its end
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Private folders for segments inside the folder of the results, and locks that end with their process."""
+"""Private folders for segments inside the output folder, and file locks that the kernel frees with their process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.errors import OutputError
 
 PREFIX = ".maskstream-live-"
 UNLOCKED_SUFFIX = ".new"
-"""of a folder whose lock is not held yet"""
+"""suffix of a folder whose lock is not taken yet"""
 OWNER_LOCK, READER_LOCK = "owner.lock", "reader.lock"
 
 
 @contextlib.contextmanager
 def segment_folders(output: Path, stream_ids: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """A folder for the segments of each stream, in `output`, that only this user may read; removed at the end.
+    """Create a folder for the segments of each stream in `output`, readable by this user only; removed at the end.
 
-    What a job that was killed left in `output` is removed first. Raises OutputError.
+    Folders that a killed job left in `output` are removed first. Yields stream id -> folder. Raises OutputError.
     """
     _remove_abandoned(output)
     with ExitStack() as stack:
@@ -34,9 +34,9 @@ def segment_folders(output: Path, stream_ids: Sequence[str]) -> Iterator[dict[st
 
 
 def try_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file, made if need be, until it is closed; None: another one holds it.
+    """Lock the file at `path`, which is created if missing, and return a descriptor that holds the lock until closed.
 
-    The kernel frees the lock when its process ends, however it does.
+    Returns None if another process holds the lock. The kernel frees the lock when the process ends for any reason.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -52,7 +52,7 @@ def _folder(output: Path, stream_id: str) -> Iterator[Path]:
     try:
         unlocked = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{stream_id}-", suffix=UNLOCKED_SUFFIX, dir=output.resolve()))
         lock = try_lock(unlocked / OWNER_LOCK)
-        # a name that others look at appears when the lock is held: nobody takes the folder for an abandoned one
+        # renamed after it is locked, so that another job never removes the folder as abandoned
         folder = unlocked.rename(unlocked.with_name(unlocked.name.removesuffix(UNLOCKED_SUFFIX)))
     except OSError as error:
         reason = str(error.strerror).lower()
@@ -69,7 +69,7 @@ def _remove_abandoned(output: Path) -> None:
     for folder in output.glob(f"{PREFIX}*"):
         if folder.name.endswith(UNLOCKED_SUFFIX) or not folder.is_dir():
             continue
-        with contextlib.suppress(OSError):  # it is being removed, or somebody else's
+        with contextlib.suppress(OSError):  # the folder is being removed, or belongs to another user
             lock = try_lock(folder / OWNER_LOCK)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""A segment on disk: what the decoder has to know, then the packets, each behind its length.
+"""The format of a segment file: a header for the decoder, then the packets, each after its length.
 
     header length (u32) | header (MessagePack) | packet head (PACKET_HEAD) | data | packet head | data …
 
-Times are kept in the stream's own time base, and a time that is missing stays missing. A file that was not written to
-its end ends with its last whole packet.
+Times are stored in the time base of the stream; a missing time stays missing. A file that was not completed ends
+with its last complete packet.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import msgspec
 from pipeline.source.video import picture_rate
 
 PACKET_HEAD = struct.Struct("<IBqq")
-"""bytes of data, flags, pts, dts"""
+"""number of data bytes, flags, pts, dts"""
 KEY, HAS_PTS, HAS_DTS = 1, 2, 4
 PART_SUFFIX = ".part"
-"""of a segment that is still written"""
+"""suffix of a segment that is being written"""
 
 _HEADER_LENGTH = struct.Struct("<I")
 _NAME = re.compile(r"(\d+)-(\d+)\.segment")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decoder and its pictures need besides the packets."""
+    """What is needed to decode the packets, and properties of the stream that are not in the packets."""
 
     codec: str
     extradata: bytes | None
@@ -41,11 +41,11 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     time_base: tuple[int, int]
     fps: float | None
     pixel_aspect: tuple[int, int]
-    """width : height of a pixel as stored"""
+    """width : height of one stored pixel"""
 
     @classmethod
     def of(cls, stream: Any) -> SegmentHeader:
-        """From an av video stream that was opened for reading."""
+        """The header of an av video stream that is open for reading."""
         context = stream.codec_context
         aspect = stream.sample_aspect_ratio or Fraction(1)
         return cls(
@@ -60,13 +60,13 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def encode(self) -> bytes:
-        """As it stands at the beginning of a segment."""
+        """The bytes at the beginning of a segment: length and MessagePack."""
         body = msgspec.msgpack.encode(self)
         return _HEADER_LENGTH.pack(len(body)) + body
 
 
 def packet_head(packet: Any) -> bytes:
-    """What stands in front of the data of a packet."""
+    """The fixed-size head that precedes the data of a packet."""
     flags = KEY if packet.is_keyframe else 0
     pts, dts = packet.pts, packet.dts
     if pts is not None:
@@ -77,7 +77,7 @@ def packet_head(packet: Any) -> bytes:
 
 
 def read_segment(content: bytes) -> tuple[SegmentHeader, Iterator[Any]]:
-    """The header and the av packets. Raises ValueError for a file that holds not even a whole header."""
+    """The header and an iterator over the av packets of a segment. Raises ValueError if the header is incomplete."""
     if len(content) < _HEADER_LENGTH.size:
         raise ValueError(f"expected a segment, got {len(content)} bytes")
     (length,) = _HEADER_LENGTH.unpack_from(content)
@@ -106,12 +106,12 @@ def _packets(content: bytes, begin: int, time_base: Fraction) -> Iterator[Any]:
 
 
 def segment_name(epoch: int, number: int) -> str:
-    """The name of a finished segment: the n-th of its epoch, from 1."""
+    """The file name of the n-th finished segment of an epoch; numbers start at 1."""
     return f"{epoch:06d}-{number:05d}.segment"
 
 
 def finished_segments(folder: Path) -> list[tuple[int, int, Path]]:
-    """(epoch, number, path) of the segments in a folder that are complete, the oldest first; none without a folder."""
+    """(epoch, number, path) of the complete segments in a folder, oldest first; empty if there is no folder."""
     try:
         found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The video sink's end of the segment store: the pictures that decode saw, once more."""
+"""The reading end of the segment store, in the sink: decodes the stored packets."""
 
 from __future__ import annotations
 
@@ -21,29 +21,27 @@ from pipeline.source.picture import MediaClock, Orientations, Picture
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A sound picture of a connection to a camera.
+    """An undamaged picture of a camera.
 
-    epoch          which connection, as the results say it
-    picture        with the pts_s that decode gave it; `ordinal` counts what this reader gave
-    fps            pictures per second on average; None: unknown
-    pixel_aspect   width : height of a pixel as seen
+    epoch          stream epoch of its connection, as in the results
+    picture        with the same pts_s as in decode; `ordinal` counts the pictures of this reader
+    fps            pictures per second on average; None if unknown
     """
 
     epoch: int
     picture: Picture
     fps: float | None
-    pixel_aspect: Fraction
 
 
 class SegmentReader:
-    """Decodes the finished segments of a folder in order, and removes each as it is read. One at a time per folder.
+    """Decodes the finished segments of a folder in order and deletes each as it is read. One reader per folder.
 
-    One decoder runs through consecutive segments, so what a segment's first pictures need of the one before is there.
-    Damaged packets and pictures are passed over, as decode does.
+    One decoder runs through consecutive segments, because the first pictures of a segment can refer to the segment
+    before. Damaged packets and pictures are skipped, as in decode.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises OutputError where the folder is not on this host, or another reader has it."""
+        """Raises OutputError if the folder is not on this host, or another reader holds its lock."""
         try:
             lock = try_lock(folder / READER_LOCK)
         except OSError:
@@ -62,9 +60,9 @@ class SegmentReader:
         self._num_given = 0
 
     def read(self, *, at_end: bool = False) -> StoredPicture | None:
-        """The next picture; None while no finished segment is there.
+        """The next picture; None while there is no finished segment.
 
-        at_end   nothing will be added any more: what the decoder holds back comes out, too; then None for ever
+        at_end   the decoder has stopped writing: pictures that are still buffered are returned, too, then only None
         """
         while not self._ready:
             packet = next(self._packets, None)
@@ -77,22 +75,22 @@ class SegmentReader:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Let the folder go; may be called more than once."""
+        """Release the folder; may be called more than once."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _open_next(self) -> bool:
-        """Go to the oldest segment there is. False: there is none."""
+        """Open the oldest segment and delete its file. Returns False if there is none."""
         for epoch, number, path in finished_segments(self._folder):
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:  # the writer made room just now
+            except FileNotFoundError:  # the writer has deleted it to make room
                 continue
             path.unlink(missing_ok=True)
             try:
                 header, self._packets = read_segment(content)
-            except ValueError:  # a decoder was killed while it began the segment
+            except ValueError:  # decode was killed while it wrote the header
                 continue
             if header != self._header or (epoch, number - 1) != self._place:
                 self._empty_decoder()
@@ -108,7 +106,7 @@ class SegmentReader:
         context.width, context.height = header.width, header.height
         if header.pixel_format:
             context.pix_fmt = header.pixel_format
-        context.thread_count = 1  # as decode does it: the same pictures in the same order, the same of them damaged
+        context.thread_count = 1  # as in decode, so that the same pictures are damaged
         self._header, self._context = header, context
         self._clock = MediaClock(header.fps, Fraction(*header.time_base))
 
@@ -120,7 +118,7 @@ class SegmentReader:
         self._keep(frames)
 
     def _empty_decoder(self) -> None:
-        """Take out what it holds back, and let go of it."""
+        """Take the buffered pictures out of the decoder and drop it."""
         if self._context is not None:
             self._decode(None)
             self._context = self._header = None
@@ -134,6 +132,6 @@ class SegmentReader:
                 continue
             self._num_given += 1
             pts_s, orientation = self._clock.of(frame), self._orientations.of(frame)
-            picture = Picture(self._num_given, pts_s, frame, orientation, time.monotonic(), None, "host")
             seen_aspect = 1 / aspect if orientation.transpose else aspect
-            self._ready.append(StoredPicture(self._place[0], picture, self._header.fps, seen_aspect))
+            picture = Picture(self._num_given, pts_s, frame, orientation, time.monotonic(), None, "host", seen_aspect)
+            self._ready.append(StoredPicture(self._place[0], picture, self._header.fps))

@@ -1,4 +1,4 @@
-"""decode's end of the segment store: packets in, files out, on the decoder's thread and never in its way."""
+"""The writing end of the segment store, in decode. It runs on the decoder's thread and never makes decoding fail."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, BinaryIO
 from pipeline.segments.format import PART_SUFFIX, SegmentHeader, finished_segments, packet_head, segment_name
 
 MAX_BYTES = 256 << 20
-"""of one stream; four minutes of a camera with 8 Mbit/s"""
+"""limit of the store of one stream: four minutes of a camera with 8 Mbit/s"""
 SEGMENT_S = 2.0
 LONGEST_SEGMENT_S = 10.0
-"""a camera with fewer key frames is cut elsewhere: the reader's decoder runs on from one segment to the next"""
+"""A segment is cut at this length even without a key frame; the reader's decoder continues across the cut."""
 
 _log = logging.getLogger(__name__)
 
 
 class SegmentWriter:
-    """Keeps the packets of one stream as segments of about SEGMENT_S; beyond `max_bytes` the oldest go.
+    """Stores the packets of one stream in segments of about SEGMENT_S seconds; the oldest go beyond `max_bytes`.
 
-    Nothing is raised: what cannot be written is given up until the next connection, with one warning.
+    No method raises. If the store cannot be written, it logs one warning and stores nothing until the next connection.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, segment_s: float = SEGMENT_S) -> None:
@@ -33,8 +33,8 @@ class SegmentWriter:
         self._epoch: int | None = None
         self._header: SegmentHeader | None = None
         self._number = 0
-        self._held: list[Any] = []
-        self._held_bytes = 0
+        self._pending: list[Any] = []
+        self._pending_bytes = 0
         self._file: BinaryIO | None = None
         self._path = folder
         self._num_bytes = 0
@@ -42,7 +42,7 @@ class SegmentWriter:
         self._given_up = self._warned = False
 
     def take(self, packet: Any) -> None:
-        """Keep one av packet of the video stream, before it is decoded; packets without data are none."""
+        """Store one av packet of the video stream before it is decoded. The packet must hold data."""
         if self._given_up:
             return
         try:
@@ -51,43 +51,44 @@ class SegmentWriter:
                 # one before makes the reader start a decoder, which needs a key frame.
                 self._header = SegmentHeader.of(packet.stream)
             if self._epoch is None:
-                self._hold(packet)
+                self._buffer(packet)
             else:
                 self._write(packet)
-        except Exception as error:  # whatever is wrong with the store, decoding goes on
+        except Exception as error:  # no error of the store may stop decoding
             self._give_up(error)
 
     def begin(self, epoch: int) -> None:
-        """The number of this connection is known: what was taken since the last `end` belongs to it, too."""
+        """Set the epoch of the connection; the packets taken since the last `end` belong to it."""
         try:
             self._adopt()
             numbers = [number for other, number, _ in finished_segments(self._folder) if other == epoch]
-            # were the epoch there already, a number would be left out: its packets do not follow on those
+            # After segments of an earlier decoder one number is skipped: the packets are not consecutive, and the gap
+            # makes the reader start a decoder.
             self._number = max(numbers) + 1 if numbers else 0
             self._epoch = epoch
-            held, self._held = self._held, []
-            for packet in held:
+            pending, self._pending = self._pending, []
+            for packet in pending:
                 self.take(packet)
         except OSError as error:
             self._give_up(error)
 
     def end(self) -> None:
-        """The connection is over: finish its last segment."""
+        """Finish the last segment of a connection that is over."""
         try:
             self._finish_segment()
         except OSError as error:
             self._give_up(error)
-        self._held.clear()
-        self._held_bytes = 0
+        self._pending.clear()
+        self._pending_bytes = 0
         self._header = None
         self._epoch = None
         self._given_up = False
 
-    def _hold(self, packet: Any) -> None:
-        self._held.append(packet)
-        self._held_bytes += packet.size
-        if self._held_bytes > self._max_segment_bytes:
-            raise ValueError(f"{self._held_bytes} bytes came without a sound picture")
+    def _buffer(self, packet: Any) -> None:
+        self._pending.append(packet)
+        self._pending_bytes += packet.size
+        if self._pending_bytes > self._max_segment_bytes:
+            raise ValueError(f"{self._pending_bytes} bytes arrived before the first decodable picture")
 
     def _write(self, packet: Any) -> None:
         if self._file is not None and self._is_full(packet):
@@ -98,11 +99,11 @@ class SegmentWriter:
             head = packet_head(packet)
             self._file.write(head)
             self._file.write(packet)
-            self._file.flush()  # whatever was decoded can be read again, also when the decoder is killed now
+            self._file.flush()  # so that a killed decoder loses no packet that it has decoded
             self._num_bytes += len(head) + packet.size
 
     def _is_full(self, packet: Any) -> bool:
-        """Whether the segment ends before this packet: at a key frame, or elsewhere when none comes for long."""
+        """Whether the segment ends before this packet: at a key frame, or at the limit of length or size."""
         if self._num_bytes + packet.size > self._max_segment_bytes:
             return True
         length_s = time.monotonic() - self._begun_at_s
@@ -128,7 +129,7 @@ class SegmentWriter:
     def _make_room(self) -> None:
         segments = []
         for _, _, path in finished_segments(self._folder):
-            with contextlib.suppress(FileNotFoundError):  # the reader has just removed it
+            with contextlib.suppress(FileNotFoundError):  # the reader has deleted it
                 segments.append((path, path.stat().st_size))
         total = sum(size for _, size in segments)
         for path, size in segments:
@@ -138,17 +139,17 @@ class SegmentWriter:
             total -= size
 
     def _adopt(self) -> None:
-        """Finish what a decoder that was killed left."""
+        """Finish the segments that a killed decoder left incomplete."""
         for part in self._folder.glob(f"*{PART_SUFFIX}"):
             part.rename(part.with_name(part.name.removesuffix(PART_SUFFIX)))
 
     def _give_up(self, error: Exception) -> None:
         if not self._warned:
-            _log.warning("pictures for the video cannot be kept in %s: %s; it will lack them", self._folder, error)
+            _log.warning("pictures for the video cannot be stored in %s: %s; they will be missing", self._folder, error)
         self._given_up = self._warned = True
-        self._held.clear()
+        self._pending.clear()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what is buffered cannot be written either
+            with contextlib.suppress(OSError):  # buffered bytes cannot be written either
                 self._file.close()
             self._file = None
         with contextlib.suppress(OSError):
