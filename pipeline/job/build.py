@@ -249,10 +249,10 @@ def _options_of(config: JobConfig, stream_id: str) -> dict[str, Any]:
 
 def _check_output(streams: list[StreamConfig], save: list[ExportName], output: Path, *, overwrite: bool) -> None:
     """Raises ConfigError if a result would replace a source, or, without `overwrite`, the result of an earlier run."""
-    sources = {Path(stream.source).resolve() for stream in streams if not stream.live}
+    sources = [Path(stream.source).resolve() for stream in streams if not stream.live]
     paths = [EXPORTS[name].path(output, stream) for stream in streams for name in save]
     for path in paths:
-        if path.resolve() in sources:
+        if any(path.resolve() in (source, *source.parents) for source in sources):
             raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
     if not overwrite:
         for path in [*paths, output / SUMMARY_NAME]:

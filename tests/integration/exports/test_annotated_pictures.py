@@ -19,7 +19,7 @@ SIZES = {"a photo.jpg": (640, 360), "b.png": (320, 180), "c.webp": (480, 270), "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of the street, each of its own size and format, and a file that is none."""
+    """Four pictures of the street, each in its own size and format, and a file that is not a picture."""
     folder = tmp_path_factory.mktemp("pictures")
     make_scene(folder / "street.mp4", 40, width=640, height=360, num_people=3, seed=10)
     with av.open(str(folder / "street.mp4")) as container:
@@ -54,7 +54,7 @@ def test_nothing_is_tracked(job: Ended) -> None:
     assert {(one.track_id, one.track_uid, one.state, one.age_frames) for one in instances} == {
         (None, None, "untracked", 1)
     }
-    assert min(one.score for one in instances) >= 0.6, "half of --conf is for detections that continue a track"
+    assert min(one.score for one in instances) >= 0.6, "scores down to half of --conf are for tracks only"
     assert not any(isinstance(message, EventResult) for message in results)
     assert end_of(results).num_tracks == 0
 
@@ -95,11 +95,12 @@ def test_with_track_the_pictures_are_a_film(folder: Path) -> None:
     assert "untracked" not in states
 
 
-def test_the_sources_are_never_replaced(folder: Path) -> None:
+@pytest.mark.parametrize("source", ["photos-annotated", "photos-annotated/*", "photos-annotated/b.png"])
+def test_the_sources_are_never_replaced(folder: Path, source: str) -> None:
     (folder / "photos").rename(folder / "photos-annotated")
     try:
         before = {path: path.read_bytes() for path in (folder / "photos-annotated").iterdir()}
-        ended = run("photos-annotated", "--stream-id", "photos", "--output", ".", "--overwrite", folder=folder)
+        ended = run(source, "--stream-id", "photos", "--output", ".", "--overwrite", folder=folder)
         assert ended.code == 2
         assert "is a source that a result would replace" in "\n".join(ended.err)
         assert {path: path.read_bytes() for path in (folder / "photos-annotated").iterdir()} == before

@@ -1,4 +1,4 @@
-"""The annotated video of a camera, from a real RTSP server to the file: every result on its own picture."""
+"""The annotated video of a camera, from a real RTSP server to the MP4: every result is drawn on its own picture."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def number_on(picture: NDArray[np.uint8]) -> int:
 
 
 def shown(path: Path) -> list[tuple[float, int]]:
-    """Time and number of each picture of a video; it must be sound to its end."""
+    """Time and number of each picture of a video, which must decode without an error."""
     with av.open(str(path)) as container:
         assert not container.streams.audio
         return [(float(frame.time or 0.0), number_on(frame.to_ndarray(format="gray"))) for frame in container.decode()]
 
 
 def first_number(frame: FrameResult, number: int) -> int:
-    """The number at pts_s = 0 of the connection of a frame that shows `number`: the same for all of its frames."""
+    """The number of the picture at pts_s = 0 of a connection, computed from any of its frames."""
     return (number - round(frame.pts_s * FPS)) % NUM_PICTURES
 
 
@@ -74,14 +74,14 @@ def num_frames(folder: Path, epoch: int = 1) -> int:
 
 
 def finish(job: Running, folder: Path) -> tuple[list[FrameResult], list[tuple[float, int]]]:
-    """Ctrl-C; the frame records and what the video shows, which is all that is left."""
+    """Press Ctrl-C. Returns the frame messages and the pictures of the video; no other file may remain."""
     job.interrupt()
     assert job.wait(STOP_TIMEOUT_S) == 130
     assert sorted(os.listdir(folder / "out")) == ["cam.jsonl", "cam.mp4", "summary.json"]
     return frames_of(read_results(folder / "out" / "cam.jsonl")), shown(folder / "out" / "cam.mp4")
 
 
-def test_pictures_of_a_real_camera_come_back_with_their_times(
+def test_stored_pictures_of_a_real_camera_keep_their_times(
     clip: Path, rtsp_server: RtspServers, tmp_path: Path
 ) -> None:
     camera = rtsp_server(cam=clip)
@@ -116,7 +116,7 @@ def test_the_video_shows_the_picture_of_every_result(clip: Path, rtsp_server: Rt
 
 
 @pytest.mark.parametrize("lost", ["camera", "decoder"])
-def test_a_lost_connection_leaves_one_video_in_real_time(
+def test_the_video_continues_in_real_time_after_a_lost_connection(
     lost: str, clip: Path, rtsp_server: RtspServers, tmp_path: Path
 ) -> None:
     camera = rtsp_server(cam=clip)
@@ -141,7 +141,7 @@ def test_a_lost_connection_leaves_one_video_in_real_time(
     assert first_s - last_s == pytest.approx((first.arrived_at_ns - last.arrived_at_ns) / 1e9, abs=0.001)
 
 
-def test_a_sink_that_was_killed_begins_the_video_anew(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
+def test_a_killed_sink_starts_the_video_over(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
     with job_of(rtsp_server(cam=clip), tmp_path) as job:
         out = tmp_path / "out"
         job.until(lambda: any(out.glob(".*/000001-00002.*")) and not any(out.glob(".*/000001-00001.*")))
@@ -157,7 +157,7 @@ def test_a_sink_that_was_killed_begins_the_video_anew(clip: Path, rtsp_server: R
     assert f"lacks {len(frames) - len(pictures)} frames that have results" in job.said
 
 
-def test_a_job_that_was_killed_leaves_its_pictures_to_the_next(
+def test_the_next_job_removes_the_segments_of_a_killed_job(
     clip: Path, rtsp_server: RtspServers, tmp_path: Path
 ) -> None:
     camera = rtsp_server(cam=clip)
@@ -175,7 +175,9 @@ def test_a_job_that_was_killed_leaves_its_pictures_to_the_next(
 
 
 @pytest.mark.parametrize("save", [["jsonl"], ["jsonl", "video"]], ids=",".join)
-def test_pictures_are_kept_of_cameras_whose_video_is_saved(save: list[ExportName], clip: Path, tmp_path: Path) -> None:
+def test_segments_are_stored_for_cameras_whose_video_is_saved(
+    save: list[ExportName], clip: Path, tmp_path: Path
+) -> None:
     job = build_job(JobConfig(save=save, output=str(tmp_path)), ["rtsp://127.0.0.1/cam", str(clip)])
     with ExitStack() as stack:
         camera, file = with_segment_folders(job, stack).streams
@@ -186,7 +188,7 @@ def test_pictures_are_kept_of_cameras_whose_video_is_saved(save: list[ExportName
 
 
 @pytest.mark.parametrize("segment_folder", [None, "/nonexistent/folder"], ids=["decoder alone", "sink elsewhere"])
-def test_a_sink_without_the_pictures_says_so_and_writes_the_rest(
+def test_a_sink_without_segments_warns_and_writes_the_other_files(
     segment_folder: str | None, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis()

@@ -1,4 +1,4 @@
-"""Annotated videos of real encoded sources: pictures at their place and time, sound, colours, early ends, failures."""
+"""Annotated videos of real encoded sources: order and time of the pictures, sound, colours, early ends, errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARK = (8.0, 40.0, 40.0, 60.0)
 
 
 def numbered_picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """Grey, with the number written along the top in black and white blocks."""
+    """A grey picture with its number as black and white blocks along the top."""
     picture = np.full((height, width, 3), 100, np.uint8)
     for bit in range(BITS):
         picture[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 235 if number >> bit & 1 else 16
@@ -40,7 +40,7 @@ def number_on(picture: NDArray[np.uint8]) -> int:
 
 
 def is_annotated(picture: NDArray[np.uint8]) -> bool:
-    """Whether a box is drawn at MARK: the grey of the source has no colour."""
+    """Whether a box is drawn at MARK: only drawing has colour, the source is grey."""
     x1, y1, x2, y2 = map(int, MARK)
     region = picture[y1:y2, x1:x2].astype(int)
     return int((region.max(axis=2) - region.min(axis=2)).max()) > 40
@@ -126,7 +126,7 @@ def sound_packets(path: Path) -> list[tuple[float, bytes]]:
         ]
 
 
-def test_every_frame_of_a_long_clip_is_there_with_its_own_annotation(tmp_path: Path) -> None:
+def test_every_frame_of_a_long_clip_has_its_own_annotation(tmp_path: Path) -> None:
     source, output = make_clip(tmp_path / "clip.mp4", 1394), tmp_path / "cam1.mp4"
     with VideoWriter(output, config(source)) as writer:
         for seq in range(1, 1395):
@@ -170,7 +170,7 @@ def test_uneven_times_are_kept(tmp_path: Path) -> None:
         ("clip.mov", "pcm_s16le", "aac"),
     ],
 )
-def test_the_sound_goes_along(tmp_path: Path, name: str, encoder: str, codec: str) -> None:
+def test_the_sound_is_copied(tmp_path: Path, name: str, encoder: str, codec: str) -> None:
     source, output = make_clip(tmp_path / name, 50, sound=encoder), tmp_path / "cam1.mp4"
     annotate(source, output, 50)
     with av.open(str(output)) as container:
@@ -184,7 +184,7 @@ def test_the_sound_goes_along(tmp_path: Path, name: str, encoder: str, codec: st
 
 
 @pytest.mark.parametrize("late_s", [-0.5, 0.0, 0.35], ids=["earlier", "together", "later"])
-def test_sound_and_picture_stay_together_when_the_source_starts_late(tmp_path: Path, late_s: float) -> None:
+def test_sound_and_pictures_stay_in_sync_when_the_source_starts_late(tmp_path: Path, late_s: float) -> None:
     times = [7.0 + k / 25 for k in range(50)]
     source = make_clip(tmp_path / "clip.mkv", 50, pts_s=times, sound="aac", sound_begin_s=7.0 + late_s)
     annotate(source, tmp_path / "cam1.mp4", 50)
@@ -195,7 +195,7 @@ def test_sound_and_picture_stay_together_when_the_source_starts_late(tmp_path: P
     assert all(time_s == pytest.approx(wanted[data], abs=0.002) for time_s, data in found)
 
 
-def test_sound_is_cut_where_the_pictures_are(tmp_path: Path) -> None:
+def test_sound_ends_with_the_pictures(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 100, sound="aac")
     annotate(source, tmp_path / "cam1.mp4", 25, max_frames=25)
     found = pictures(tmp_path / "cam1.mp4")
@@ -208,7 +208,7 @@ def test_sound_is_cut_where_the_pictures_are(tmp_path: Path) -> None:
     [({"stride": 3}, list(range(1, 51, 3))), ({"max_fps": 5.0}, list(range(1, 51, 5)))],
     ids=["stride", "max-fps"],
 )
-def test_a_selection_keeps_times_and_all_of_the_sound(
+def test_selected_pictures_keep_their_times_and_the_whole_sound(
     tmp_path: Path, options: dict[str, Any], numbers: list[int]
 ) -> None:
     source = make_clip(tmp_path / "clip.mp4", 50, sound="aac")
@@ -219,7 +219,7 @@ def test_a_selection_keeps_times_and_all_of_the_sound(
     assert len(sound_packets(tmp_path / "cam1.mp4")) == len(sound_packets(source))
 
 
-def test_gaps_and_trimmed_numbers_are_shown_plain(tmp_path: Path) -> None:
+def test_frames_of_gaps_and_of_trimmed_results_have_no_annotation(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 12)
     with VideoWriter(tmp_path / "cam1.mp4", config(source)) as writer:
         for message in [result(1), result(2), result_samples.gap(3, 5), result(6), result(9), result(9), result(2)]:
@@ -249,7 +249,7 @@ def test_a_stream_without_a_frame_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_joined_recordings_go_on_behind_each_other_with_their_sound(tmp_path: Path) -> None:
+def test_joined_recordings_follow_each_other_with_their_sound(tmp_path: Path) -> None:
     one = make_clip(tmp_path / "one.ts", 75, sound="aac")
     two = make_clip(tmp_path / "two.ts", 75, sound="aac", first=76)
     joined = tmp_path / "joined.ts"
@@ -266,7 +266,7 @@ def test_joined_recordings_go_on_behind_each_other_with_their_sound(tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [(97, 65), (96, 65), (97, 64)], ids=str)
-def test_odd_sides_are_filled_up_with_their_last_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_odd_sides_repeat_their_last_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
     source, output = make_clip(tmp_path / "clip.mp4", 10, size=size), tmp_path / "cam1.mp4"
     with VideoWriter(output, config(source)) as writer:
         for seq in range(1, 11):
@@ -277,7 +277,7 @@ def test_odd_sides_are_filled_up_with_their_last_pixels(tmp_path: Path, size: tu
     assert np.abs(found[0][1][20:, -1].astype(int) - 100).max() < 12
 
 
-def test_pictures_of_other_sizes_are_fitted_in_with_bars(tmp_path: Path) -> None:
+def test_pictures_of_other_sizes_get_black_bars(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for k, (width, height) in enumerate([(160, 120), (160, 120), (120, 240), (400, 100)], 1):
@@ -317,13 +317,13 @@ def test_colours_and_their_tags_are_kept(
     assert new.colorspace == colourspace
     assert (new.color_range == 2) is full_range
     assert (new.color_primaries, new.color_trc) == (old.color_primaries, old.color_trc)
-    # the numbers themselves, 8 bit luma, through two conversions and one encoding
+    # tolerance in 8-bit luma after two conversions and one encoding
     luma_old = (old.reformat(format="yuv420p") if "10" in old.format.name else old).to_ndarray()[: size[1], : size[0]]
     luma_new = new.to_ndarray()[: size[1], : size[0]]
     assert np.abs(luma_old.astype(float) - luma_new).mean() < 3
 
 
-def test_a_real_video_with_sound_is_right_to_the_frame(tmp_path: Path, shared_data: Path) -> None:
+def test_every_frame_of_a_real_video_with_sound_is_at_its_place(tmp_path: Path, shared_data: Path) -> None:
     source, output = shared_data / "videos" / "intel_car-detection.mp4", tmp_path / "cam1.mp4"
     with VideoWriter(output, config(source)) as writer:
         for seq in range(1, 378):
@@ -342,13 +342,13 @@ def test_a_real_video_with_sound_is_right_to_the_frame(tmp_path: Path, shared_da
     assert sound_packets(output) == sound_packets(source)
 
 
-def test_without_x264_another_encoder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_x264_another_encoder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mp4, "ENCODERS", ("no_such_encoder", "mpeg4"))
     annotate(make_clip(tmp_path / "clip.mp4", 30), tmp_path / "cam1.mp4", 30)
     assert [number_on(picture) for _, picture in pictures(tmp_path / "cam1.mp4")] == list(range(1, 31))
 
 
-def test_without_any_encoder_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_encoder_the_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mp4, "ENCODERS", ("no_such_encoder",))
     with pytest.raises(OutputError, match="FFmpeg lacks no_such_encoder; leave video out"):
         annotate(make_clip(tmp_path / "clip.mp4", 3), tmp_path / "cam1.mp4", 3)
@@ -371,7 +371,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         annotate(make_clip(tmp_path / "clip.mp4", 3), tmp_path / "gone" / "cam1.mp4", 3)
 
 
-def test_a_source_that_was_changed_meanwhile_is_one_line(tmp_path: Path) -> None:
+def test_a_source_that_changed_during_the_job_is_one_line(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 10)
     with pytest.raises(SourceError, match="yielded 10 pictures when it was read again, but its results reach frame 11"):
         annotate(source, tmp_path / "cam1.mp4", 11)
@@ -386,7 +386,7 @@ def test_an_error_elsewhere_removes_the_unfinished_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_sound_that_cannot_be_read_does_not_cost_the_video(
+def test_the_video_is_written_without_sound_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""JSON lines and summary: what is on the disk after a crash, a full disk, a restart."""
+"""The JSONL file and the summary: their content on disk after a crash, a full disk and a restart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(path: Path, *messages: AnyResult) -> None:
     ],
     ids=["empty", "one", "two", "companions", "gap", "end", "end-without-frames", "epoch-then-end"],
 )
-def test_an_opened_file_tells_where_to_go_on(tmp_path: Path, messages: list[AnyResult], tail: JsonlTail | None) -> None:
+def test_the_tail_of_an_existing_file(tmp_path: Path, messages: list[AnyResult], tail: JsonlTail | None) -> None:
     path = tmp_path / "cam1.jsonl"
     write(path, *messages)
     with JsonlWriter(path) as writer:
@@ -42,7 +42,7 @@ def test_an_opened_file_tells_where_to_go_on(tmp_path: Path, messages: list[AnyR
     assert list(read_jsonl(path)) == messages
 
 
-def test_every_torn_end_is_cut_and_the_file_goes_on_without_hole_or_repeat(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_truncated_and_the_file_continues(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     write(path, frame(1), frame(2), event(2, "track_start"))
     whole = path.read_bytes()
@@ -55,7 +55,7 @@ def test_every_torn_end_is_cut_and_the_file_goes_on_without_hole_or_repeat(tmp_p
         assert path.read_bytes() == whole
 
 
-def test_zeros_that_a_power_cut_left_are_cut(tmp_path: Path) -> None:
+def test_zero_bytes_after_a_power_cut_are_truncated(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     write(path, frame(1))
     whole = path.read_bytes()
@@ -67,7 +67,7 @@ def test_zeros_that_a_power_cut_left_are_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"id,x,y\n1,2,3\n", b"one line without end", b'{"type":"frame"}\n'], ids=["csv", "text", "not-ours"]
 )
-def test_a_strangers_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_program_is_refused_and_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cam1.jsonl"
     path.write_bytes(content)
     with pytest.raises(OutputError, match="something other than result messages"):
@@ -75,7 +75,7 @@ def test_a_strangers_file_is_refused_and_left_as_it_is(tmp_path: Path, content: 
     assert path.read_bytes() == content
 
 
-def test_nothing_is_lost_when_the_reader_stops_mid_line(tmp_path: Path) -> None:
+def test_read_jsonl_skips_an_incomplete_last_line(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     write(path, frame(1), frame(2))
     path.write_bytes(path.read_bytes()[:-5])
@@ -131,7 +131,7 @@ def test_a_file_of_another_log_is_kept_unless_it_may_be_overwritten(tmp_path: Pa
     assert list(read_jsonl(path)) == [frame(1)]
 
 
-def test_summary_counts_what_the_messages_say(tmp_path: Path) -> None:
+def test_the_summary_counts_messages(tmp_path: Path) -> None:
     summary = Summary()
     messages = [
         frame(1),
@@ -162,7 +162,7 @@ def test_summary_counts_what_the_messages_say(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_summary_begins_anew_with_another_log() -> None:
+def test_a_message_of_another_log_resets_the_summary() -> None:
     summary = Summary()
     summary.add(frame(1))
     summary.add(frame(2))
@@ -180,7 +180,7 @@ def test_media_time_that_jumps_between_epochs_does_not_change_the_rate() -> None
     assert summary.streams["cam1"].num_epochs == 2
 
 
-def test_a_full_disk_leaves_the_old_summary_and_no_part(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_summary_and_leaves_no_part_file(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     path.write_text("old")
     (tmp_path / "summary.json.part").symlink_to("/dev/full")

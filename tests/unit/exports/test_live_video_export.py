@@ -1,4 +1,4 @@
-"""The writer of a camera's annotated video, fed with kept pictures and results that do not always agree."""
+"""The writer of a camera's annotated video, fed with stored pictures and results that do not always match."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ S = 1_000_000_000
 
 
 def keep(folder: Path, *epochs: Sequence[Sequence[float]]) -> None:
-    """Keep the pictures of epochs that consist of stretches of these times; the n-th of all has the luma 20 + 4 n."""
+    """Store epochs of one or more stretches with the given times; the n-th picture of all has the luma 20 + 4 n."""
     writer = SegmentWriter(folder, segment_s=0.0)
     first = 0
     for epoch, stretches in enumerate(epochs, start=1):
@@ -61,7 +61,7 @@ def annotate(folder: Path, results: Sequence[FrameResult], name: str = "cam1.mp4
 
 
 def shown(folder: Path) -> list[tuple[float, int]]:
-    """Time of each picture of the video, and which of the kept ones it is, from 0."""
+    """Time of each picture of the video, and its index among the stored pictures."""
     with av.open(str(folder / "cam1.mp4")) as container:
         return [
             (float(frame.time or 0.0), round((frame.to_ndarray()[HEIGHT - 12 : HEIGHT - 2, 2:12].mean() - 20) / 4))
@@ -102,7 +102,7 @@ def test_results_wait_for_their_segment(tmp_path: Path) -> None:
     assert not (tmp_path / "cam1.mp4.part").exists()
 
 
-def test_epochs_and_restarts_of_media_time_follow_the_clock(tmp_path: Path) -> None:
+def test_between_epochs_and_stretches_the_video_follows_the_time_of_arrival(tmp_path: Path) -> None:
     first, again, second = steps(10, 100.0), steps(10, 7.0), steps(10, 50.0)
     keep(tmp_path, [first, again], [second])
     arrived_s = [*steps(10), *steps(10, 2.0), *steps(10, 60.0)]
@@ -120,9 +120,7 @@ def test_epochs_and_restarts_of_media_time_follow_the_clock(tmp_path: Path) -> N
     )
 
 
-def test_results_whose_pictures_are_gone_are_counted_in_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_results_without_a_picture_are_counted_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     times_s = steps(4 * GOP)
     keep(tmp_path, [times_s])
     finished_segments(tmp_path)[1][2].unlink()
@@ -133,7 +131,7 @@ def test_results_whose_pictures_are_gone_are_counted_in_one_warning(
     assert f"lacks {GOP + 2} frames" in record.getMessage()
 
 
-def test_no_more_results_wait_than_allowed(
+def test_the_oldest_waiting_result_is_left_out_beyond_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(live_video, "MAX_WAITING", 8)

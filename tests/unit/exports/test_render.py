@@ -1,4 +1,4 @@
-"""What is drawn where: colours, masks, labels, the edges of the picture, the time it takes."""
+"""Drawing of results: colours, masks, boxes, skeletons, labels, objects at the edges, and its speed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_instances_without_mask_get_a_box_and_a_label() -> None:
     assert (picture[350, 500] == 90).all()
 
 
-def test_a_box_that_is_all_there_is_has_a_thicker_line() -> None:
+def test_a_box_without_mask_and_skeleton_has_a_thicker_line() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 600.0, 500.0)
     alone = drawn(hw, instance(hw, box, with_mask=False))
     accompanied = drawn(hw, person(box, {}))
@@ -93,13 +93,13 @@ JOINTS = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
 
 
 def person(box: tuple[float, float, float, float], seen: dict[str, tuple[float, float]]) -> Instance:
-    """With these joints; the others lie in the middle of the box, unseen."""
+    """A person with these visible joints; the others are in the middle of the box and not visible."""
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     keypoints = [(*seen.get(joint, middle), 3.0 if joint in seen else 0.0) for joint in JOINTS]
     return result_samples.instance(box_xyxy=box, mask=None, keypoints=keypoints)
 
 
-def test_limbs_connect_what_grows_together() -> None:
+def test_limbs_connect_adjacent_joints() -> None:
     assert len(JOINTS) == NUM_KEYPOINTS
     arms_and_legs = [("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")]
     sides = [*arms_and_legs, ("shoulder", "hip"), ("ear", "shoulder"), ("eye", "ear")]
@@ -110,7 +110,7 @@ def test_limbs_connect_what_grows_together() -> None:
     assert len(LIMBS) == len(expected)
 
 
-def test_joints_that_are_seen_are_drawn_with_the_limbs_between_them() -> None:
+def test_visible_joints_are_drawn_with_the_limbs_between_them() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
     seen = {
         "left_hip": (450.5, 300.5),
@@ -130,7 +130,7 @@ def test_joints_that_are_seen_are_drawn_with_the_limbs_between_them() -> None:
     assert (picture[210:590, 410:690] == 90).all(), "no other joint, and no limb to one"
 
 
-def test_a_joint_is_drawn_round_its_place() -> None:
+def test_a_joint_is_centred_on_its_coordinates() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
     around = slice(400, 421), slice(490, 511)
     for x, y in [(500.5, 410.5), (501.0, 411.0)]:
@@ -153,7 +153,7 @@ def test_limbs_have_soft_edges_and_an_outline() -> None:
 
 
 @pytest.mark.parametrize("background", [0, 255])
-def test_a_skeleton_can_be_told_from_any_background(background: int) -> None:
+def test_a_skeleton_is_visible_on_any_background(background: int) -> None:
     hw, box = (720, 1280), (400.0, 200.0, 700.0, 600.0)
     seen = {"left_hip": (430.0, 300.0), "left_knee": (470.0, 420.0)}
     across = drawn(hw, person(box, seen), background=background)[360, 440:460].astype(int)
@@ -175,13 +175,13 @@ def test_a_small_person_has_thin_limbs() -> None:
 
 
 @pytest.mark.parametrize("place", [(-50.0, -50.0), (1e12, -1e12), (1279.9, 719.9)], ids=str)
-def test_joints_beyond_the_picture_are_no_trouble(place: tuple[float, float]) -> None:
+def test_joints_outside_the_picture_are_clipped(place: tuple[float, float]) -> None:
     hw = (720, 1280)
     picture = drawn(hw, person((0.0, 0.0, 300.0, 300.0), {"left_hip": (150.5, 150.5), "left_knee": place}))
     assert tuple(picture[150, 150]) == track_colour(7)
 
 
-def test_nothing_found_leaves_the_picture_alone() -> None:
+def test_a_picture_without_instances_is_unchanged() -> None:
     assert (drawn((48, 64)) == 90).all()
 
 
@@ -222,7 +222,7 @@ def test_the_whole_label_is_in_the_picture_wherever_the_box_is(box: tuple[float,
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (2, 2), (5, 200), (200, 5), (30, 40), (97, 63)], ids=str)
-def test_pictures_too_small_for_a_label_are_drawn_all_the_same(hw: tuple[int, int]) -> None:
+def test_in_pictures_too_small_for_a_label_the_rest_is_drawn(hw: tuple[int, int]) -> None:
     picture = drawn(hw, instance(hw, (0.0, 0.0, float(hw[1]), float(hw[0]))))
     assert (picture != 90).any()
 
@@ -305,7 +305,7 @@ def test_colours_of_tracks_are_stable_and_far_apart() -> None:
     bgr = np.array([track_colour(track_id) for track_id in range(1, 13)], np.float32)[None] / 255
     lab = cv2.cvtColor(bgr, cv2.COLOR_BGR2LAB)[0]
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + np.eye(12) * 1000
-    # a difference of 2.3 is just noticeable (CIE76); neighbours in time must differ at a glance
+    # a colour difference of 2.3 is just noticeable (CIE76); consecutive tracks must differ far more
     assert distance.min() > 25
     assert min(distance[k, k + 1] for k in range(11)) > 60
 
@@ -315,7 +315,7 @@ def test_a_picture_of_another_size_is_refused() -> None:
         draw_result(np.zeros((64, 48, 3), np.uint8), result((48, 64)))
 
 
-def test_drawing_ten_instances_at_720p_does_not_dominate() -> None:
+def test_drawing_ten_instances_at_720p_is_fast() -> None:
     hw = (720, 1280)
     instances = [instance(hw, (20.0 + 120 * k, 100.0, 130.0 + 120 * k, 620.0), k + 1) for k in range(10)]
     message, picture = result(hw, *instances), np.full((*hw, 3), 90, np.uint8)
@@ -325,5 +325,5 @@ def test_drawing_ten_instances_at_720p_does_not_dominate() -> None:
         begin_s = time.perf_counter()
         draw_result(picture, message)
         times_s.append(time.perf_counter() - begin_s)
-    # 4 ms measured on a busy two-core machine; the limit only catches work on whole frames per instance
+    # 4 ms were measured on a busy machine with two cores; the limit detects work on whole frames for each instance
     assert min(times_s) < 0.03

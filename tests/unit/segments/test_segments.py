@@ -1,4 +1,4 @@
-"""The segment store, fed from files that are encoded here: nothing lost, nothing kept too long, nothing in the way."""
+"""The segment store, fed with files that the tests encode: completeness, deletion, limits, and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clip(path: Path, count: int = 60, **options: Any) -> Path:
 
 
 def keep(writer: SegmentWriter, source: Path, epoch: int = 1) -> list[tuple[float, NDArray[np.uint8]]]:
-    """Read the source as a camera's decoder does; what it saw: time and luma of each picture."""
+    """Store a source as a camera's decoder does. Returns pts_s and luma of each decoded picture."""
     with open_source(str(source), "live", on_packet=writer.take) as reader:
         writer.begin(epoch)
         seen = look(reader)
@@ -69,7 +69,7 @@ def times(stored: list[StoredPicture]) -> list[tuple[int, float]]:
         pytest.param("clip.webm", {"codec": "libvpx", "options": {"deadline": "realtime", "g": "10"}}, id="VP8"),
     ],
 )
-def test_the_pictures_are_those_that_decode_saw(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+def test_stored_pictures_equal_the_decoded_ones(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     source = clip(tmp_path / name, **options)
     seen = keep(SegmentWriter(tmp_path, segment_s=0.0), source)
     assert len(seen) == 60
@@ -80,7 +80,7 @@ def test_the_pictures_are_those_that_decode_saw(tmp_path: Path, name: str, optio
         np.testing.assert_array_equal(luma(one.picture.frame), picture)
 
 
-def test_segments_begin_at_key_frames_and_are_gone_when_read(tmp_path: Path) -> None:
+def test_segments_begin_at_key_frames_and_are_deleted_when_read(tmp_path: Path) -> None:
     keep(SegmentWriter(tmp_path, segment_s=0.0), clip(tmp_path / "clip.mkv", 3 * GOP), epoch=4)
     assert [(epoch, number) for epoch, number, _ in finished_segments(tmp_path)] == [(4, 1), (4, 2), (4, 3)]
     reader = SegmentReader(tmp_path)
@@ -90,12 +90,12 @@ def test_segments_begin_at_key_frames_and_are_gone_when_read(tmp_path: Path) -> 
     assert finished_segments(tmp_path) == []
 
 
-def test_the_time_of_a_segment_decides_when_the_next_key_frame_ends_it(tmp_path: Path) -> None:
-    keep(SegmentWriter(tmp_path), clip(tmp_path / "clip.mkv"))  # read far faster than in real time
+def test_a_key_frame_ends_a_segment_only_after_segment_s(tmp_path: Path) -> None:
+    keep(SegmentWriter(tmp_path), clip(tmp_path / "clip.mkv"))  # stored much faster than in real time
     assert len(finished_segments(tmp_path)) == 1
 
 
-def test_a_segment_that_is_written_is_not_read(tmp_path: Path) -> None:
+def test_an_unfinished_segment_is_not_read(tmp_path: Path) -> None:
     writer, reader = SegmentWriter(tmp_path, segment_s=0.0), SegmentReader(tmp_path)
     with open_source(str(clip(tmp_path / "clip.mkv", 2 * GOP)), "live", on_packet=writer.take) as source:
         assert reader.read() is None
@@ -115,7 +115,7 @@ def test_epochs_follow_each_other(tmp_path: Path) -> None:
     assert times(read_all(SegmentReader(tmp_path))) == [(epoch, pts_s) for epoch in (1, 2) for pts_s in times_s]
 
 
-def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
+def test_the_oldest_segments_are_deleted_beyond_max_bytes(tmp_path: Path) -> None:
     noise = np.random.default_rng(5).integers(0, 255, (120, 96, 128), np.uint8)
     frames = [av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p") for picture in noise]
     source = write_video(tmp_path / "clip.mkv", frames, options={**H264, "qp": "20"})
@@ -135,7 +135,7 @@ def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
     assert 20 < len(stored) < 60
 
 
-def test_without_key_frames_a_segment_is_cut_when_it_is_large(tmp_path: Path) -> None:
+def test_without_key_frames_a_segment_ends_at_its_size_limit(tmp_path: Path) -> None:
     source = clip(tmp_path / "clip.mkv", 60, options={"g": "1000"})
     seen = keep(SegmentWriter(tmp_path, max_bytes=source.stat().st_size * 2), source)
     assert len(finished_segments(tmp_path)) > 2
@@ -169,7 +169,7 @@ def clip_of_size(path: Path, size: tuple[int, int], count: int) -> Path:
     return write_video(path, frames, options={**H264, "g": "1000", "qp": "30"})
 
 
-def test_behind_a_lost_segment_pictures_keep_their_times(tmp_path: Path) -> None:
+def test_after_a_lost_segment_pictures_keep_their_times(tmp_path: Path) -> None:
     seen = keep(SegmentWriter(tmp_path, segment_s=0.0), clip(tmp_path / "clip.mkv", 4 * GOP))
     finished_segments(tmp_path)[1][2].unlink()
     stored = read_all(SegmentReader(tmp_path))
@@ -180,7 +180,7 @@ def test_behind_a_lost_segment_pictures_keep_their_times(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("left", ["a part of a packet", "a part of the header", "nothing"])
-def test_what_a_killed_decoder_left_is_read_as_far_as_it_goes(tmp_path: Path, left: str) -> None:
+def test_the_segment_of_a_killed_decoder_is_read_to_its_last_complete_packet(tmp_path: Path, left: str) -> None:
     writer, source = SegmentWriter(tmp_path, segment_s=0.0), clip(tmp_path / "clip.mkv", 2 * GOP)
     seen = keep(writer, source)
     last = finished_segments(tmp_path)[-1][2]
@@ -196,7 +196,7 @@ def test_what_a_killed_decoder_left_is_read_as_far_as_it_goes(tmp_path: Path, le
     assert sorted(os.listdir(tmp_path)) == ["clip.mkv", "reader.lock"]
 
 
-def test_damage_inside_a_segment_costs_no_more_than_its_pictures(tmp_path: Path) -> None:
+def test_damage_in_a_segment_affects_only_its_own_pictures(tmp_path: Path) -> None:
     seen = keep(SegmentWriter(tmp_path, segment_s=0.0), clip(tmp_path / "clip.mkv", 4 * GOP))
     damaged = finished_segments(tmp_path)[1][2]
     content = bytearray(damaged.read_bytes())
@@ -236,7 +236,7 @@ def test_a_full_disk_does_not_stop_decoding(
 # -- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_folders_are_private_and_go_whatever_happens(tmp_path: Path) -> None:
+def test_folders_are_private_and_removed_after_an_exception(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), segment_folders(tmp_path, ["cam1", "cam2"]) as folders:  # noqa: PT012
         assert [path.name.startswith(".") for path in folders.values()] == [True, True]
         assert [path.stat().st_mode & 0o777 for path in folders.values()] == [0o700, 0o700]
@@ -245,7 +245,7 @@ def test_folders_are_private_and_go_whatever_happens(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_job_left_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_folders_of_a_killed_job_are_removed_by_the_next_job(tmp_path: Path) -> None:
     code = f"""
 import os, pathlib
 from pipeline.segments import segment_folders
