@@ -137,6 +137,7 @@ TrackFlag = Annotated[
     bool | None,
     typer.Option(
         "--track/--no-track",
+        metavar=" ",
         help=r"link instances over frames [dim]\[default: --track for videos, --no-track for pictures][/]",
         rich_help_panel=STREAM_PANEL,
         show_default=False,
@@ -231,6 +232,7 @@ OverwriteFlag = Annotated[
     typer.Option(
         "--overwrite",
         help="replace the results of an earlier run in the output folder",
+        metavar=" ",
         rich_help_panel=RESULT_PANEL,
         show_default=False,
     ),
