@@ -159,7 +159,7 @@ def _name_streams(config: JobConfig, sources: Sequence[str], stream_ids: Sequenc
         if index < len(stream_ids):
             stream_id = stream_ids[index]
         else:
-            stream_id = _free_id(source.default_stream_id, taken)
+            stream_id = _free_id(source.base_stream_id, taken)
             taken.add(stream_id.casefold())
         named[stream_id] = source
     if not named:

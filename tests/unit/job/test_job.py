@@ -94,6 +94,23 @@ def test_names_of_streams(sources: list[str], ids: list[str], expected: list[str
     assert [stream.stream_id for stream in job("", *sources, ids=tuple(ids)).streams] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "sources", "ids", "renamed"),
+    [
+        ("", ["a.mp4", "many/a.mp4", "many/b.mp4"], (), {"a-2": "a"}),
+        ("streams: {a: {source: b.mp4}}", ["many/a.mp4"], (), {"a-2": "a"}),
+        ("", ["a.mp4", "many"], ("b",), {"b-2": "b"}),
+        ("", ["a.mp4", "many/a.mp4"], ("x", "a-2"), {}),
+        ("streams: {other: {source: a.mp4}}", ["rtsp://host/1", "rtsp://host/2"], (), {}),
+    ],
+    ids=["same name", "name in the file", "name by flag", "ids by flag", "cameras"],
+)
+def test_streams_that_do_not_get_the_name_of_their_source(
+    text: str, sources: list[str], ids: tuple[str, ...], renamed: dict[str, str]
+) -> None:
+    assert job(text, *sources, ids=ids).renamed == renamed
+
+
 def test_streams_of_the_file_come_first_and_keep_their_ids() -> None:
     made = job("streams: {A: {source: b.mp4}}", "a.mp4")
     assert [(stream.stream_id, stream.source) for stream in made.streams] == [("A", "b.mp4"), ("a-2", "a.mp4")]
