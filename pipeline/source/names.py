@@ -9,7 +9,7 @@
 | a folder or a quoted glob of pictures | pictures | one: its pictures in natural name order |
 | http(s) URL whose path ends in an extension of URL_FILE_EXTENSIONS | file | one |
 | any other http(s) URL: HLS (.m3u8), MJPEG, no or unknown extension | live | one |
-| rtsp://, rtsps://, `webcam:N`, /dev/videoN | live | one |
+| rtsp://, rtsps://, `webcam:N`, N (if no file has this name), /dev/videoN | live | one |
 
 Folders are not searched below their first level; hidden files and files that are neither videos nor pictures are
 passed over.
@@ -101,13 +101,15 @@ def _resolve(argument: str) -> list[tuple[str, SourceKind]]:
     if scheme and scheme[1].lower() != "file":
         return [(argument, _kind_of_url(argument, scheme[1].lower()))]
     name = unquote(urlsplit(argument).path) if scheme else argument
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return _resolve_many(str(path), list(path.iterdir()), f"the folder {name!r}")
     if path.exists():
         if not path.is_file():
             raise UsageError(f"source {name!r}: expected a file, a folder or a camera, got a special file")
         return [(str(path), _kind_of_file(path))]
+    if argument.isascii() and argument.isdecimal():
+        return [(f"webcam:{argument}", "live")]
     if glob.has_magic(name):
         return _resolve_many(str(path), [Path(match) for match in glob.glob(str(path))], f"the pattern {name!r}")
     raise UsageError(

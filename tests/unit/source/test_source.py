@@ -69,6 +69,21 @@ def test_kind_of_what_is_not_on_disk(argument: str, kind: str) -> None:
     assert (resolved.source, resolved.kind) == (argument, kind)
 
 
+def test_a_number_is_a_webcam_unless_a_file_has_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "7", "a.mp4")
+    found = [(resolved.source, resolved.kind) for resolved in resolve_sources(["0", "12", "7"])]
+    assert found == [("webcam:0", "live"), ("webcam:12", "live"), ("7/a.mp4", "file")]
+
+
+def test_a_tilde_that_names_no_user_is_a_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"source '~clip\.mp4' does not exist"):
+        resolve_sources(["~clip.mp4"])
+    (tmp_path / "~clip.mp4").touch()
+    assert [resolved.source for resolved in resolve_sources(["~clip.mp4"])] == ["~clip.mp4"]
+
+
 def test_ids_are_valid_and_unique(tmp_path: Path) -> None:
     names = [
         "clip.mp4",
