@@ -20,7 +20,7 @@ from torchvision.models.detection import FasterRCNN
 from ops.assignment import solve_assignment
 from ops.iou import box_iou
 from ops.preprocess import rgb_to_i420
-from pipeline.coco.precision import coco_precision
+from pipeline.coco.average_precision import coco_metrics
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.weights import load_weights
@@ -211,5 +211,5 @@ def average_precision(truth: COCO, detections: Mapping[int, Detections]) -> Aver
 
     A class that an image does not label (`labelled_category_ids`; without that entry it labels all) is left out there.
     """
-    found = coco_precision(truth, detections)
+    found = coco_metrics(truth, detections)
     return AveragePrecision(found.boxes.ap, float("nan") if found.masks is None else found.masks.ap)

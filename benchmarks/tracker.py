@@ -32,8 +32,7 @@ from benchmarks import report
 from benchmarks.tracker_peers import ENVIRONMENTS, OURS, OURS_MASKS, PEERS, Child, Peer, children, default_folder
 from benchmarks.tracker_scenes import Boxes, judge, load_tracks, make_scene, save_detections
 from pipeline.errors import MaskStreamError
-from pipeline.evaluation.mot import TrackingFigures
-from pipeline.evaluation.mot_figures import Judge, compare_boxes
+from pipeline.evaluation.clear_mot import TrackingMetrics
 from pipeline.evaluation.mot_tracking import track_boxes
 from pipeline.evaluation.motchallenge import (
     BoxRows,
@@ -44,6 +43,7 @@ from pipeline.evaluation.motchallenge import (
     read_boxes,
     to_xyxy,
 )
+from pipeline.evaluation.trackeval_metrics import TrackEvaluator, compare_boxes
 
 Row = dict[str, Any]
 
@@ -80,7 +80,7 @@ class Timed(NamedTuple):
 
     times_ms: NDArray[np.float64]
     num_updates: int
-    figures: TrackingFigures
+    figures: TrackingMetrics
 
 
 def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path) -> list[Timed]:
@@ -107,7 +107,7 @@ def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path)
     return [Timed(np.array(own_ms), *rest) for own_ms, *rest in zip(times_ms, updates, figures, strict=True)]
 
 
-def fault(ours: TrackingFigures, peers: Sequence[TrackingFigures]) -> str | None:
+def fault(ours: TrackingMetrics, peers: Sequence[TrackingMetrics]) -> str | None:
     """None when ours tracks no worse than the median of the peers."""
     for name in ("mota", "idf1") if peers else ():
         own, others = getattr(ours, name), float(np.median([getattr(peer, name) for peer in peers]))
@@ -132,7 +132,7 @@ def speed_rows(case: Case, names: Sequence[str], timed: Sequence[Timed]) -> list
 def accuracy_rows(sequences: Sequence[MotSequence], trackers: Sequence[Child], folder: Path) -> list[Row]:
     """Ours first; shares from 0 to 1."""
     names = ["ours", *(tracker.peer.tracker for tracker in trackers)]
-    judges = [Judge(of_masks=False) for _ in names]
+    judges = [TrackEvaluator(of_masks=False) for _ in names]
     for sequence in sequences:
         num_frames = sequence.num_frames
         truth = read_boxes(sequence.truth, num_frames)
@@ -207,7 +207,7 @@ def _show_speed(arguments: argparse.Namespace, peers: Sequence[Peer], versions: 
 
 def _show_accuracy(arguments: argparse.Namespace, peers: Sequence[Peer], versions: dict[str, str]) -> None:
     sequences = find_sequences(arguments.accuracy)
-    about = _about(arguments, peers, versions | {"trackeval": Judge(of_masks=False).version})
+    about = _about(arguments, peers, versions | {"trackeval": TrackEvaluator(of_masks=False).version})
     with tempfile.TemporaryDirectory() as folder, children(peers, arguments.envs) as trackers:
         rows = accuracy_rows(sequences, trackers, Path(folder))
     if not arguments.json:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ops.iou import box_iou
 from pipeline.contract.arrays import MASK_SIDE
-from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
+from pipeline.evaluation.clear_mot import TrackedFrame, TrackingMetrics, tracking_metrics
 
 FPS = 30.0
 
@@ -185,14 +185,14 @@ def load_tracks(path: Path) -> Boxes:
         return Boxes(content["starts"], content["ids"], content["boxes_xyxy"])
 
 
-def judge(truth: Boxes, found: Boxes) -> TrackingFigures:
+def judge(truth: Boxes, found: Boxes) -> TrackingMetrics:
     """MOTA and IDF1 by box IoU, over every tenth of the frames that were tracked."""
     frames = []
     for index in range(0, len(found.starts) - 1, _JUDGED_EVERY):
         truth_ids, truth_xyxy = truth.frame(index)
         track_ids, tracks_xyxy = found.frame(index)
         frames.append(TrackedFrame(truth_ids, track_ids, box_iou(truth_xyxy, tracks_xyxy)))
-    return tracking_figures(frames)
+    return tracking_metrics(frames)
 
 
 def _detect(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.coco.precision import coco_entry
+from pipeline.coco.average_precision import coco_entry
 from pipeline.contract.arrays import Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import FrameResult, Instance, Mask

@@ -1,1 +1,1 @@
-"""COCO's annotation format and average precision, for training and evaluation alike."""
+"""COCO's annotation format and average precision, shared by training and evaluation."""

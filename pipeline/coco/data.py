@@ -1,45 +1,30 @@
-"""Data in COCO's format, read and checked once: what is on each picture, as run lengths."""
+"""Data sets in COCO's format: reading and checking the JSON file."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ops.masks import decode_rle
+from pipeline.coco.annotations import Annotation, NoAreaError, coco_masks, parse_annotation
 from pipeline.errors import UsageError
 
-Rle = dict[str, Any]
-"""pycocotools' compressed run lengths: {"size": [height, width], "counts": bytes}"""
-
-# Boxes of published data sets end up to a pixel outside of the picture, from rounding.
-_BORDER_PX = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One object, or a region of many.
-
-    category_id   of the data's own table
-    box_xyxy      pixels of the picture, edges continuous
-    rle           its pixels; None where the data gives the box alone
-    is_crowd      a region with objects that are not told apart: neither truth nor background
-    """
-
-    category_id: int
-    box_xyxy: tuple[float, float, float, float]
-    rle: Rle | None
-    is_crowd: bool
+_MAX_LISTED_IDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PictureRecord:
-    """One picture and what is on it. `labelled` are the category ids that were looked for on it."""
+    """One entry of `images` with its annotations.
+
+    labelled   ids of the categories that the annotators looked for on this picture; objects of other categories may
+               be on it without an annotation
+    """
 
     image_id: int
     path: Path
@@ -51,46 +36,35 @@ class PictureRecord:
 
 @dataclass(frozen=True, slots=True)
 class CocoData:
-    """A data set. `categories` (id, name) by rising id; `sha256` of the JSON file."""
+    """A data set.
+
+    categories   (id, name) in ascending order of the ids
+    sha256       of the JSON file
+    warnings     one line each about annotations that were skipped or clipped
+    """
 
     path: Path
     categories: tuple[tuple[int, str], ...]
     pictures: tuple[PictureRecord, ...]
     sha256: str
+    warnings: tuple[str, ...] = ()
 
 
 def read_coco(data: str | Path, *, need_masks: bool, folder: Path | None = None) -> CocoData:
-    """The data of a COCO JSON file, or of the one JSON file in a folder.
+    """Reads a COCO JSON file, or the only JSON file of a folder.
 
-    Pictures lie in `folder`; without it beside the file or in a folder beside it. An image may carry
-    `labelled_category_ids`; without that entry all categories are labelled on it. need_masks: an annotation without a
-    segmentation is an error.
-    Raises UsageError for whatever is missing or contradicts itself, naming the file and the entry.
+    folder       where the pictures are; by default the folder of the JSON file, its subfolder `images` or its
+                 subfolder of the same name
+    need_masks   whether an annotation without a segmentation is an error
+
+    An image may have the entry `labelled_category_ids`; without it, all categories are labelled on the image.
+    Annotations that cover no pixel are skipped and counted in `warnings`: a box without width or height, a box outside
+    the picture, an empty mask, a polygon of fewer than 3 points, NaN or infinite coordinates.
+    Raises UsageError for anything that is missing, malformed or contradictory, and names the file and the entry.
     """
     path = _json_file(Path(os.path.expanduser(data)))
-    raw = path.read_bytes()
-    try:
-        content = json.loads(raw)
-        categories = tuple(sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"]))
-        images, annotations = list(content["images"]), list(content["annotations"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"data {path}: not COCO JSON ({error!r}); expected images, annotations and categories"
-        ) from None
-    if not images or not categories:
-        raise UsageError(f"data {path}: expected at least one image and one category")
-    folder = folder or _folder_of(path, images)
-    pictures = _pictures(path, folder, images, annotations, categories, need_masks)
-    return CocoData(path, categories, pictures, hashlib.sha256(raw).hexdigest())
-
-
-def coco_masks() -> Any:
-    """pycocotools.mask. Raises UsageError where the extra is not installed."""
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise UsageError("COCO data need pycocotools: pip install 'maskstream[train]'") from None
-    return mask
+    content, digest = _content(path)
+    return _Reader(path, content, need_masks=need_masks).data(folder, digest)
 
 
 def _json_file(path: Path) -> Path:
@@ -105,106 +79,157 @@ def _json_file(path: Path) -> Path:
     return found[0]
 
 
-def _pictures(
-    path: Path,
-    folder: Path,
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: tuple[tuple[int, str], ...],
-    need_masks: bool,
-) -> tuple[PictureRecord, ...]:
-    ids = frozenset(category_id for category_id, _ in categories)
-    if len(ids) != len(categories):
-        raise UsageError(f"data {path}: a category id is given twice")
-    encode = coco_masks()
-    sizes: dict[int, tuple[int, int]] = {}
-    found: dict[int, list[Annotation]] = {}
-    for image in images:
-        size = _checked(path, "image", image, lambda entry: (int(entry["height"]), int(entry["width"])))
-        if image.get("id") in found:
-            raise UsageError(f"data {path}: image id {image['id']} is given twice")
-        sizes[image["id"]], found[image["id"]] = size, []
-    for entry in annotations:
-        where = f"data {path}: annotation {entry.get('id', '?')}"
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        if image_id not in found:
-            raise UsageError(f"{where}: there is no image {image_id}")
-        if category_id not in ids:
-            raise UsageError(f"{where}: unknown category {category_id}, expected one of {sorted(ids)}")
-        hw = sizes[image_id]
-        annotation = _checked(path, "annotation", entry, partial(_annotation, hw=hw, encode=encode))
-        _check_box(where, annotation.box_xyxy, hw)
-        if annotation.rle is None and need_masks:
-            raise UsageError(f"{where}: has no segmentation; this model learns masks, give polygons or run lengths")
-        found[image_id].append(annotation)
-    return tuple(
-        _checked(path, "image", image, lambda image: _record(path, folder, image, sizes, found, ids))
-        for image in images
-    )
-
-
-def _record(
-    path: Path,
-    folder: Path,
-    image: dict[str, Any],
-    sizes: dict[int, tuple[int, int]],
-    found: dict[int, list[Annotation]],
-    ids: frozenset[int],
-) -> PictureRecord:
-    file = folder / image["file_name"]
-    if not file.is_file():
-        raise UsageError(f"data {path}: picture {file} is missing")
-    labelled = frozenset(image.get("labelled_category_ids", ids))
-    if not labelled <= ids:
-        raise UsageError(
-            f"data {path}: image {image['id']}: unknown category {min(labelled - ids)} in labelled_category_ids"
-        )
-    height, width = sizes[image["id"]]
-    return PictureRecord(image["id"], file, width, height, labelled, tuple(found[image["id"]]))
-
-
-def _folder_of(path: Path, images: list[dict[str, Any]]) -> Path:
-    """Where the first picture is found, else beside the file."""
-    first = str(images[0].get("file_name", ""))
-    candidates = [path.parent, path.parent / "images", path.parent / path.stem]
-    return next((folder for folder in candidates if first and (folder / first).is_file()), path.parent)
-
-
-def _checked(path: Path, kind: str, entry: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> Any:
-    """read(entry), with one line for an entry that lacks something or has it in another form."""
+def _content(path: Path) -> tuple[dict[str, Any], str]:
+    """The parsed file and its SHA-256."""
     try:
-        return read(entry)
-    except UsageError:
-        raise
-    except Exception as error:  # pycocotools raises Exception itself for what it cannot read
-        name = entry.get("id", "?") if isinstance(entry, dict) else entry
-        raise UsageError(f"data {path}: {kind} {name}: not as COCO has it ({error!r})") from None
+        raw = path.read_bytes()
+        content = json.loads(raw)
+    except OSError as error:
+        raise UsageError(f"data {path}: cannot be read: {str(error.strerror).lower()}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"data {path}: not COCO JSON ({error}); expected images, annotations and categories") from None
+    return content, hashlib.sha256(raw).hexdigest()
 
 
-def _annotation(entry: dict[str, Any], hw: tuple[int, int], encode: Any) -> Annotation:
-    x, y, width, height = (float(value) for value in entry["bbox"])
-    segmentation = entry.get("segmentation")
-    rle: Rle | None = None
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if list(segmentation["size"]) != list(hw):
-            raise ValueError(f"run lengths of {segmentation['size']} (height, width) on a picture of {list(hw)}")
-        if isinstance(counts, list):
-            rle = encode.frPyObjects(segmentation, *hw)
+class _Reader:
+    """Checks the entries of one file and collects the annotations of each picture."""
+
+    def __init__(self, path: Path, content: dict[str, Any], *, need_masks: bool) -> None:
+        self._path, self._need_masks = path, need_masks
+        try:
+            categories = sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"])
+            self._images, self._annotations = list(content["images"]), list(content["annotations"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"data {path}: not COCO JSON ({error!r}); expected images, annotations and categories"
+            ) from None
+        if not self._images or not categories:
+            raise UsageError(f"data {path}: expected at least one image and one category")
+        self._categories = tuple(categories)
+        self._category_ids = frozenset(category_id for category_id, _ in categories)
+        if len(self._category_ids) != len(categories):
+            raise UsageError(f"data {path}: two categories have the same id")
+        coco_masks()
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._of_image: dict[int, list[tuple[Any, Annotation]]] = {}
+        self._skipped: defaultdict[str, list[Any]] = defaultdict(list)
+        """reason -> ids of the skipped annotations"""
+
+    def data(self, folder: Path | None, digest: str) -> CocoData:
+        for image in self._images:
+            self._take_image(image)
+        for entry in self._annotations:
+            self._take_annotation(entry)
+        self._drop_empty_segmentations()
+        folder = folder or self._picture_folder()
+        pictures = tuple(self._record(folder, image) for image in self._images)
+        return CocoData(self._path, self._categories, pictures, digest, self._warnings(pictures))
+
+    def _take_image(self, image: Any) -> None:
+        try:
+            image_id, hw = image["id"], (int(image["height"]), int(image["width"]))
+            if min(hw) <= 0:
+                raise ValueError(f"expected height and width above 0, got {hw[0]} and {hw[1]}")
+            known = image_id in self._sizes
+        except Exception as error:
+            raise self._malformed("image", image, error) from None
+        if known:
+            raise UsageError(f"data {self._path}: two images have the id {image_id}")
+        self._sizes[image_id], self._of_image[image_id] = hw, []
+
+    def _take_annotation(self, entry: Any) -> None:
+        where = f"data {self._path}: annotation {_id_of(entry)}"
+        try:
+            hw, known = self._sizes.get(entry["image_id"]), entry["category_id"] in self._category_ids
+            if hw is None:
+                raise UsageError(f"{where}: there is no image {entry['image_id']}")
+            if not known:
+                ids = sorted(self._category_ids)
+                raise UsageError(f"{where}: unknown category {entry['category_id']}, expected one of {ids}")
+            annotation = parse_annotation(entry, hw)
+            if annotation.rle is None and self._need_masks and not _has_empty_segmentation(entry):
+                raise UsageError(f"{where}: has no segmentation; this model learns masks, which polygons or RLE give")
+        except UsageError:
+            raise
+        except NoAreaError as error:
+            self._skipped[str(error)].append(_id_of(entry))
+        except Exception as error:  # pycocotools raises the class Exception itself
+            raise self._malformed("annotation", entry, error) from None
         else:
-            rle = {"size": list(hw), "counts": counts.encode() if isinstance(counts, str) else counts}
-        decode_rle(rle["counts"], hw)  # raises where they do not add up
-    elif segmentation:
-        rle = encode.merge(encode.frPyObjects(segmentation, *hw))
-    return Annotation(int(entry["category_id"]), (x, y, x + width, y + height), rle, bool(entry.get("iscrowd", 0)))
+            self._of_image[entry["image_id"]].append((entry, annotation))
+
+    def _drop_empty_segmentations(self) -> None:
+        """Skips annotations with `"segmentation": []`, unless none of the others has a segmentation either.
+
+        Data sets of boxes alone have this entry everywhere.
+        """
+        taken = [pair for pairs in self._of_image.values() for pair in pairs]
+        if not any(annotation.rle is not None for _, annotation in taken):
+            if taken and self._need_masks:
+                raise UsageError(
+                    f"data {self._path}: no annotation has a segmentation; this model learns masks, which polygons or "
+                    "RLE give"
+                )
+            return
+        for image_id, pairs in self._of_image.items():
+            empty = [annotation.rle is None and _has_empty_segmentation(entry) for entry, annotation in pairs]
+            self._skipped["with an empty mask"] += [_id_of(entry) for entry, _ in itertools.compress(pairs, empty)]
+            self._of_image[image_id] = [pair for pair, drop in zip(pairs, empty, strict=True) if not drop]
+
+    def _record(self, folder: Path, image: dict[str, Any]) -> PictureRecord:
+        try:
+            file = folder / image["file_name"]
+            labelled = frozenset(image.get("labelled_category_ids", self._category_ids))
+            unknown = sorted(labelled - self._category_ids)
+        except Exception as error:
+            raise self._malformed("image", image, error) from None
+        if not file.is_file():
+            raise UsageError(f"data {self._path}: picture {file} is missing")
+        if unknown:
+            raise UsageError(
+                f"data {self._path}: image {image['id']}: unknown category {unknown[0]} in labelled_category_ids"
+            )
+        height, width = self._sizes[image["id"]]
+        annotations = tuple(annotation for _, annotation in self._of_image[image["id"]])
+        return PictureRecord(image["id"], file, width, height, labelled, annotations)
+
+    def _picture_folder(self) -> Path:
+        """The folder in which the first picture is found, else the folder of the JSON file."""
+        first = str(self._images[0].get("file_name", ""))
+        parent = self._path.parent
+        candidates = [parent, parent / "images", parent / self._path.stem]
+        return next((folder for folder in candidates if first and (folder / first).is_file()), parent)
+
+    def _warnings(self, pictures: Sequence[PictureRecord]) -> tuple[str, ...]:
+        lines = []
+        num_skipped = sum(map(len, self._skipped.values()))
+        if num_skipped:
+            reasons = "; ".join(f"{len(ids)} {reason} ({_listed(ids)})" for reason, ids in self._skipped.items() if ids)
+            lines.append(f"data {self._path}: {_counted(num_skipped, 'annotation')} without area skipped: {reasons}")
+        num_clipped = sum(annotation.was_clipped for picture in pictures for annotation in picture.annotations)
+        if num_clipped:
+            boxes = "1 box that reaches" if num_clipped == 1 else f"{num_clipped} boxes that reach"
+            lines.append(f"data {self._path}: {boxes} beyond the picture clipped to it")
+        return tuple(lines)
+
+    def _malformed(self, kind: str, entry: Any, error: Exception) -> UsageError:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        return UsageError(f"data {self._path}: {kind} {_id_of(entry)}: not in COCO's format ({reason})")
 
 
-def _check_box(where: str, box_xyxy: tuple[float, float, float, float], hw: tuple[int, int]) -> None:
-    x1, y1, x2, y2 = box_xyxy
-    height, width = hw
-    inside = x1 >= -_BORDER_PX and y1 >= -_BORDER_PX and x2 <= width + _BORDER_PX and y2 <= height + _BORDER_PX
-    if not (x2 > x1 and y2 > y1 and inside):
-        raise UsageError(
-            f"{where}: box {x1:g}, {y1:g}, {x2:g}, {y2:g} (x1, y1, x2, y2) is empty or out of the picture "
-            f"of {width} x {height}"
-        )
+def _has_empty_segmentation(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("segmentation") == [])
+
+
+def _id_of(entry: Any) -> Any:
+    return entry.get("id", "without id") if isinstance(entry, dict) else entry
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(ids: Sequence[Any]) -> str:
+    """`id 2` or `ids 2, 5, 9, …`."""
+    shown = ", ".join(map(str, ids[:_MAX_LISTED_IDS])) + (", …" if len(ids) > _MAX_LISTED_IDS else "")
+    return f"id {shown}" if len(ids) == 1 else f"ids {shown}"

@@ -1,10 +1,10 @@
-"""Files of MOTChallenge: sequences, detections, ground truth and results as text, one row an object of a frame.
+"""MOTChallenge's text files: sequences, detections, ground truth and results. Each row is one object on one frame.
 
-    boxes  frame,id,left,top,width,height,score, ...        comma-separated, further columns are not read
-    masks  frame id class height width counts               space-separated (MOTS), counts: COCO's compressed RLE
+    boxes  frame,id,left,top,width,height,score, ...        comma-separated; further columns are ignored
+    masks  frame id class height width counts               space-separated (MOTS); counts are COCO's compressed RLE
 
-Frames and ids are numbered from 1. So are pixels: left 1 is the left edge of the picture's first column, which is x = 0
-everywhere else in MaskStream. The tables here keep the numbers of the files; `to_xyxy` and `from_xyxy` convert.
+Frames, ids and pixels are numbered from 1: left = 1 is the left edge of the first column, which is x = 0 in the rest of
+MaskStream. The tables of this module keep the numbers of the files; `to_xyxy` and `from_xyxy` convert them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from pipeline.errors import UsageError
 from pipeline.exports.files import write_atomically
 
 PEDESTRIAN, IGNORED = 2, 10
-"""classes of MOTS: what is judged, and regions where nothing counts"""
+"""class ids of MOTS: objects to evaluate, and regions that are ignored"""
 
-_MOST_SHOWN = 60
+_MAX_SHOWN_CHARS = 60
 _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
 class BoxRows:
-    """Boxes of a sequence, N rows in the order of the file.
+    """The boxes of a sequence: N rows in the order of the file.
 
     frames, ids  (N,) int64
     boxes_ltwh   (N, 4) float64 [left, top, width, height], pixels numbered from 1
-    values       (N,) float64, the seventh column: score of a detection or a result; 0 in a ground truth: left out
+    values       (N,) float64, the seventh column: the score of a detection or result; in ground truth, 0 marks an
+                 ignored row
     """
 
     frames: NDArray[np.int64]
@@ -49,16 +50,16 @@ class BoxRows:
         return len(self.frames)
 
     def only(self, keep: NDArray[Any]) -> BoxRows:
-        """Those rows, by a mask or by places."""
+        """The selected rows. keep: (N,) bool, or row indices."""
         return BoxRows(self.frames[keep], self.ids[keep], self.boxes_ltwh[keep], self.values[keep])
 
 
 @dataclass(frozen=True, slots=True)
 class MaskRows:
-    """Masks of a sequence, N rows in the order of the file.
+    """The masks of a sequence: N rows in the order of the file.
 
     frames, ids, class_ids  (N,) int64
-    rles                    N of pycocotools' {"size": [height, width], "counts": bytes}
+    rles                    N masks as pycocotools has them: {"size": [height, width], "counts": bytes}
     """
 
     frames: NDArray[np.int64]
@@ -70,14 +71,14 @@ class MaskRows:
         return len(self.frames)
 
     def only(self, keep: NDArray[np.bool_]) -> MaskRows:
-        """Those rows, by a mask."""
-        rles = [self.rles[place] for place in np.flatnonzero(keep).tolist()]
+        """The selected rows. keep: (N,) bool."""
+        rles = [self.rles[row] for row in np.flatnonzero(keep).tolist()]
         return MaskRows(self.frames[keep], self.ids[keep], self.class_ids[keep], rles)
 
 
 @dataclass(frozen=True, slots=True)
 class MotSequence:
-    """A folder of MOTChallenge, with what its seqinfo.ini says of it."""
+    """The folder of a sequence, with frame rate and number of frames from its seqinfo.ini."""
 
     folder: Path
     fps: float
@@ -85,34 +86,34 @@ class MotSequence:
 
     @property
     def name(self) -> str:
-        """That of the folder, as MOTChallenge has it."""
+        """The name of the folder, which is the name of the sequence in MOTChallenge."""
         return self.folder.resolve().name
 
     @property
     def truth(self) -> Path:
-        """Its ground truth."""
+        """The file of its ground truth."""
         return self.folder / "gt" / "gt.txt"
 
 
 def find_sequences(folder: Path) -> list[MotSequence]:
-    """The sequences in a folder, by name, or the folder itself where it is one. Raises UsageError."""
+    """The folder as a sequence if it is one, else the sequences in it, sorted by name. Raises UsageError."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder")
     if (folder / "gt" / "gt.txt").is_file():
         return [read_sequence(folder)]
     found = sorted(path.parent.parent for path in folder.glob("*/gt/gt.txt"))
     if not found:
-        raise UsageError(f"{folder}: expected a folder of MOTChallenge, with SEQUENCE/gt/gt.txt, found none")
+        raise UsageError(f"{folder}: expected MOTChallenge sequences, as SEQUENCE/gt/gt.txt, found none")
     return [read_sequence(path) for path in found]
 
 
 def read_sequence(folder: Path) -> MotSequence:
-    """Raises UsageError where there is no seqinfo.ini, or it lacks frameRate or seqLength."""
+    """Reads seqinfo.ini. Raises UsageError if it is missing, or lacks frameRate or seqLength."""
     path = folder / "seqinfo.ini"
     content = configparser.ConfigParser()
     try:
         if not content.read(path):
-            raise UsageError(f"{path}: there is no such file; it gives frameRate and seqLength")
+            raise UsageError(f"{path}: there is no such file; it must state frameRate and seqLength")
         fps = content.getfloat("Sequence", "frameRate")
         num_frames = content.getint("Sequence", "seqLength")
     except (configparser.Error, ValueError) as error:
@@ -123,16 +124,18 @@ def read_sequence(folder: Path) -> MotSequence:
 
 
 def holds_masks(path: Path) -> bool:
-    """Whether a file is of masks: its rows have no commas. Raises UsageError."""
+    """Whether a file has masks: its rows contain no commas. Raises UsageError."""
     return any("," not in text for _, text in itertools.islice(_lines(path), 1))
 
 
 def read_boxes(path: Path, num_frames: int | None = None, *, with_ids: bool = True) -> BoxRows:
-    """The rows of a file of boxes; it may have none.
+    """The rows of a file of boxes. The file may be empty.
 
-    num_frames: of the sequence, None: unknown. with_ids False: of detections, whose ids say nothing.
-    Raises UsageError that names the line: of a row of another form, of a frame beyond the sequence, of an id that its
-    frame has already.
+    num_frames   number of frames of the sequence; None: unknown
+    with_ids     False for detections, whose id column is ignored
+
+    Raises UsageError, which names the line, for a row in another format, a frame beyond the sequence, or an id that
+    occurs twice on a frame.
     """
     check = _Numbering(num_frames)
 
@@ -147,13 +150,13 @@ def read_boxes(path: Path, num_frames: int | None = None, *, with_ids: bool = Tr
         return frame, track_id, numbers[2:]
 
     rows = _parsed(path, "frame,id,left,top,width,height,score", row)
-    frames, ids = (_column([entry[place] for entry in rows]) for place in range(2))
+    frames, ids = (_column([entry[column] for entry in rows]) for column in range(2))
     table = np.array([numbers for _, _, numbers in rows], np.float64).reshape(-1, 5)
     return BoxRows(frames, ids, table[:, :4], table[:, 4])
 
 
 def read_masks(path: Path, num_frames: int | None = None) -> MaskRows:
-    """The rows of a file of masks, as `read_boxes` does it. In regions of class IGNORED ids say nothing."""
+    """The rows of a file of masks, checked as by `read_boxes`. Ids of IGNORED regions may repeat."""
     check = _Numbering(num_frames)
 
     def row(text: str) -> tuple[int, int, int, dict[str, Any]]:
@@ -167,12 +170,12 @@ def read_masks(path: Path, num_frames: int | None = None) -> MaskRows:
         return frame, track_id, class_id, checked_rle(fields[5], (height, width))
 
     rows = _parsed(path, "frame id class height width counts", row)
-    frames, ids, class_ids = (_column([entry[place] for entry in rows]) for place in range(3))
+    frames, ids, class_ids = (_column([entry[column] for entry in rows]) for column in range(3))
     return MaskRows(frames, ids, class_ids, [entry[3] for entry in rows])
 
 
 def checked_rle(counts: str, hw: tuple[int, int]) -> dict[str, Any]:
-    """A mask as pycocotools takes it, which hangs or crashes on damaged counts. Raises UsageError."""
+    """A mask in pycocotools' form. Raises UsageError for damaged counts, on which pycocotools would hang or crash."""
     try:
         num_pixels = rle_num_pixels(counts.encode())
     except ValueError as error:
@@ -183,7 +186,7 @@ def checked_rle(counts: str, hw: tuple[int, int]) -> dict[str, Any]:
 
 
 def write_boxes(path: Path, rows: BoxRows) -> None:
-    """Results of MOTChallenge, by frame and id; read again they give the same numbers. Raises OutputError."""
+    """Writes results in MOTChallenge's format, sorted by frame and id, without rounding. Raises OutputError."""
     lines = [
         ",".join([str(frame), str(track_id), *map(_text, box), _text(value), "-1,-1,-1\n"])
         for frame, track_id, box, value in sorted(
@@ -194,48 +197,48 @@ def write_boxes(path: Path, rows: BoxRows) -> None:
 
 
 def write_masks(path: Path, rows: MaskRows) -> None:
-    """Results of MOTS, by frame and id. Raises OutputError."""
+    """Writes results in the format of MOTS, sorted by frame and id. Raises OutputError."""
     order = np.lexsort((rows.ids, rows.frames)).tolist()
     table = np.stack((rows.frames, rows.ids, rows.class_ids), axis=1).tolist()
     lines = [
-        " ".join([*map(str, table[place] + rows.rles[place]["size"]), rows.rles[place]["counts"].decode()]) + "\n"
-        for place in order
+        " ".join([*map(str, table[row] + rows.rles[row]["size"]), rows.rles[row]["counts"].decode()]) + "\n"
+        for row in order
     ]
     write_atomically(path, "".join(lines).encode())
 
 
 def by_frame(frames: NDArray[np.int64], num_frames: int) -> list[NDArray[np.int64]]:
-    """Places of the rows of frame 1, 2 … num_frames, each in the order of the file."""
+    """For each frame 1, 2 … num_frames the indices of its rows, in the order of the file."""
     order = np.argsort(frames, kind="stable")
     return np.split(order, np.searchsorted(frames[order], np.arange(2, num_frames + 1)))
 
 
 def to_xyxy(boxes_ltwh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 4) left, top, width, height with pixels numbered from 1 -> x1, y1, x2, y2 with pixels numbered from 0."""
+    """(N, 4) [left, top, width, height] with pixels numbered from 1 -> (N, 4) [x1, y1, x2, y2] with pixels from 0."""
     corner = boxes_ltwh[:, :2] - 1
     return np.concatenate((corner, corner + boxes_ltwh[:, 2:]), axis=1)
 
 
 def from_xyxy(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The other way."""
+    """The inverse of `to_xyxy`."""
     return np.concatenate((boxes_xyxy[:, :2] + 1, boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), axis=1)
 
 
 class _Numbering:
-    """Checks frames and ids of a file. Raises UsageError."""
+    """Checks the frame numbers and ids of a file. Raises UsageError."""
 
     def __init__(self, num_frames: int | None) -> None:
         self._num_frames = num_frames
-        self._taken: set[tuple[int, int]] = set()
+        self._seen: set[tuple[int, int]] = set()
 
     def __call__(self, frame: float, track_id: float, *, unique: bool = True) -> tuple[int, int]:
         number = self.frame(frame)
         if not (0 <= track_id < 2**53 and track_id.is_integer()):
             raise UsageError(f"expected a whole number of 0 or more as id, got {track_id:g}")
         pair = number, int(track_id)
-        if unique and pair in self._taken:
-            raise UsageError(f"frame {number} has id {pair[1]} already")
-        self._taken.add(pair)
+        if unique and pair in self._seen:
+            raise UsageError(f"id {pair[1]} occurs twice on frame {number}")
+        self._seen.add(pair)
         return pair
 
     def frame(self, frame: float) -> int:
@@ -247,18 +250,22 @@ class _Numbering:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank. Raises UsageError."""
+    """The number and the text of each line that is not blank. Raises UsageError."""
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {str(error.strerror).lower()}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: expected a text file of MOTChallenge") from None
+        raise UsageError(f"{path}: expected a text file in MOTChallenge's format") from None
     return ((number, line.strip()) for number, line in enumerate(content.splitlines(), 1) if line.strip())
 
 
 def _parsed(path: Path, form: str, row: Callable[[str], _Row]) -> list[_Row]:
-    """What `row` makes of each line. It raises ValueError for a line of another form, UsageError for a bad number."""
+    """row(text) of each line.
+
+    `row` raises ValueError for a line in another format and UsageError for an invalid number. `form` is the expected
+    format, for the error. Raises UsageError with the line number.
+    """
     rows = []
     for number, text in _lines(path):
         try:
@@ -266,7 +273,7 @@ def _parsed(path: Path, form: str, row: Callable[[str], _Row]) -> list[_Row]:
         except UsageError as error:
             raise UsageError(f"{path}, line {number}: {error}") from None
         except ValueError:
-            raise UsageError(f"{path}, line {number}: expected {form}, got {text[:_MOST_SHOWN]!r}") from None
+            raise UsageError(f"{path}, line {number}: expected {form}, got {text[:_MAX_SHOWN_CHARS]!r}") from None
     return rows
 
 

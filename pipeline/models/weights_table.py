@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ SEPARATOR = "@"
 # safetensors: the length of a JSON header as 8 bytes, little-endian, then the header
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000
+
+# torch.save writes a zip archive; before torch 1.6 it wrote pickles of protocol 2
+_ZIP_START = b"PK\x03\x04"
+_PICKLE_START = b"\x80\x02"
 
 
 def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
@@ -63,6 +68,23 @@ def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
     return replace(found, name=f"{base.name}{SEPARATOR}{path.stem}")
 
 
+def check_weights_file(spec: ModelSpec, weights: str | Path) -> None:
+    """Checks that a file is a complete safetensors file or a torch file, without reading its tensors.
+
+    Raises ModelError if the file is missing, cannot be read, is cut short or has another format.
+    """
+    path = Path(os.path.expanduser(weights))
+    expected = f"expected safetensors or a torch state dict of architecture {spec.architecture}"
+    if not path.is_file():
+        raise ModelError(f"weights {path}: there is no such file; {expected}")
+    try:
+        reason = _safetensors_fault(path) if path.suffix == ".safetensors" else _torch_file_fault(path)
+    except (OSError, ValueError, struct.error, AttributeError, TypeError, KeyError) as error:
+        reason = str(error) or type(error).__name__
+    if reason:
+        raise ModelError(f"weights {path}: cannot be read ({reason}); {expected}")
+
+
 def overridden_properties(spec: ModelSpec) -> ModelOverrides | None:
     """The properties of `spec` that its weights file overrides; None for a registered model."""
     if SEPARATOR not in spec.name:
@@ -96,3 +118,25 @@ def _metadata(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, struct.error, AttributeError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
+
+
+def _safetensors_fault(path: Path) -> str:
+    """Why a file is no complete safetensors file; empty if it is one."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        if length > min(_MAX_HEADER_BYTES, size_bytes):
+            return "its header is damaged"
+        header = json.loads(file.read(length))
+    ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    stated_bytes = _LENGTH.size + length + max(ends, default=0)
+    return "" if size_bytes == stated_bytes else f"it has {size_bytes} of {stated_bytes} bytes"
+
+
+def _torch_file_fault(path: Path) -> str:
+    """Why a file is neither a zip archive nor a pickle, torch's two formats; empty if it may be one of them."""
+    with path.open("rb") as file:
+        start = file.read(len(_ZIP_START))
+    if start == _ZIP_START:
+        return "" if zipfile.is_zipfile(path) else "its end is missing"
+    return "" if start.startswith(_PICKLE_START) else "it is empty" if not start else "it is not a torch file"

@@ -63,6 +63,24 @@ def read_rgb(path: Path, annotated_hw: tuple[int, int] | None = None) -> NDArray
     return rgb
 
 
+def check_picture(path: Path, annotated_hw: tuple[int, int]) -> None:
+    """Reads the header of a picture file and checks its size as `read_rgb` does, without decoding the pixels.
+
+    Raises SourceError for a file that is not a picture, or that has another size than the annotations state.
+    """
+    try:
+        with open_picture(path) as image:
+            width, height = image.size
+            fits = annotated_hw == (height, width) or (
+                annotated_hw == (width, height) and image.getexif().get(EXIF_ORIENTATION_TAG) in QUARTER_TURNS
+            )
+    except UNREADABLE as error:
+        raise SourceError(f"picture {path}: cannot be read: {reason_of(error)}") from None
+    if not fits:
+        stated = f"{annotated_hw[1]} x {annotated_hw[0]}"
+        raise SourceError(f"picture {path}: is {width} x {height} pixels, its data say {stated}")
+
+
 def to_rgb(image: Any, *, upright: bool = True) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a PIL image; with `upright`, turned as its EXIF orientation says."""
     turned = ImageOps.exif_transpose(image) if upright else image

@@ -104,10 +104,12 @@ def evaluate_coco(
 ) -> int:
     """Evaluate a model on annotated pictures: AP of boxes and masks, IoU and Dice of each class, speed."""
     config = _config(model=model, weights=weights, device=device, precision=precision, conf=conf)
-    from pipeline.evaluation.coco_command import CocoSettings, evaluate_coco
+    from pipeline.evaluation.coco_evaluation import CocoSettings, evaluate_coco
     from pipeline.terminal.evaluation_report import print_coco
+    from pipeline.terminal.progress_bar import progress_bar
 
-    metrics = evaluate_coco(CocoSettings(data=data, images=images, num=num, config=config, output=output))
+    settings = CocoSettings(data=data, images=images, num=num, config=config, output=output)
+    metrics = evaluate_coco(settings, progress_bar, _warn)
     _print(metrics, print_coco, as_json=as_json, output=output)
     return EXIT_DONE
 
@@ -132,15 +134,16 @@ def evaluate_video(
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--seconds: expected a number above 0, got {seconds:g}")
     width, height = cli.parse_size("--size", size)
-    from pipeline.evaluation.video_command import VideoSettings, evaluate_video
+    from pipeline.evaluation.video_evaluation import VideoSettings, evaluate_video
     from pipeline.synthetic import SceneConfig
     from pipeline.terminal.evaluation_report import print_video
+    from pipeline.terminal.progress_bar import progress_bar
 
     try:
         scene = SceneConfig(width=width, height=height, fps=fps, num_frames=max(round(seconds * fps), 1), seed=seed)
     except ValueError as error:
         raise UsageError(f"the scene: {error}") from None
-    metrics = evaluate_video(VideoSettings(scene=scene, config=config, output=output))
+    metrics = evaluate_video(VideoSettings(scene=scene, config=config, output=output), progress_bar)
     _print(metrics, print_video, as_json=as_json, output=output)
     return EXIT_DONE
 
@@ -167,11 +170,12 @@ def evaluate_mot(
     labels = tuple(label.strip() for label in classes.split(",") if label.strip())
     if not labels:
         raise UsageError(f"--classes: expected one or more labels such as person,car, got {classes!r}")
-    from pipeline.evaluation.mot_command import MotSettings, evaluate_mot
+    from pipeline.evaluation.mot_evaluation import MotSettings, evaluate_mot
     from pipeline.terminal.evaluation_report import print_mot
+    from pipeline.terminal.progress_bar import progress_bar
 
     settings = MotSettings(truth=gt, det=det, results=tuple(results or ()), labels=labels, output=output)
-    _print(evaluate_mot(settings), print_mot, as_json=as_json, output=output)
+    _print(evaluate_mot(settings, progress_bar), print_mot, as_json=as_json, output=output)
     return EXIT_DONE
 
 
@@ -180,6 +184,10 @@ def _config(**flags: str | None) -> JobConfig:
     from pipeline.job.yaml_file import with_flags
 
     return with_flags(JobConfig(), flags)
+
+
+def _warn(line: str) -> None:
+    print(f"maskstream: warning: {line}", file=sys.stderr)
 
 
 def _print(metrics: dict[str, Any], print_table: Any, *, as_json: bool, output: Path | None) -> None:

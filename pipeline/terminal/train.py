@@ -146,7 +146,7 @@ def train(
     if min(crop_hw) < 64 or crop_hw[0] % 32 or crop_hw[1] % 32:
         raise UsageError(f"--crop: expected multiples of 32 that are at least 64, got {crop_hw[0]}x{crop_hw[1]}")
 
-    from pipeline.training.command import train as run
+    from pipeline.training.run import train as run
     from pipeline.training.settings import TrainSettings
 
     settings = TrainSettings(
@@ -183,9 +183,9 @@ def synthetic(
     seed: Annotated[int, _number("--seed", "random seed of the scenes", "N", min=0)] = 0,
 ) -> int:
     """Write pictures of the synthetic street that `demo` shows, with ground truth, as COCO data."""
-    from pipeline.training.scene_data import write_scene_data
+    from pipeline.synthetic.coco_data import write_coco_data
 
-    write_scene_data(Path(os.path.expanduser(folder)), (pictures, val_pictures), cli.parse_size("--size", size), seed)
+    write_coco_data(Path(os.path.expanduser(folder)), (pictures, val_pictures), cli.parse_size("--size", size), seed)
     return EXIT_DONE
 
 

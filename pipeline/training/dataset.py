@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from ops.masks import decode_rle, rle_area
-from pipeline.coco.data import Annotation, CocoData, PictureRecord
+from pipeline.coco.annotations import Annotation
+from pipeline.coco.data import CocoData, PictureRecord
 from pipeline.models.registry import ModelSpec, input_hw
 from pipeline.source.picture_files import read_rgb
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
 from pipeline.training.clutter import with_clutter
 from pipeline.training.picture import Instance, Picture, Sample, to_sample
-from pipeline.training.seen_from_above import KINDS, with_vehicles
 from pipeline.training.synthetic_pictures import SyntheticPictures
+from pipeline.training.top_view import KINDS, with_vehicles
 
 # Pictures of classes that are on fewer than this share of all are shown more often, by the root of what they lack
 # (repeat-factor sampling, Gupta et al., LVIS, 2019).

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.coco.precision import CocoPrecision
+from pipeline.coco.average_precision import CocoMetrics
 from pipeline.training.plot import plot_losses
 
 _SECONDS_BETWEEN_LINES = 60.0
@@ -54,6 +54,10 @@ class Reporter:
             self._live = Live(Text(""), console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
 
+    def warn(self, line: str) -> None:
+        """Prints a warning to standard error."""
+        print(f"maskstream: warning: {line}", file=sys.stderr, flush=True)
+
     def step(self, report: Report) -> None:
         line: dict[str, Any] = {
             "step": report.step,
@@ -72,7 +76,7 @@ class Reporter:
             f"{report.pictures_per_s:.1f} pictures/s, {_duration(report.left_s)} left"
         )
 
-    def validated(self, step: int, epoch: int, precision: CocoPrecision) -> None:
+    def validated(self, step: int, epoch: int, precision: CocoMetrics) -> None:
         line: dict[str, Any] = {"step": step, "epoch": epoch, "box_ap": round(precision.boxes.ap, 4)}
         text = f"validation after step {step}: box AP {precision.boxes.ap:.3f}"
         finest = precision.boxes

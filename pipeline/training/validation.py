@@ -1,12 +1,9 @@
-"""Average precision of weights in training, by the engine that will run them."""
+"""Validation during training: average precision of the current weights, run by the engine that will use them."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from ops.preprocess import rgb_to_i420
+from pipeline.coco.average_precision import CocoMetrics, coco_metrics
 from pipeline.coco.data import CocoData
-from pipeline.coco.precision import CocoPrecision, coco_precision
+from pipeline.coco.ground_truth import ground_truth_of_data
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.engine import Engine
@@ -24,24 +22,27 @@ from pipeline.source.picture_files import read_rgb
 
 
 class Validation:
-    """Pictures that are never trained on. Classes of the data that the model does not have are left out."""
+    """Evaluates weights on pictures that are not in the training data."""
 
     def __init__(self, data: CocoData, spec: ModelSpec, device: torch.device, precision: str) -> None:
         self._data, self._spec, self._device, self._precision = data, spec, device, precision
-        self._truth = _truth(data)
-        of_label = {label: category_id for category_id, label in data.categories}
-        self._category_of = {class_id: of_label[label] for class_id, label in spec.categories if label in of_label}
+        self._ground_truth = ground_truth_of_data(data, dict(data.categories), with_masks=spec.output == "masks")
+        id_of_label = {label: category_id for category_id, label in data.categories}
+        self._category_of = {
+            class_id: id_of_label[label] for class_id, label in spec.categories if label in id_of_label
+        }
+        """class id of the model -> category id of the data"""
 
-    def __call__(self, state: Mapping[str, Tensor]) -> CocoPrecision:
-        """Of a state dict as it is stored."""
+    def __call__(self, state: Mapping[str, Tensor]) -> CocoMetrics:
+        """The metrics of a state dict in the form in which it is stored."""
         num_threads = torch.get_num_threads()
         try:
-            return self._precision_of(state)
+            return self._metrics(state)
         finally:
-            # numba's threads are torch's: it sets their number anew, and with it the order of torch's sums
+            # numba changes torch's number of threads, and with it the order of torch's sums and the course of training.
             torch.set_num_threads(num_threads)
 
-    def _precision_of(self, state: Mapping[str, Tensor]) -> CocoPrecision:
+    def _metrics(self, state: Mapping[str, Tensor]) -> CocoMetrics:
         network = build(self._spec.architecture, len(self._spec.head_class_ids) + 1)
         network.load_state_dict(dict(state))
         with torch.inference_mode():
@@ -49,7 +50,7 @@ class Validation:
             found = {
                 record.image_id: self._detections(engine, index) for index, record in enumerate(self._data.pictures)
             }
-        return coco_precision(self._truth, found)
+        return coco_metrics(self._ground_truth, found)
 
     def _detections(self, engine: Engine, index: int) -> Detections:
         record = self._data.pictures[index]
@@ -67,10 +68,3 @@ class Validation:
         (found,) = engine.infer([frame], min_scores=[0.0], class_ids=[list(self._category_of)])
         category_ids = [self._category_of[class_id] for class_id in found.class_ids.tolist()]
         return replace(found, class_ids=np.array(category_ids, np.int32))
-
-
-def _truth(data: CocoData) -> Any:
-    from pycocotools.coco import COCO
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(data.path))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.coco.precision import FIGURES
+from pipeline.coco.average_precision import METRIC_NAMES
 from pipeline.engine.architectures import build
-from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH
+from pipeline.evaluation.comparison_sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH
 from pipeline.synthetic import SceneConfig
-from pipeline.training.scene_data import write_scene_data
+from pipeline.synthetic.coco_data import write_coco_data
 
 WIDTH, HEIGHT = 320, 180
 NUM_PICTURES = 3
@@ -30,7 +30,7 @@ Change = Callable[[dict[str, Any]], object]
 def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with val.json and its pictures."""
     folder = tmp_path_factory.mktemp("data") / "scene"
-    write_scene_data(folder, (1, NUM_PICTURES), (WIDTH, HEIGHT), 0)
+    write_coco_data(folder, (1, NUM_PICTURES), (WIDTH, HEIGHT), 0)
     return folder
 
 
@@ -58,7 +58,7 @@ def test_coco_as_json_and_as_files(run: Run, scene_data: Path, tmp_path: Path) -
     assert list(metrics["classes"]) == LABELS
     assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 10
     for kind in ("box", "mask"):
-        assert list(metrics[kind]) == list(FIGURES)
+        assert list(metrics[kind]) == list(METRIC_NAMES)
         assert 0.02 < metrics[kind]["AP"] < metrics[kind]["AP50"] < 1
     for name in ("iou", "dice"):
         known = [row[name] for row in metrics["classes"].values()]
@@ -129,7 +129,7 @@ def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
     assert out.startswith("street (")
     assert " on 1 picture of " in out
     assert "Classes that street does not know are left out: tree." in out
-    for word in (*FIGURES, *LABELS, "IoU", "Dice", "pictures/s"):
+    for word in (*METRIC_NAMES, *LABELS, "IoU", "Dice", "pictures/s"):
         assert word in out, word
     assert max(map(len, out.splitlines()[1:])) <= 120
 

@@ -150,7 +150,7 @@ def test_our_own_masks(run: Run, tmp_path: Path) -> None:
 
 MISTAKES: dict[str, tuple[str, str]] = {
     "nowhere": ("--gt none", "none: there is no such folder"),
-    "no sequences": ("--gt walk/det", "walk/det: expected a folder of MOTChallenge, with SEQUENCE/gt/gt.txt"),
+    "no sequences": ("--gt walk/det", "walk/det: expected MOTChallenge sequences, as SEQUENCE/gt/gt.txt"),
     "no seqinfo": ("--gt bare", "bare/seqinfo.ini: there is no such file"),
     "no detections": ("--gt walk --det bare", "detections of walk: expected a file at bare/walk/det/det.txt or "),
     "both": ("--gt walk --det bare --results walk.jsonl", "--det and --results: expected one of them"),
@@ -163,9 +163,9 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no classes": ("--gt walk --classes ,", "--classes: expected one label or more"),
     "no masks": ("--gt masks --results masks.jsonl", "masks.jsonl: track 5 on frame 1 has no mask"),
     "bad mask": ("--gt masks --results bad/masks.jsonl", "masks.jsonl: track 5 on frame 1: RLE counts must add up"),
-    "other size": ("--gt masks --results masks.txt", "masks.txt: masks must be of one size, got 3x2 and 2x3"),
-    "boxes for masks": ("--gt masks", "the ground truth is of masks, detections are of boxes: give --results"),
-    "mixed": ("--gt mixed", "expected boxes alone or masks alone, got boxes in mixed/a/gt/gt.txt and masks in mixed/b"),
+    "other size": ("--gt masks --results masks.txt", "masks.txt: masks must have one size, got 3x2 and 2x3"),
+    "boxes for masks": ("--gt masks", "the ground truth has masks, but detections are boxes: give --results"),
+    "mixed": ("--gt mixed", "expected sequences of one kind, got boxes in mixed/a/gt/gt.txt and masks in mixed/b"),
 }
 
 
@@ -225,7 +225,7 @@ def test_track_takes_the_rate_given_above_that_of_the_sequence(run: Run, sequenc
     [
         ("--output out.txt", 2, "--det"),
         ("--det none.txt --output out.txt", 2, "cannot read none.txt: no such file or directory"),
-        ("--det det.txt --output out.txt", 2, "det.txt: found no seqinfo.ini that gives its frame rate: give --fps"),
+        ("--det det.txt --output out.txt", 2, "det.txt: found no seqinfo.ini that states the frame rate: give --fps"),
         ("--det bad.txt --output out.txt --fps 5", 2, "bad.txt, line 2: expected frame,id,left,top,width,height,score"),
         ("--det det.txt --output out.txt --fps 0", 2, "--fps: expected more than 0, got 0"),
         ("--det det.txt --output out.txt --fps inf", 2, "--fps: expected more than 0, got inf"),

@@ -27,15 +27,15 @@ from pipeline.coco.data import read_coco
 from pipeline.errors import MaskStreamError, ModelError, UsageError
 from pipeline.models.registry import get_model
 from pipeline.models.weights_table import spec_of_weights
+from pipeline.synthetic.coco_data import write_coco_data
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.loop import Trainer
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
+from pipeline.training.model_spec import spec_for_data
 from pipeline.training.network import start_network, stored_state
 from pipeline.training.picture import collate
 from pipeline.training.reporting import Reporter
-from pipeline.training.scene_data import write_scene_data
 from pipeline.training.settings import TrainSettings
-from pipeline.training.specs import spec_for_data
+from pipeline.training.trainer import Trainer
 
 LABELS = {"person": "walker", "bicycle": "bike", "car": "car"}
 """classes of one's own: two that the model has never heard of"""
@@ -45,7 +45,7 @@ LABELS = {"person": "walker", "bicycle": "bike", "car": "car"}
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.json and val.json, their categories renamed."""
     folder = tmp_path_factory.mktemp("training") / "scene"
-    write_scene_data(folder, (20, 3), (320, 192), seed=5)
+    write_coco_data(folder, (20, 3), (320, 192), seed=5)
     for name in ("train", "val"):
         path = folder / f"{name}.json"
         data = json.loads(path.read_text())

@@ -18,7 +18,7 @@ from benchmarks.tracker_peers import OURS, OURS_MASKS, Peer, children, interpret
 from benchmarks.tracker_scenes import Boxes, Scene, judge, load_tracks, make_scene, save_detections, visible_cells
 from pipeline.contract.arrays import Detections
 from pipeline.evaluation import mot_tracking
-from pipeline.evaluation.mot import TrackingFigures
+from pipeline.evaluation.clear_mot import TrackingMetrics
 from pipeline.tracking.tracker import Tracker, TrackerConfig
 
 NUM_OBJECTS, NUM_FRAMES, FRAME_HW = 60, 150, (600, 800)
@@ -29,8 +29,8 @@ def scene() -> Scene:
     return make_scene(NUM_OBJECTS, NUM_FRAMES, FRAME_HW)
 
 
-def figures(mota: float, idf1: float) -> TrackingFigures:
-    return TrackingFigures(num_objects=1, num_missed=0, num_false=0, num_switches=0, mota=mota, idf1=idf1)
+def figures(mota: float, idf1: float) -> TrackingMetrics:
+    return TrackingMetrics(num_objects=1, num_missed=0, num_false=0, num_switches=0, mota=mota, idf1=idf1)
 
 
 # The crowd

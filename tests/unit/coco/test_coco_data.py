@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from ops.masks import decode_rle
 from pipeline.coco.data import read_coco
 from pipeline.errors import UsageError
-from pipeline.training.scene_data import write_scene_data
+from pipeline.synthetic.coco_data import write_coco_data
 
 Content = dict[str, Any]
 
@@ -165,7 +165,7 @@ def test_what_is_no_json_or_not_there(tmp_path: Path) -> None:
 
 
 def test_the_drawn_street_is_data(tmp_path: Path) -> None:
-    write_scene_data(tmp_path / "scene", (3, 2), (320, 192), seed=1)
+    write_coco_data(tmp_path / "scene", (3, 2), (320, 192), seed=1)
     for name, num in (("train", 3), ("val", 2)):
         data = read_coco(tmp_path / "scene" / f"{name}.json", need_masks=True)
         assert data.categories == ((1, "person"), (2, "bicycle"), (3, "car"))
@@ -174,6 +174,6 @@ def test_the_drawn_street_is_data(tmp_path: Path) -> None:
             x1, y1, x2, y2 = entry.box_xyxy
             assert tuple(coco_mask.toBbox(entry.rle)) == (x1, y1, x2 - x1, y2 - y1)
     with pytest.raises(UsageError, match="is not empty"):
-        write_scene_data(tmp_path / "scene", (1, 1), (320, 192), seed=1)
+        write_coco_data(tmp_path / "scene", (1, 1), (320, 192), seed=1)
     with pytest.raises(UsageError, match="--size: width must be even"):
-        write_scene_data(tmp_path / "odd", (1, 1), (321, 192), seed=1)
+        write_coco_data(tmp_path / "odd", (1, 1), (321, 192), seed=1)

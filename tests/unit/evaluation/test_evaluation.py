@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ops.masks import encode_rle
-from pipeline.coco.data import Annotation
-from pipeline.coco.precision import coco_precision
+from pipeline.coco.annotations import Annotation
+from pipeline.coco.average_precision import coco_metrics
 from pipeline.contract.arrays import Detections
-from pipeline.evaluation.mot import TrackedFrame, tracking_figures
-from pipeline.evaluation.pairing import Pairing, chosen, crowds_of, overlaps, pair_objects
-from pipeline.evaluation.regions import Region, Regions
-from pipeline.evaluation.session import worst_and_best
-from pipeline.evaluation.sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH, SheetRow, draw_sheet
-from pipeline.evaluation.truth import MIN_AREA_PX, coco_of_scene, scene_truth
-from pipeline.evaluation.video_command import FrameFound, FrameTruth, judge
+from pipeline.evaluation.class_masks import ClassMasks, PixelCounts
+from pipeline.evaluation.clear_mot import TrackedFrame, tracking_metrics
+from pipeline.evaluation.comparison_sheet import CAPTION_PX, GAP_PX, HEADING_PX, TILE_WH, SheetRow, draw_sheet
+from pipeline.evaluation.matching import Matching, confident_detections, crowd_flags, match_objects, pairwise_ious
+from pipeline.evaluation.report_files import worst_and_best
+from pipeline.evaluation.scene_truth import MIN_AREA_PX, scene_annotations, scene_ground_truth
+from pipeline.evaluation.video_evaluation import FrameTracks, FrameTruth, video_metrics
 from pipeline.synthetic import LABELS, Scene, SceneConfig
 
 HEIGHT, WIDTH = 8, 10
@@ -37,7 +37,7 @@ def filled(box: Box) -> NDArray[np.bool_]:
 def truth(box: Box, category_id: int = PERSON, *, is_crowd: bool = False) -> Annotation:
     x1, y1, x2, y2 = map(float, box)
     rle = coco_mask.encode(np.asfortranarray(filled(box), np.uint8))
-    return Annotation(category_id, (x1, y1, x2, y2), rle, is_crowd)
+    return Annotation(category_id, (x1, y1, x2, y2), rle, is_crowd, (x2 - x1) * (y2 - y1))
 
 
 def found(
@@ -58,7 +58,7 @@ def found(
 
 
 def test_iou_and_dice_of_a_region() -> None:
-    region = Region()
+    region = PixelCounts()
     # 4 x 4 against 4 x 4 shifted by two columns: 8 in common, 24 in either
     region.add(filled((0, 0, 4, 4)), filled((2, 0, 6, 4)), np.zeros((HEIGHT, WIDTH), np.bool_))
     assert region.iou == pytest.approx(8 / 24)
@@ -70,16 +70,16 @@ def test_iou_and_dice_of_a_region() -> None:
 
 
 def test_a_region_of_nothing_has_no_figures() -> None:
-    assert np.isnan(Region().iou)
-    assert np.isnan(Region().dice)
+    assert np.isnan(PixelCounts().iou)
+    assert np.isnan(PixelCounts().dice)
 
 
 def counted(
     annotations: list[Annotation], detections: Detections, labelled: Sequence[int] = (PERSON, CAR)
 ) -> dict[int, tuple[int, int, int]]:
-    regions = Regions([PERSON, CAR], 0.5)
+    regions = ClassMasks([PERSON, CAR], 0.5)
     regions.add(annotations, detections, labelled)
-    return {key: (area.truth_px, area.found_px, area.common_px) for key, area in regions.of_category.items()}
+    return {key: (area.truth_px, area.found_px, area.common_px) for key, area in regions.counts.items()}
 
 
 def test_regions_are_unions_of_confident_instances() -> None:
@@ -106,53 +106,55 @@ def test_crowd_pixels_of_a_class_are_left_out_of_that_class_alone() -> None:
 
 
 def test_regions_need_masks() -> None:
-    with pytest.raises(ValueError, match="carry none"):
+    with pytest.raises(ValueError, match="have none"):
         counted([truth((0, 0, 2, 2))], found((0, 0, 2, 2), with_masks=False))
 
 
 # -- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def pairing(annotations: list[Annotation], detections: Detections) -> Pairing:
-    return pair_objects(overlaps(annotations, detections), crowds_of(annotations))
+def pairing(annotations: list[Annotation], detections: Detections) -> Matching:
+    return match_objects(pairwise_ious(annotations, detections), crowd_flags(annotations))
 
 
 def test_panoptic_quality_by_hand() -> None:
     annotations = [truth((0, 0, 4, 4)), truth((6, 0, 8, 2)), truth((6, 4, 8, 6), CAR)]
     # the first with 12 of 16 px, the third under another class
     made = pairing(annotations, found((0, 0, 4, 3), (6, 4, 8, 6)))
-    assert (made.pairs, made.missed, made.false, made.neutral) == (((0, 0),), (1, 2), (1,), ())
+    assert (made.matches, made.missed, made.false_positives, made.ignored) == (((0, 0),), (1, 2), (1,), ())
     assert made.ious == (pytest.approx(0.75),)
-    assert made.quality == pytest.approx(0.75 / (1 + 3 / 2))
+    assert made.panoptic_quality == pytest.approx(0.75 / (1 + 3 / 2))
 
 
 def test_of_two_that_fit_the_better_is_taken() -> None:
     made = pairing([truth((0, 0, 4, 4))], found((0, 0, 4, 3), (0, 0, 4, 4)))
-    assert (made.pairs, made.false) == (((0, 1),), (0,))
+    assert (made.matches, made.false_positives) == (((0, 1),), (0,))
 
 
 def test_what_lies_in_a_crowd_is_neither_right_nor_wrong() -> None:
     annotations = [truth((0, 0, 6, 6), is_crowd=True), truth((8, 6, 10, 8))]
     # inside, half inside, less than half inside, outside
     made = pairing(annotations, found((0, 0, 2, 2), (5, 0, 7, 2), (5, 3, 8, 5), (8, 6, 10, 8)))
-    assert (made.pairs, made.neutral, made.false, made.missed) == (((1, 3),), (0, 1), (2,), ())
+    assert (made.matches, made.ignored, made.false_positives, made.missed) == (((1, 3),), (0, 1), (2,), ())
 
 
 def test_a_picture_where_nothing_counts_has_no_quality() -> None:
-    assert pairing([truth((0, 0, 6, 6), is_crowd=True)], found((0, 0, 2, 2))).quality is None
-    assert pairing([], found()).quality is None
-    assert pairing([], found((0, 0, 2, 2))).quality == 0
+    assert pairing([truth((0, 0, 6, 6), is_crowd=True)], found((0, 0, 2, 2))).panoptic_quality is None
+    assert pairing([], found()).panoptic_quality is None
+    assert pairing([], found((0, 0, 2, 2))).panoptic_quality == 0
 
 
 def test_boxes_stand_in_for_masks_that_are_not_there() -> None:
     annotations = [truth((0, 0, 4, 4))]
-    assert overlaps(annotations, found((0, 0, 4, 2), with_masks=False))[0, 0] == pytest.approx(0.5)
+    assert pairwise_ious(annotations, found((0, 0, 4, 2), with_masks=False))[0, 0] == pytest.approx(0.5)
     without = [Annotation(PERSON, (0.0, 0.0, 4.0, 4.0), None, False)]
-    assert overlaps(without, found((0, 0, 4, 2)))[0, 0] == pytest.approx(0.5)
+    assert pairwise_ious(without, found((0, 0, 4, 2)))[0, 0] == pytest.approx(0.5)
 
 
 def test_chosen_are_confident_and_of_these_classes() -> None:
-    kept = chosen(found((0, 0, 1, 1), (0, 0, 2, 2), (0, 0, 3, 3), classes=[1, 3, 1], scores=[0.5, 0.9, 0.4]), 0.5, [1])
+    kept = confident_detections(
+        found((0, 0, 1, 1), (0, 0, 2, 2), (0, 0, 3, 3), classes=[1, 3, 1], scores=[0.5, 0.9, 0.4]), 0.5, [1]
+    )
     assert (kept.scores.tolist(), kept.class_ids.tolist(), kept.boxes_xyxy.tolist()) == ([0.5], [1], [[0, 0, 1, 1]])
     assert kept.rle_counts == [encode_rle(filled((0, 0, 1, 1)))]
 
@@ -166,14 +168,14 @@ def frame(truth_ids: list[int], track_ids: list[int], ious: object) -> TrackedFr
 
 
 def test_everything_followed_is_mota_1_and_idf1_1() -> None:
-    figures = tracking_figures([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.5]])] * 3)
+    figures = tracking_metrics([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.5]])] * 3)
     assert (figures.num_objects, figures.num_missed, figures.num_false, figures.num_switches) == (6, 0, 0, 0)
     assert (figures.mota, figures.idf1) == (1, 1)
 
 
 def test_a_switch_after_a_gap_counts_and_costs_the_identity() -> None:
     followed, lost, by_another = frame([1], [5], 0.9), frame([1], [], []), frame([1], [6], 0.9)
-    figures = tracking_figures([followed, followed, followed, lost, by_another])
+    figures = tracking_metrics([followed, followed, followed, lost, by_another])
     assert (figures.num_objects, figures.num_missed, figures.num_false, figures.num_switches) == (5, 1, 0, 1)
     assert figures.mota == pytest.approx(1 - 2 / 5)
     # track 5 agrees in three frames; two times three of five objects and four instances
@@ -182,22 +184,22 @@ def test_a_switch_after_a_gap_counts_and_costs_the_identity() -> None:
 
 def test_a_pair_stays_together_while_it_may() -> None:
     # in the second frame each track fits the other object better, but the first pairs still hold
-    figures = tracking_figures([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), frame([1, 2], [5, 6], [[0.5, 0.9]] * 2)])
+    figures = tracking_metrics([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), frame([1, 2], [5, 6], [[0.5, 0.9]] * 2)])
     assert (figures.num_switches, figures.mota) == (0, 1)
     # and no longer when one of them is below the border
     swapped = frame([1, 2], [5, 6], [[0.49, 0.9], [0.9, 0.49]])
-    figures = tracking_figures([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), swapped])
+    figures = tracking_metrics([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), swapped])
     assert figures.num_switches == 2
     assert figures.mota == pytest.approx(1 - 2 / 4)
     assert figures.idf1 == pytest.approx(0.5)
 
 
 def test_mota_falls_below_zero_and_needs_objects() -> None:
-    assert tracking_figures([frame([1], [5, 6, 7], [[0, 0, 0]])]).mota == pytest.approx(1 - 4)
-    nothing = tracking_figures([frame([], [], [])])
+    assert tracking_metrics([frame([1], [5, 6, 7], [[0, 0, 0]])]).mota == pytest.approx(1 - 4)
+    nothing = tracking_metrics([frame([], [], [])])
     assert np.isnan(nothing.mota)
     assert np.isnan(nothing.idf1)
-    assert tracking_figures([frame([], [5], [])]).idf1 == 0
+    assert tracking_metrics([frame([], [5], [])]).idf1 == 0
 
 
 # -- a scene ----------------------------------------------------------------------------------------------------------
@@ -207,13 +209,13 @@ SCENE = SceneConfig(width=320, height=180, num_frames=6, fps=5.0, seed=5)
 
 @pytest.fixture(scope="module")
 def scene_truths() -> list[FrameTruth]:
-    return [FrameTruth(*scene_truth(frame, LABELS)) for frame in Scene(SCENE)]
+    return [FrameTruth(*scene_annotations(frame, LABELS)) for frame in Scene(SCENE)]
 
 
-def as_found(frame: FrameTruth, *, with_masks: bool = True) -> FrameFound:
+def as_found(frame: FrameTruth, *, with_masks: bool = True) -> FrameTracks:
     """The truth itself, objects that are too small included."""
     entries = frame.annotations
-    return FrameFound(
+    return FrameTracks(
         Detections(
             boxes_xyxy=np.array([entry.box_xyxy for entry in entries], np.float32).reshape(-1, 4),
             scores=np.linspace(0.9, 0.6, len(entries), dtype=np.float32),
@@ -232,12 +234,12 @@ def test_the_truth_against_itself_is_perfect(scene_truths: list[FrameTruth], wit
     crowds = [entry.is_crowd for frame in scene_truths for entry in frame.annotations]
     assert 0 < sum(crowds) < len(crowds)
     itself = [as_found(frame, with_masks=with_masks) for frame in scene_truths]
-    judged = judge(scene_truths, itself, LABELS, (SCENE.height, SCENE.width), with_masks=with_masks)
-    assert judged.precision.boxes.ap == pytest.approx(1)
-    assert (judged.precision.masks is None) == (not with_masks)
-    assert judged.precision.masks is None or judged.precision.masks.ap == pytest.approx(1)
-    assert (judged.mask_tracking is None) == (not with_masks)
-    for tracking in filter(None, (judged.tracking, judged.mask_tracking)):
+    computed = video_metrics(scene_truths, itself, LABELS, (SCENE.height, SCENE.width), with_masks=with_masks)
+    assert computed.precision.boxes.ap == pytest.approx(1)
+    assert (computed.precision.masks is None) == (not with_masks)
+    assert computed.precision.masks is None or computed.precision.masks.ap == pytest.approx(1)
+    assert (computed.mask_tracking is None) == (not with_masks)
+    for tracking in filter(None, (computed.tracking, computed.mask_tracking)):
         assert (tracking.num_objects, tracking.num_false) == (len(crowds) - sum(crowds), 0)
         assert (tracking.mota, tracking.idf1) == (1, 1)
 
@@ -247,34 +249,34 @@ def test_tracks_are_held_to_boxes_and_to_masks(scene_truths: list[FrameTruth]) -
     swapped = []
     for frame in itself:
         empty = [encode_rle(np.zeros((SCENE.height, SCENE.width), bool)) for _ in range(len(frame.detections))]
-        swapped.append(FrameFound(dataclasses.replace(frame.detections, rle_counts=empty), frame.track_ids))
-    judged = judge(scene_truths, swapped, LABELS, (SCENE.height, SCENE.width), with_masks=True)
-    assert judged.tracking.mota == 1
-    assert judged.mask_tracking is not None
-    assert judged.mask_tracking.num_missed == judged.mask_tracking.num_objects
+        swapped.append(FrameTracks(dataclasses.replace(frame.detections, rle_counts=empty), frame.track_ids))
+    computed = video_metrics(scene_truths, swapped, LABELS, (SCENE.height, SCENE.width), with_masks=True)
+    assert computed.tracking.mota == 1
+    assert computed.mask_tracking is not None
+    assert computed.mask_tracking.num_missed == computed.mask_tracking.num_objects
 
 
 def test_frames_without_a_result_are_missed(scene_truths: list[FrameTruth]) -> None:
-    nothing = FrameFound(Detections.empty(SCENE.width, SCENE.height), np.zeros(0, np.int64))
+    nothing = FrameTracks(Detections.empty(SCENE.width, SCENE.height), np.zeros(0, np.int64))
     given = [as_found(frame) if index % 2 else nothing for index, frame in enumerate(scene_truths)]
-    judged = judge(scene_truths, given, LABELS, (SCENE.height, SCENE.width), with_masks=True)
+    computed = video_metrics(scene_truths, given, LABELS, (SCENE.height, SCENE.width), with_masks=True)
     empty = sum(not e.is_crowd for frame in scene_truths[::2] for e in frame.annotations)
-    assert judged.tracking.num_missed == empty > 0
-    assert judged.precision.masks is not None
-    assert 0.2 < judged.precision.masks.ap < 0.8
+    assert computed.tracking.num_missed == empty > 0
+    assert computed.precision.masks is not None
+    assert 0.2 < computed.precision.masks.ap < 0.8
 
 
 def test_instances_without_a_track_count_for_precision_alone(scene_truths: list[FrameTruth]) -> None:
     itself = [as_found(frame) for frame in scene_truths]
-    untracked = [FrameFound(frame.detections, np.zeros_like(frame.track_ids)) for frame in itself]
-    judged = judge(scene_truths, untracked, LABELS, (SCENE.height, SCENE.width), with_masks=True)
-    assert judged.precision.boxes.ap == pytest.approx(1)
-    assert (judged.tracking.mota, judged.tracking.idf1) == (0, 0)
+    untracked = [FrameTracks(frame.detections, np.zeros_like(frame.track_ids)) for frame in itself]
+    computed = video_metrics(scene_truths, untracked, LABELS, (SCENE.height, SCENE.width), with_masks=True)
+    assert computed.precision.boxes.ap == pytest.approx(1)
+    assert (computed.tracking.mota, computed.tracking.idf1) == (0, 0)
 
 
 def test_the_truth_of_a_scene_is_what_can_be_seen() -> None:
     shown = Scene(SCENE).render(3)
-    annotations, object_ids = scene_truth(shown, [CAR])
+    annotations, object_ids = scene_annotations(shown, [CAR])
     cars = [item for item in shown.objects if item.class_id == CAR]
     assert object_ids == [item.object_id for item in cars]
     for entry, item in zip(annotations, cars, strict=True):
@@ -285,11 +287,11 @@ def test_the_truth_of_a_scene_is_what_can_be_seen() -> None:
 
 def test_precision_by_hand() -> None:
     # of two people one is found at full overlap: precision is 1 up to a recall of a half, 51 of 101 points
-    coco = coco_of_scene([[truth((0, 0, 4, 4)), truth((5, 5, 9, 8))]], {PERSON: "person"}, (HEIGHT, WIDTH))
-    precision = coco_precision(coco, {0: found((0, 0, 4, 4))})
+    coco = scene_ground_truth([[truth((0, 0, 4, 4)), truth((5, 5, 9, 8))]], {PERSON: "person"}, (HEIGHT, WIDTH))
+    precision = coco_metrics(coco, {0: found((0, 0, 4, 4))})
     assert precision.masks is not None
     assert precision.masks.ap == pytest.approx(51 / 101)
-    assert precision.boxes.figures["AR100"] == pytest.approx(0.5)
+    assert precision.boxes.metrics["AR100"] == pytest.approx(0.5)
 
 
 # -- sheets -----------------------------------------------------------------------------------------------------------

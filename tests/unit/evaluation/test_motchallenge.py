@@ -72,7 +72,7 @@ def test_a_file_without_rows_holds_nothing(file: Path) -> None:
         ("9,1,1,1,2,2,1", "frame 9 in a sequence of 8 (seqLength in its seqinfo.ini)"),
         ("1,-1,1,1,2,2,1", "expected a whole number of 0 or more as id, got -1"),
         ("1,1e30,1,1,2,2,1", "expected a whole number of 0 or more as id, got 1e+30"),
-        ("2,4,1,1,2,2,1", "frame 2 has id 4 already"),
+        ("2,4,1,1,2,2,1", "id 4 occurs twice on frame 2"),
         ("1,1,1,1,-2,2,1", "expected width and height of 0 or more, got -2 and 2"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_damaged_row_of_boxes_is_named(file: Path, row: str, words: str) -> No
         ("1 1 2 4 x 00", "expected frame id class height width counts, got '1 1 2 4 x 00'"),
         ("1 1 2 0 5 00", "expected frame id class height width counts, got '1 1 2 0 5 00'"),
         (f"9 1 2 4 5 {COUNTS}", "frame 9 in a sequence of 8 (seqLength in its seqinfo.ini)"),
-        (f"2 4 2 4 5 {COUNTS}", "frame 2 has id 4 already"),
+        (f"2 4 2 4 5 {COUNTS}", "id 4 occurs twice on frame 2"),
         (f"1 1 2 4 6 {COUNTS}", "RLE counts must add up to 4 * 6 pixels, got 20"),
         ("1 1 2 4 5 ~", "RLE counts hold a character outside '0' to 'o'"),
     ],

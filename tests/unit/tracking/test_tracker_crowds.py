@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.crossing_crowds import LENGTH_S, CrossingCrowd, CrowdFrame
 
-from pipeline.evaluation.mot import TrackedFrame, TrackingFigures, tracking_figures
+from pipeline.evaluation.clear_mot import TrackedFrame, TrackingMetrics, tracking_metrics
 from pipeline.tracking.tracker import Tracker, TrackerConfig
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
@@ -69,13 +69,13 @@ def tracked(scenes: list[list[CrowdFrame]], with_masks: bool) -> Iterator[Tracke
             )
 
 
-Found = dict[str, tuple[TrackingFigures, TrackingFigures]]
+Found = dict[str, tuple[TrackingMetrics, TrackingMetrics]]
 """frame rate -> figures with masks, and by boxes alone"""
 
 
 def track_all(scenes: Scenes) -> Found:
     found = {
-        rate: (tracking_figures(tracked(frames, True)), tracking_figures(tracked(frames, False)))
+        rate: (tracking_metrics(tracked(frames, True)), tracking_metrics(tracked(frames, False)))
         for rate, frames in scenes.items()
     }
     for rate, (masks, boxes) in found.items():

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.coco.data import Annotation, CocoData, PictureRecord, read_coco
+from pipeline.coco.annotations import Annotation
+from pipeline.coco.data import CocoData, PictureRecord, read_coco
 from pipeline.models.registry import get_model
+from pipeline.synthetic.coco_data import write_coco_data
 from pipeline.training.augment import plain_ground, random_view, with_pasted
 from pipeline.training.camera_noise import photographed
 from pipeline.training.clutter import draw_room, with_clutter
 from pipeline.training.dataset import Mixture, Positions, TrainingPictures, _epoch_order, repeat_factors
+from pipeline.training.model_spec import spec_for_data
 from pipeline.training.picture import Instance, Picture, Sample, covered, scaling, shift, to_sample, warp
-from pipeline.training.scene_data import write_scene_data
-from pipeline.training.specs import spec_for_data
 
 GREY = (127, 127, 127)
 CROP_HW = (96, 160)
@@ -198,7 +199,7 @@ def test_sample_by_hand() -> None:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
     folder = tmp_path_factory.mktemp("data") / "scene"
-    write_scene_data(folder, (6, 1), (320, 192), seed=2)
+    write_coco_data(folder, (6, 1), (320, 192), seed=2)
     return read_coco(folder / "train.json", need_masks=True)
 
 

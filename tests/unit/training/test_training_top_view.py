@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.training.picture import Picture
-from pipeline.training.seen_from_above import KINDS, Eye, Face, _looks_at, _vehicle, with_vehicles
+from pipeline.training.top_view import KINDS, Eye, Face, _looks_at, _vehicle, with_vehicles
 
 HW = (240, 384)
 GREY = Picture(np.full((*HW, 3), 90, np.uint8), (), frozenset({1, 2, 3}))

@@ -19,16 +19,17 @@ from pipeline.coco.data import CocoData, read_coco
 from pipeline.engine.device import choose_device, choose_dtype
 from pipeline.errors import MaskStreamError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, get_model
-from pipeline.models.weights_table import spec_of_weights
+from pipeline.models.weights_table import check_weights_file, spec_of_weights
+from pipeline.source.picture_files import check_picture
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
 from pipeline.training.dataset import Mixture, Positions, TrainingPictures
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
+from pipeline.training.model_spec import spec_for_data, weights_metadata
 from pipeline.training.network import start_network, stored_state
 from pipeline.training.optimizer import MAX_GRADIENT_NORM, AveragedWeights, make_optimizer, set_lr
 from pipeline.training.picture import Batch, collate
 from pipeline.training.reporting import Report, Reporter
 from pipeline.training.settings import DEFAULT_SYNTHETIC_SHARE, MAX_LOADER_PROCESSES, TrainSettings
-from pipeline.training.specs import spec_for_data, weights_metadata
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
 
@@ -44,8 +45,8 @@ class Trainer:
         self._settings, self._reporter = settings, reporter
         self._device = choose_device(settings.device)
         self._precision, dtype = choose_dtype(settings.precision, self._device)
-        base = spec_of_weights(get_model(settings.model), settings.init)
-        data = read_coco(settings.data, need_masks=base.output == "masks")
+        base = _initial_spec(settings)
+        data = self._read_data(settings.data, base)
         self._spec = spec_for_data(base, data)
         self._validation = self._make_validation(data)
         self._identity = _identity(settings, data, self._precision)
@@ -215,7 +216,7 @@ class Trainer:
     def _make_validation(self, data: CocoData) -> Validation | None:
         if self._settings.val is None:
             return None
-        val = read_coco(self._settings.val, need_masks=self._spec.output == "masks")
+        val = self._read_data(self._settings.val, self._spec)
         if val.path.samefile(data.path):
             raise UsageError(f"--val {val.path} is the training data; validate on pictures that are not trained on")
         unknown = {label for _, label in val.categories} - set(self._spec.labels.values())
@@ -223,9 +224,30 @@ class Trainer:
             raise UsageError(f"--val {val.path}: the training data has no category {min(unknown)!r}")
         return Validation(val, self._spec, self._device, self._precision)
 
+    def _read_data(self, path: Path, spec: ModelSpec) -> CocoData:
+        """The data set, after its annotations and the headers of its pictures have been checked."""
+        data = read_coco(path, need_masks=spec.output == "masks")
+        for line in data.warnings:
+            self._reporter.warn(line)
+        if not any(record.annotations for record in data.pictures):
+            raise UsageError(f"data {data.path}: expected at least one annotation that covers part of its picture")
+        for record in data.pictures:
+            check_picture(record.path, (record.height, record.width))
+        return data
+
     @property
     def _checkpoint_path(self) -> Path:
         return self._output / "checkpoint.pt"
+
+
+def _initial_spec(settings: TrainSettings) -> ModelSpec:
+    """The model with the classes of the weights to start from. Raises UsageError or ModelError."""
+    model = get_model(settings.model)
+    if model.output == "keypoints":
+        raise UsageError(f"model {model.name} finds keypoints, which cannot be trained; choose one for masks or boxes")
+    if settings.init is not None:
+        check_weights_file(model, settings.init)
+    return spec_of_weights(model, settings.init)
 
 
 def _start_worker(_: int) -> None:

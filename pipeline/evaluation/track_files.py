@@ -1,4 +1,4 @@
-"""Tracks to be judged: where the files of a sequence are, and what our own result files say in MOTChallenge's terms."""
+"""Files of detections and tracks to evaluate: finding those of a sequence, and reading MaskStream's result files."""
 
 from __future__ import annotations
 
@@ -23,27 +23,31 @@ from pipeline.evaluation.motchallenge import (
 from pipeline.exports.jsonl import read_jsonl
 
 SUFFIXES = (".jsonl", ".txt")
-"""of result files: our own messages, MOTChallenge's rows"""
+"""of result files: MaskStream's JSON Lines, MOTChallenge's text"""
 
 
 def detection_files(sequences: Sequence[MotSequence], folder: Path | None) -> dict[str, Path]:
-    """The detections of each sequence, by its name: in the sequence's own folder, or in a folder of such folders or of
-    SEQUENCE.txt. Raises UsageError.
+    """The file of detections of each sequence, by the name of the sequence.
+
+    folder: None for SEQUENCE/det/det.txt beside the ground truth; else a folder with SEQUENCE/det/det.txt or
+    SEQUENCE.txt. Raises UsageError if a file is missing.
     """
     found = {}
     for sequence in sequences:
         if folder is None:
-            places = [sequence.folder / "det" / "det.txt"]
+            candidates = [sequence.folder / "det" / "det.txt"]
         else:
-            places = [folder / sequence.name / "det" / "det.txt", folder / f"{sequence.name}.txt"]
-            places += [folder / "det" / "det.txt"] if len(sequences) == 1 else []
-        found[sequence.name] = _first(places, f"detections of {sequence.name}")
+            candidates = [folder / sequence.name / "det" / "det.txt", folder / f"{sequence.name}.txt"]
+            candidates += [folder / "det" / "det.txt"] if len(sequences) == 1 else []
+        found[sequence.name] = _first_file(candidates, f"detections of {sequence.name}")
     return found
 
 
 def result_files(sequences: Sequence[MotSequence], given: Sequence[Path]) -> dict[str, Path]:
-    """The results of each sequence, by its name: files named like it, or folders of such. Raises UsageError, also for a
-    file that belongs to none.
+    """The result file of each sequence, by the name of the sequence.
+
+    given: files with the name of a sequence, or folders of such files. Raises UsageError if a sequence has no file, or
+    a file belongs to no sequence.
     """
     names = [sequence.name for sequence in sequences]
     for path in given:
@@ -51,12 +55,12 @@ def result_files(sequences: Sequence[MotSequence], given: Sequence[Path]) -> dic
             expected = f"{names[0]}.jsonl" if len(names) == 1 else f"SEQUENCE.jsonl, SEQUENCE one of {', '.join(names)}"
             raise UsageError(f"--results {path}: expected {expected} (or .txt of MOTChallenge)")
     return {
-        name: _first(
+        name: _first_file(
             [
-                place
+                candidate
                 for path in given
-                for place in ([path / f"{name}{suffix}" for suffix in SUFFIXES] if path.is_dir() else [path])
-                if place.stem == name
+                for candidate in ([path / f"{name}{suffix}" for suffix in SUFFIXES] if path.is_dir() else [path])
+                if candidate.stem == name
             ],
             f"results of {name}",
         )
@@ -65,7 +69,7 @@ def result_files(sequences: Sequence[MotSequence], given: Sequence[Path]) -> dic
 
 
 def boxes_of_results(path: Path, num_frames: int, labels: Collection[str]) -> BoxRows:
-    """Boxes of a result file. labels: classes of our own results that are taken. Raises UsageError."""
+    """The boxes of a result file. labels: classes to read from a JSON Lines file. Raises UsageError."""
     if path.suffix == ".txt":
         return read_boxes(path, num_frames)
     found = list(_instances(path, num_frames, labels))
@@ -79,7 +83,7 @@ def boxes_of_results(path: Path, num_frames: int, labels: Collection[str]) -> Bo
 
 
 def masks_of_results(path: Path, num_frames: int, labels: Collection[str]) -> MaskRows:
-    """Masks of a result file; our own instances of these labels are pedestrians. Raises UsageError."""
+    """The masks of a result file. labels: classes to read as pedestrians from a JSON Lines file. Raises UsageError."""
     if path.suffix == ".txt":
         return read_masks(path, num_frames)
     found = list(_instances(path, num_frames, labels))
@@ -92,7 +96,7 @@ def masks_of_results(path: Path, num_frames: int, labels: Collection[str]) -> Ma
 
 
 def _instances(path: Path, num_frames: int, labels: Collection[str]) -> Iterator[tuple[int, Instance]]:
-    """Those with a track id, each with its frame."""
+    """(frame, instance) of each instance that has a track id and one of the labels."""
     try:
         for message in read_jsonl(path):
             if isinstance(message, FrameResult):
@@ -111,7 +115,7 @@ def _instances(path: Path, num_frames: int, labels: Collection[str]) -> Iterator
 def _rle(path: Path, frame: int, instance: Instance) -> dict[str, Any]:
     if instance.mask is None:
         raise UsageError(
-            f"{path}: track {instance.track_id} on frame {frame} has no mask; the ground truth is of masks"
+            f"{path}: track {instance.track_id} on frame {frame} has no mask, but the ground truth has masks"
         )
     try:
         return checked_rle(instance.mask.counts, instance.mask.size)
@@ -119,9 +123,9 @@ def _rle(path: Path, frame: int, instance: Instance) -> dict[str, Any]:
         raise UsageError(f"{path}: track {instance.track_id} on frame {frame}: {error}") from None
 
 
-def _first(places: Sequence[Path], what: str) -> Path:
-    for place in places:
-        if place.is_file():
-            return place
-    at = f" at {' or '.join(map(str, places))}" if places else ""
-    raise UsageError(f"{what}: expected a file{at}, found none")
+def _first_file(candidates: Sequence[Path], description: str) -> Path:
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    at = f" at {' or '.join(map(str, candidates))}" if candidates else ""
+    raise UsageError(f"{description}: expected a file{at}, found none")

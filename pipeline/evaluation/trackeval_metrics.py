@@ -1,8 +1,8 @@
-"""The figures of MOTChallenge and of MOTS, by the published evaluator, TrackEval.
+"""The metrics of MOTChallenge and of MOTS, computed by TrackEval, their published evaluator.
 
-TrackEval is given the ids and IoUs of each frame, as its own readers would make them: for boxes those of
-`MotChallenge2DBox` without preprocessing, for masks those of `MOTSChallenge`. tests/unit/evaluation/test_mot_figures.py
-compares the figures with what TrackEval computes from folders.
+TrackEval receives the ids and IoUs of each frame, as its own dataset classes would compute them: those of
+`MotChallenge2DBox` without preprocessing for boxes, those of `MOTSChallenge` for masks.
+tests/unit/evaluation/test_trackeval_metrics.py compares the metrics with those that TrackEval computes from files.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.iou import box_iou
-from pipeline.coco.data import coco_masks
+from pipeline.coco.annotations import coco_masks
 from pipeline.errors import UsageError
-from pipeline.evaluation.mot import TrackedFrame
+from pipeline.evaluation.clear_mot import TrackedFrame
 from pipeline.evaluation.motchallenge import IGNORED, PEDESTRIAN, BoxRows, MaskRows, by_frame
-from pipeline.evaluation.session import figure
+from pipeline.evaluation.report_files import json_number
 
-_OF_HOTA = {"hota": "HOTA", "deta": "DetA", "assa": "AssA"}
-_OF_CLEAR = {"fp": "CLR_FP", "fn": "CLR_FN", "idsw": "IDSW", "frag": "Frag", "mt": "MT", "ml": "ML"}
+_HOTA_NAMES = {"hota": "HOTA", "deta": "DetA", "assa": "AssA"}
+_CLEAR_NAMES = {"fp": "CLR_FP", "fn": "CLR_FN", "idsw": "IDSW", "frag": "Frag", "mt": "MT", "ml": "ML"}
 
 
 def compare_boxes(truth: BoxRows, found: BoxRows, num_frames: int) -> list[TrackedFrame]:
-    """By box IoU, without the rows of the truth that are marked with 0."""
+    """The box IoUs of each frame. Rows of the ground truth whose seventh column is 0 do not count."""
     truth = truth.only(truth.values != 0)
     truth_xyxy, found_xyxy = _corners(truth), _corners(found)
     return [
@@ -35,29 +35,32 @@ def compare_boxes(truth: BoxRows, found: BoxRows, num_frames: int) -> list[Track
 
 
 def compare_masks(truth: MaskRows, found: MaskRows, num_frames: int) -> list[TrackedFrame]:
-    """By mask IoU: pedestrians alone. What lies by more than half in an ignored region does not count, as in MOTS
-    (Voigtlaender et al. 2019), where the masks of a frame never overlap. Raises UsageError where sizes differ.
+    """The mask IoUs of the pedestrians of each frame, as MOTS defines them (Voigtlaender et al. 2019).
+
+    A track instance with more than half of its pixels in an ignored region does not count. The masks of a frame must
+    not overlap, as in MOTS. Raises UsageError if the masks have different sizes.
     """
     sizes = {tuple(rle["size"]) for rle in (*truth.rles, *found.rles)}
     if len(sizes) > 1:
-        raise UsageError(f"masks must be of one size, got {' and '.join(f'{w}x{h}' for h, w in sorted(sizes))}")
+        raise UsageError(f"masks must have one size, got {' and '.join(f'{w}x{h}' for h, w in sorted(sizes))}")
     ignored = truth.only(truth.class_ids == IGNORED)
     truth = truth.only(truth.class_ids == PEDESTRIAN)
     found = found.only(found.class_ids == PEDESTRIAN)
-    places = zip(*(by_frame(side.frames, num_frames) for side in (truth, found, ignored)), strict=True)
+    indices = zip(*(by_frame(side.frames, num_frames) for side in (truth, found, ignored)), strict=True)
     return [
         _without_ignored(
-            TrackedFrame(truth.ids[rows], found.ids[cols], _mask_iou(_picked(truth, rows), _picked(found, cols))),
-            _share_inside(_picked(found, cols), _picked(ignored, regions)),
+            TrackedFrame(truth.ids[rows], found.ids[cols], _mask_iou(_rles_at(truth, rows), _rles_at(found, cols))),
+            _share_in_regions(_rles_at(found, cols), _rles_at(ignored, regions)),
         )
-        for rows, cols, regions in places
+        for rows, cols, regions in indices
     ]
 
 
-class Judge:
-    """Collects sequences. Raises UsageError where TrackEval is not installed."""
+class TrackEvaluator:
+    """Evaluates sequences with TrackEval, one after the other."""
 
     def __init__(self, *, of_masks: bool) -> None:
+        """of_masks: whether the IoUs are those of masks. Raises UsageError if TrackEval is not installed."""
         try:
             import trackeval
             from trackeval.metrics import CLEAR, HOTA, Identity
@@ -73,38 +76,38 @@ class Judge:
         self._of_masks = of_masks
 
     def add(self, name: str, frames: Sequence[TrackedFrame]) -> None:
-        """Judge one sequence: all of its frames, in order."""
+        """Evaluates one sequence: all of its frames, in order."""
         data = _trackeval_data(frames)
         self._results[name] = {kind: metric.eval_sequence(data) for kind, metric in self._metrics.items()}
 
-    def figures(self) -> dict[str, dict[str, float | int | None]]:
-        """Of each sequence, for JSON: shares from 0 to 1, MOTA down to any negative number."""
-        return {name: self._figures(results) for name, results in self._results.items()}
+    def metrics(self) -> dict[str, dict[str, float | int | None]]:
+        """The metrics of each sequence by its name, for JSON. MOTA may be negative; the other ratios are 0 to 1."""
+        return {name: self._metric_values(results) for name, results in self._results.items()}
 
     def combined(self) -> dict[str, float | int | None]:
-        """Of all together: counts are added, and the shares follow from those of all."""
-        return self._figures(
+        """The metrics of all sequences together: counts are summed, and ratios are computed from the sums."""
+        return self._metric_values(
             {
                 kind: metric.combine_sequences({name: results[kind] for name, results in self._results.items()})
                 for kind, metric in self._metrics.items()
             }
         )
 
-    def _figures(self, results: dict[str, Any]) -> dict[str, float | int | None]:
+    def _metric_values(self, results: dict[str, Any]) -> dict[str, float | int | None]:
         hota, clear, identity = results["HOTA"], results["CLEAR"], results["Identity"]
         mota = {"motsa": "MOTA", "smotsa": "sMOTA"} if self._of_masks else {"mota": "MOTA"}
         return {
-            **{name: figure(float(np.mean(hota[key]))) for name, key in _OF_HOTA.items()},
-            "idf1": figure(float(identity["IDF1"])),
-            **{name: figure(float(clear[key])) for name, key in mota.items()},
-            **{name: int(clear[key]) for name, key in _OF_CLEAR.items()},
+            **{name: json_number(float(np.mean(hota[key]))) for name, key in _HOTA_NAMES.items()},
+            "idf1": json_number(float(identity["IDF1"])),
+            **{name: json_number(float(clear[key])) for name, key in mota.items()},
+            **{name: int(clear[key]) for name, key in _CLEAR_NAMES.items()},
             "num_objects": int(clear["CLR_TP"] + clear["CLR_FN"]),
             "num_ids": int(clear["MT"] + clear["PT"] + clear["ML"]),
         }
 
 
 def _trackeval_data(frames: Sequence[TrackedFrame]) -> dict[str, Any]:
-    """What TrackEval's metrics take: ids renumbered from 0 without holes."""
+    """The input of TrackEval's metrics: ids are numbered from 0 without gaps."""
     truth_ids, num_truth_ids = _renumbered([frame.truth_ids for frame in frames])
     track_ids, num_track_ids = _renumbered([frame.track_ids for frame in frames])
     return {
@@ -120,19 +123,20 @@ def _trackeval_data(frames: Sequence[TrackedFrame]) -> dict[str, Any]:
 
 
 def _renumbered(ids: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], int]:
-    known, places = np.unique(np.concatenate(ids), return_inverse=True)
-    return np.split(places, np.cumsum([len(own) for own in ids])[:-1]), len(known)
+    """The ids of each frame, numbered from 0 without gaps, and the number of distinct ids."""
+    distinct, indices = np.unique(np.concatenate(ids), return_inverse=True)
+    return np.split(indices, np.cumsum([len(own) for own in ids])[:-1]), len(distinct)
 
 
-def _without_ignored(frame: TrackedFrame, inside: NDArray[np.float64]) -> TrackedFrame:
-    """inside: (M,), the share of each found mask that lies in ignored regions."""
-    # as objects lie outside of these regions, such a mask has less than half in common with any
-    keep = inside <= 0.5 + np.finfo(np.float64).eps
+def _without_ignored(frame: TrackedFrame, share_ignored: NDArray[np.float64]) -> TrackedFrame:
+    """The frame without tracks that lie in ignored regions. share_ignored: (M,), share of each mask in such regions."""
+    # Objects do not overlap ignored regions, so a mask dropped here cannot match an object: its IoU is below 0.5.
+    keep = share_ignored <= 0.5 + np.finfo(np.float64).eps
     return TrackedFrame(frame.truth_ids, frame.track_ids[keep], frame.ious[:, keep])
 
 
-def _picked(rows: MaskRows, places: NDArray[np.int64]) -> list[dict[str, Any]]:
-    return [rows.rles[place] for place in places.tolist()]
+def _rles_at(rows: MaskRows, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+    return [rows.rles[index] for index in indices.tolist()]
 
 
 def _mask_iou(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> NDArray[np.float64]:
@@ -141,7 +145,7 @@ def _mask_iou(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> NDArr
     return np.asarray(coco_masks().iou(truth, found, [False] * len(found)), np.float64)
 
 
-def _share_inside(found: list[dict[str, Any]], regions: list[dict[str, Any]]) -> NDArray[np.float64]:
+def _share_in_regions(found: list[dict[str, Any]], regions: list[dict[str, Any]]) -> NDArray[np.float64]:
     if not (found and regions):
         return np.zeros(len(found))
     masks = coco_masks()
@@ -149,5 +153,5 @@ def _share_inside(found: list[dict[str, Any]], regions: list[dict[str, Any]]) ->
 
 
 def _corners(rows: BoxRows) -> NDArray[np.float64]:
-    """left, top, right, bottom in the numbers of the file."""
+    """(N, 4): left, top, right, bottom, with pixels numbered from 1 as in the file."""
     return np.concatenate((rows.boxes_ltwh[:, :2], rows.boxes_ltwh[:, :2] + rows.boxes_ltwh[:, 2:]), axis=1)

@@ -18,7 +18,7 @@ _FRAMES_BETWEEN = 12
 _JPEG_QUALITY = 92
 
 
-def write_scene_data(folder: Path, num_pictures: tuple[int, int], size_wh: tuple[int, int], seed: int) -> None:
+def write_coco_data(folder: Path, num_pictures: tuple[int, int], size_wh: tuple[int, int], seed: int) -> None:
     """Writes images/, train.json and val.json, with so many pictures each; the two show other streets.
 
     Raises UsageError for a folder that holds something or a size that cannot be drawn, OutputError where it cannot

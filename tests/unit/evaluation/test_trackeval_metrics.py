@@ -11,10 +11,10 @@ import pytest
 from support.mot_folders import box_crowd, mask_crowd, official_figures
 
 from pipeline.errors import UsageError
-from pipeline.evaluation.mot import tracking_figures
-from pipeline.evaluation.mot_command import MotSettings, evaluate_mot
-from pipeline.evaluation.mot_figures import Judge, compare_boxes, compare_masks
+from pipeline.evaluation.clear_mot import tracking_metrics
+from pipeline.evaluation.mot_evaluation import MotSettings, evaluate_mot
 from pipeline.evaluation.motchallenge import BoxRows, MaskRows, read_boxes
+from pipeline.evaluation.trackeval_metrics import TrackEvaluator, compare_boxes, compare_masks
 
 pytestmark = pytest.mark.usefixtures("trackeval")
 
@@ -38,8 +38,8 @@ def rows_of(*tracks: Track, value: float = 1.0) -> BoxRows:
     )
 
 
-def judged(found: dict[str, BoxRows], truth: BoxRows) -> Judge:
-    judge = Judge(of_masks=False)
+def judged(found: dict[str, BoxRows], truth: BoxRows) -> TrackEvaluator:
+    judge = TrackEvaluator(of_masks=False)
     for name, rows in found.items():
         judge.add(name, compare_boxes(truth, rows, NUM_FRAMES))
     return judge
@@ -88,7 +88,7 @@ CASES: dict[str, tuple[list[Track], dict[str, float]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_figures_worked_out_by_hand(name: str) -> None:
     tracks, expected = CASES[name]
-    (figures,) = judged({"a": rows_of(*tracks)}, rows_of((1, HERE, ALL))).figures().values()
+    (figures,) = judged({"a": rows_of(*tracks)}, rows_of((1, HERE, ALL))).metrics().values()
     assert {key: figures[key] for key in expected} == pytest.approx(expected, abs=1e-6)  # they are rounded to 6 digits
     assert (figures["num_objects"], figures["num_ids"]) == (10, 1)
 
@@ -110,7 +110,7 @@ def test_a_row_with_flag_0_does_not_count_and_who_follows_it_is_false() -> None:
             for name in ("frames", "ids", "boxes_ltwh", "values")
         )
     )
-    (figures,) = judged({"a": rows_of((4, HERE, ALL), (5, FAR, [1]))}, truth).figures().values()
+    (figures,) = judged({"a": rows_of((4, HERE, ALL), (5, FAR, [1]))}, truth).metrics().values()
     assert (figures["num_objects"], figures["fp"], figures["fn"]) == (10, 1, 0)
 
 
@@ -119,7 +119,7 @@ def test_masks_of_two_sizes_are_refused() -> None:
         one, two = np.array([1]), np.array([2])
         return MaskRows(one, one, two, [{"size": [4, width], "counts": b"00"}])
 
-    with pytest.raises(UsageError, match="masks must be of one size, got 5x4 and 6x4"):
+    with pytest.raises(UsageError, match="masks must have one size, got 5x4 and 6x4"):
         compare_masks(one(5), one(6), 1)
 
 
@@ -150,9 +150,9 @@ def test_figures_of_masks_are_those_of_the_folder_machinery(tmp_path: Path, trac
 def test_mota_and_idf1_of_evaluate_video_are_those_of_trackeval(tmp_path: Path) -> None:
     truth, results = box_crowd(tmp_path)
     frames = compare_boxes(read_boxes(truth / "a" / "gt" / "gt.txt"), read_boxes(results / "a.txt"), 30)
-    judge = Judge(of_masks=False)
+    judge = TrackEvaluator(of_masks=False)
     judge.add("a", frames)
-    (figures,) = judge.figures().values()
-    own = tracking_figures(frames)
+    (figures,) = judge.metrics().values()
+    own = tracking_metrics(frames)
     assert (own.num_missed, own.num_false, own.num_switches) == (figures["fn"], figures["fp"], figures["idsw"])
     assert (round(own.mota, 6), round(own.idf1, 6)) == (figures["mota"], figures["idf1"])

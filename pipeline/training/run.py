@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 import ops  # noqa: F401 (sets the cache folders, before torch is imported)
-from pipeline.training.loop import Trainer
 from pipeline.training.reporting import Reporter
 from pipeline.training.settings import TrainSettings
+from pipeline.training.trainer import Trainer
 
 
 def train(settings: TrainSettings) -> bool:
