@@ -125,22 +125,28 @@ def without(part: str, name: str) -> Callable[[Content], None]:
         (lambda data: data.update(categories=5), "not COCO JSON"),
         (changed("images", 0, file_name="b.png"), r"picture .*b\.png is missing"),
         (changed("images", 0, labelled_category_ids=[1, 9]), "image 7: unknown category 9"),
-        (without("images", "width"), r"image 7: not as COCO has it \(KeyError\('width'\)\)"),
-        (lambda data: data["images"].append(data["images"][0]), "image id 7 is given twice"),
-        (lambda data: data["categories"].append({"id": 1, "name": "man"}), "a category id is given twice"),
+        (without("images", "width"), r"image 7: not in COCO's format \('width' is missing\)"),
+        (lambda data: data["images"].append(data["images"][0]), "two images have the id 7"),
+        (lambda data: data["categories"].append({"id": 1, "name": "man"}), "two categories have the same id"),
         (changed("annotations", 0, image_id=8), "annotation 1: there is no image 8"),
         (changed("annotations", 0, category_id=2), r"annotation 1: unknown category 2, expected one of \[1, 3\]"),
-        (changed("annotations", 0, bbox=[30, 10, 20, 10]), r"annotation 1: box 30, 10, 50, 20 .* of 40 x 30"),
-        (changed("annotations", 0, bbox=[10, 10, 0, 10]), "annotation 1: box 10, 10, 10, 20 .* is empty"),
-        (changed("annotations", 0, bbox=[float("nan")] * 4), "annotation 1: box nan"),
-        (changed("annotations", 0, bbox=[1, 2, 3]), "annotation 1: not as COCO has it"),
-        (changed("annotations", 0, segmentation=[[1, 2]]), "annotation 1: not as COCO has it"),
+        (changed("annotations", 0, bbox=[1, 2, 3]), "annotation 1: not in COCO's format"),
+        (changed("annotations", 0, bbox=[1, 2, 3, "wide"]), "annotation 1: not in COCO's format"),
+        (changed("annotations", 0, bbox=[1, 2, 3, None]), "annotation 1: not in COCO's format"),
+        (changed("annotations", 0, segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 1: .* x and y of each point"),
+        (changed("annotations", 0, segmentation=5), "annotation 1: not in COCO's format"),
+        (changed("annotations", 0, image_id=[7]), "annotation 1: not in COCO's format"),
+        (lambda data: data["annotations"].append("car"), "annotation car: not in COCO's format"),
+        (lambda data: data["images"].append(5), "image 5: not in COCO's format"),
+        (without("images", "id"), r"image without id: not in COCO's format \('id' is missing\)"),
+        (changed("images", 0, height=0), "image 7: .* height and width above 0, got 0 and 40"),
         (
             changed("annotations", 1, segmentation={"size": [40, 30], "counts": "0"}),
             r"annotation 2: .* of \[40, 30\] .* \[30, 40\]",
         ),
         (changed("annotations", 1, segmentation={"size": [30, 40], "counts": "5"}), "annotation 2: .* must add up"),
-        (without("annotations", "bbox"), "annotation 1: not as COCO has it"),
+        (without("annotations", "bbox"), r"annotation 1: not in COCO's format \('bbox' is missing\)"),
+        (without("annotations", "category_id"), "annotation 1: not in COCO's format"),
     ],
 )
 def test_bad_data_is_one_clear_line(tmp_path: Path, damage: Callable[[Content], object], message: str) -> None:
@@ -150,6 +156,91 @@ def test_bad_data_is_one_clear_line(tmp_path: Path, damage: Callable[[Content], 
         read_coco(write(tmp_path, data), need_masks=True)
     assert "\n" not in str(raised.value)
     assert str(tmp_path) in str(raised.value)
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"bbox": [10, 10, 0, 10]}, "with an empty box"),
+        ({"bbox": [10, 10, 10, 0.0]}, "with an empty box"),
+        ({"bbox": [10, 10, -5, 10]}, "with an empty box"),
+        ({"bbox": [40, 10, 5, 10]}, "outside its picture"),
+        ({"bbox": [-20, 10, 20, 10]}, "outside its picture"),
+        ({"bbox": [10, 300, 20, 10]}, "outside its picture"),
+        ({"bbox": [NAN] * 4}, "with NaN or infinity in its box"),
+        ({"bbox": [0, 0, INF, 5]}, "with NaN or infinity in its box"),
+        ({"segmentation": []}, "with an empty mask"),
+        ({"segmentation": [[]]}, "with fewer than 3 points in its polygon"),
+        ({"segmentation": [[1, 2]]}, "with fewer than 3 points in its polygon"),
+        ({"segmentation": [[1, 2, 3, 4], [5, 6]]}, "with fewer than 3 points in its polygon"),
+        ({"segmentation": [[1, 2, NAN, 4, 5, 6]]}, "with NaN or infinity in its polygon"),
+        ({"segmentation": [[50, 50, 60, 50, 60, 60]]}, "with an empty mask"),
+        ({"segmentation": {"size": [30, 40], "counts": [1200]}}, "with an empty mask"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("need_masks", [True, False])
+def test_an_annotation_without_area_is_skipped_and_counted(
+    tmp_path: Path, damage: Content, reason: str, need_masks: bool
+) -> None:
+    data = content()
+    data["annotations"].append({**data["annotations"][0], "id": 8, **damage})
+    path = write(tmp_path, data)
+    read = read_coco(path, need_masks=need_masks)
+    assert read.pictures == read_coco(write(tmp_path, content()), need_masks=need_masks).pictures
+    assert read.warnings == (f"data {path}: 1 annotation without area skipped: 1 {reason} (id 8)",)
+
+
+def test_skipped_annotations_are_one_line_with_a_few_ids(tmp_path: Path) -> None:
+    data = content()
+    empty = {**data["annotations"][0], "bbox": [1, 1, 0, 4]}
+    data["annotations"] += [{**empty, "id": number} for number in range(10, 14)]
+    data["annotations"].append({**empty, "id": 20, "bbox": [99, 1, 5, 5]})
+    path = write(tmp_path, data)
+    assert read_coco(path, need_masks=True).warnings == (
+        f"data {path}: 5 annotations without area skipped: 4 with an empty box (ids 10, 11, 12, …); "
+        "1 outside its picture (id 20)",
+    )
+    assert read_coco(write(tmp_path, content()), need_masks=True).warnings == ()
+
+
+def test_one_good_polygon_is_enough(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"][0]["segmentation"].append([1, 2, 3, 4])
+    read = read_coco(write(tmp_path, data), need_masks=True)
+    assert read.warnings == ()
+    assert int(coco_mask.area(read.pictures[0].annotations[0].rle)) == 200
+
+
+def test_a_box_that_reaches_beyond_the_picture_is_clipped(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"][0]["bbox"] = [-3, 10, 20, 25]
+    path = write(tmp_path, data)
+    read = read_coco(path, need_masks=True)
+    assert read.pictures[0].annotations[0].box_xyxy == (0, 10, 17, 30)
+    assert read.warnings == (f"data {path}: 1 box that reaches beyond the picture clipped to it",)
+
+
+def test_a_pixel_beyond_the_picture_is_rounding(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"][0]["bbox"] = [-0.5, 10, 41, 10]
+    read = read_coco(write(tmp_path, data), need_masks=True)
+    assert (read.pictures[0].annotations[0].box_xyxy, read.warnings) == ((-0.5, 10, 40.5, 20), ())
+
+
+def test_data_with_empty_segmentations_alone_are_boxes(tmp_path: Path) -> None:
+    data = content()
+    for entry in data["annotations"]:
+        entry["segmentation"] = []
+    path = write(tmp_path, data)
+    read = read_coco(path, need_masks=False)
+    assert [annotation.rle for annotation in read.pictures[0].annotations] == [None] * 3
+    assert read.warnings == ()
+    with pytest.raises(UsageError, match="no annotation has a segmentation; this model learns masks"):
+        read_coco(path, need_masks=True)
 
 
 def test_what_is_no_json_or_not_there(tmp_path: Path) -> None:

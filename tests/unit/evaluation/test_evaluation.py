@@ -147,7 +147,7 @@ def test_a_picture_where_nothing_counts_has_no_quality() -> None:
 def test_boxes_stand_in_for_masks_that_are_not_there() -> None:
     annotations = [truth((0, 0, 4, 4))]
     assert pairwise_ious(annotations, found((0, 0, 4, 2), with_masks=False))[0, 0] == pytest.approx(0.5)
-    without = [Annotation(PERSON, (0.0, 0.0, 4.0, 4.0), None, False)]
+    without = [Annotation(PERSON, (0.0, 0.0, 4.0, 4.0), None, is_crowd=False, area_px=16.0)]
     assert pairwise_ious(without, found((0, 0, 4, 2)))[0, 0] == pytest.approx(0.5)
 
 

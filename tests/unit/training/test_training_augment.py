@@ -234,7 +234,9 @@ def test_samples_are_whole(scene: CocoData) -> None:
 
 
 def record(index: int, *category_ids: int) -> PictureRecord:
-    entries = tuple(Annotation(category_id, (0, 0, 9, 9), None, is_crowd=False) for category_id in category_ids)
+    entries = tuple(
+        Annotation(category_id, (0, 0, 9, 9), None, is_crowd=False, area_px=81) for category_id in category_ids
+    )
     return PictureRecord(index, Path("x"), 10, 10, frozenset({1, 2}), entries)
 
 
