@@ -179,7 +179,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "no-annotations": (lambda content: content["annotations"].clear(), "expected annotations of person, bicycle, car"),
     "other-classes": (
         lambda content: [entry.update(name=entry["name"] + " of wood") for entry in content["categories"]],
-        "model street knows none of their categories (person of wood,",
+        "model street knows none of its categories (person of wood,",
     ),
     "no-picture": (lambda content: content["images"][1].update(file_name="none.jpg"), "none.jpg is missing"),
 }
