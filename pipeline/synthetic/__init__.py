@@ -1,4 +1,4 @@
-"""A drawn street scene with the exact truth about every pixel: the demo, and food for tests and training.
+"""A rendered street scene with exact ground truth for every pixel. The demo, the tests and the training use it.
 
 >>> scene = Scene(SceneConfig(num_frames=100))
 >>> frame = scene.render(42)

@@ -1,4 +1,4 @@
-"""The street without anybody in it: sky, ground, facades, trees. Drawn once per scene."""
+"""The street without moving objects: sky, ground, house fronts, trees and lamps. Rendered once per scene."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic import camera as plan
+from pipeline.synthetic import street_plan as plan
 from pipeline.synthetic.camera import EYE_M, Camera, Points
 from pipeline.synthetic.draw import tint
 from pipeline.synthetic.facades import facade, shift_light
@@ -22,7 +22,8 @@ class Background:
     """The empty street.
 
     image     (H, W, 3) uint8 RGB
-    depth_m   (H, W) float32, distance of what hides the things behind it, inf where nothing does
+    depth_m   (H, W) float32, distance in metres of the house front, tree, hedge or lamp at each pixel; it occludes
+              objects farther away. inf where the background occludes nothing (sky, ground, distant buildings)
     """
 
     image: Image
@@ -30,12 +31,13 @@ class Background:
 
 
 def paint_background(camera: Camera, rng: np.random.Generator) -> Background:
-    """The empty street as `camera` sees it."""
+    """Render the empty street as `camera` sees it. `rng` chooses colours, sizes and textures."""
+    # Small pictures are rendered at twice their size and scaled down, which smooths the textures.
     factor = 2 if camera.height <= 1200 else 1
     large = Camera(camera.width * factor, camera.height * factor)
     painter = _Painter(large, rng)
     painter.sky()
-    painter.far_end()
+    painter.distant_buildings()
     painter.ground()
     painter.park()
     painter.buildings()
@@ -47,6 +49,8 @@ def paint_background(camera: Camera, rng: np.random.Generator) -> Background:
 
 
 class _Painter:
+    """Paints the parts of the background into `image` and `depth`, from far to near."""
+
     def __init__(self, camera: Camera, rng: np.random.Generator) -> None:
         self._camera, self._rng = camera, rng
         self.image: Image = np.zeros((camera.height, camera.width, 3), np.uint8)
@@ -62,7 +66,11 @@ class _Painter:
             cv2.fillPoly(self.depth, [fixed], depth_m, cv2.LINE_8, 4)
 
     def _warp(self, texture: Image, corners: list[tuple[float, float, float]], depth_m: float | None) -> None:
-        """Lay a texture (h, w, 3) on a flat quad; world corners: top left, top right, bottom right, bottom left."""
+        """Paint a texture (h, w, 3) onto a planar quadrilateral, in perspective.
+
+        `corners` are world points: top left, top right, bottom right, bottom left of the texture. `depth_m` is the
+        distance to store for its pixels; None leaves the depth map unchanged.
+        """
         height, width = texture.shape[:2]
         source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) - 0.5
         target = (self._points(corners) - 0.5).astype(np.float32)
@@ -77,7 +85,7 @@ class _Painter:
             self.depth[cover > 0] = depth_m
 
     def sky(self) -> None:
-        """A gradient with thin clouds."""
+        """Paint a vertical colour gradient with thin clouds."""
         height, width = self.depth.shape
         rows = np.clip(np.arange(height) / self._camera.horizon_px, 0, 1)[:, None, None] ** 0.8
         top, low = np.array([118, 156, 198], np.float32), np.array([214, 222, 226], np.float32)
@@ -87,8 +95,8 @@ class _Painter:
         cloud_colour = np.array([236, 236, 234], np.float32)
         self.image[:] = np.clip(clear + (cloud_colour - clear) * cover, 0, 255).astype(np.uint8)
 
-    def far_end(self) -> None:
-        """Hazy roofs behind the park and the houses that close the side street."""
+    def distant_buildings(self) -> None:
+        """Paint the hazy roofs behind the park and the houses at the end of the side street."""
         x, haze = -80.0, (176, 186, 194)
         while x < 60:
             width, top = float(self._rng.uniform(5, 12)), float(self._rng.uniform(8, 17))
@@ -107,7 +115,10 @@ class _Painter:
             x += width
 
     def ground(self) -> None:
-        """Roads, pavements, markings and grass: drawn as a map, then laid down in perspective, far part first."""
+        """Paint roads, pavements, markings and grass: first as a map from above, then warped into the picture.
+
+        The near part of the street has a map of its own with more pixels per metre, painted over the far part.
+        """
         camera = self._camera
         for z0, z1, detail in ((19.0, 90.0, 16.0), (4.8, 24.0, 56.0)):
             reach = min(camera.half_width_at(z1) + 1.0, 60.0)
@@ -117,7 +128,7 @@ class _Painter:
         below = slice(int(camera.horizon_px), None)
         rough = grain(self._rng, camera.height, camera.width, 5.0)[below]
         self.image[below] = np.clip(self.image[below].astype(np.int16) + rough[..., None], 0, 255).astype(np.uint8)
-        # Haze lightens the ground towards the horizon.
+        # Haze: the ground becomes lighter towards the horizon.
         rows = np.arange(camera.height)[below] + 0.5 - camera.horizon_px
         z = EYE_M * camera.focal_px / np.maximum(rows, 0.5)
         share = (0.55 * (1 - np.exp(-z / 90.0)))[:, None, None].astype(np.float32)
@@ -125,7 +136,7 @@ class _Painter:
         self.image[below] = (part + (np.array([188, 194, 198], np.float32) - part) * share).astype(np.uint8)
 
     def park(self) -> None:
-        """Trees on a lawn and a hedge, left of the side street."""
+        """Paint the trees on the lawn and the hedge left of the side street."""
         wall = plan.SIDE_WALL_X[0]
         spots = [(float(self._rng.uniform(-52, wall - 2.5)), float(z)) for z in np.linspace(58, 25, 14)]
         for x, z in spots:
@@ -162,7 +173,10 @@ class _Painter:
         colour: tuple[float, float, float],
         depth_m: float | None,
     ) -> None:
-        """Blobs at (N, 2) [X, Y]; the higher and the more to the left, the lighter."""
+        """Paint leaves as discs of about `size_px` pixels radius at `places`, (N, 2) world points [X, Y] at depth `z`.
+
+        Leaves are lighter towards the top and towards the left, where the light comes from.
+        """
         low, span = places.min(axis=0), np.maximum(np.ptp(places, axis=0), 1e-6)
         lit = 0.55 + 0.55 * (places[:, 1] - low[1]) / span[1] - 0.18 * (places[:, 0] - low[0]) / span[0]
         lit += self._rng.normal(0, 0.13, len(places))
@@ -202,7 +216,7 @@ class _Painter:
         self._leaves(places, z, px * 0.1, top_m, (red, green, blue), depth_m)
 
     def buildings(self) -> None:
-        """The row of houses on the right: along the side street, then along the main road."""
+        """Paint the houses on the right: along the side street, then along the main road."""
         wall_x, z0 = plan.SIDE_WALL_X[1], plan.FACADE_Z
         detail = max(self._camera.scale_at(z0), 6.0)
         z = plan.SIDE_END_Z
@@ -223,7 +237,7 @@ class _Painter:
             x += width
 
     def street_furniture(self) -> None:
-        """Trees along the far pavement, street lamps."""
+        """Paint the trees along the far pavement and the street lamps."""
         z = plan.FAR_KERB_Z + 0.45
         reach = self._camera.half_width_at(z)
         for x in np.arange(7.0, reach + 3, 6.5):
@@ -248,12 +262,16 @@ class _Painter:
 def _ground_map(
     rng: np.random.Generator, x_range: tuple[float, float], z_range: tuple[float, float], detail: float
 ) -> Image:
-    """The street from above, far edge first, `detail` pixels per metre."""
+    """The street from above: (rows, columns, 3) uint8 RGB with `detail` pixels per metre; row 0 is the far edge.
+
+    `x_range` and `z_range` are the limits of the map in metres.
+    """
     width, height = int((x_range[1] - x_range[0]) * detail), int((z_range[1] - z_range[0]) * detail)
     sheet = np.empty((height, width, 3), np.float32)
     sheet[:] = (158, 152, 144)
 
     def area(x0: float, x1: float, z0: float, z1: float) -> tuple[slice, slice]:
+        """The rows and columns of the map that a rectangle covers, given in metres."""
         rows = np.clip([(z_range[1] - z1) * detail, (z_range[1] - z0) * detail], 0, height)
         columns = np.clip([(x0 - x_range[0]) * detail, (x1 - x_range[0]) * detail], 0, width)
         return slice(*np.rint(rows).astype(int)), slice(*np.rint(columns).astype(int))
@@ -261,7 +279,7 @@ def _ground_map(
     far = 1e3
     road: tuple[float, float, float] = (92, 93, 96)
     kerbs, walls = plan.SIDE_KERB_X, plan.SIDE_WALL_X
-    # Slabs of the pavement.
+    # Joints between the slabs of the pavement.
     for x in np.arange(x_range[0] // 0.6 * 0.6, x_range[1], 0.6):
         sheet[area(x, x + 0.025, -far, far)] -= 16
     for z in np.arange(z_range[0] // 0.6 * 0.6, z_range[1], 0.6):
@@ -289,7 +307,7 @@ def _ground_map(
     sheet[area(kerbs[0] + 0.3, middle - 0.3, plan.FAR_KERB_Z + 0.8, plan.FAR_KERB_Z + 1.15)] = paint
     for x, z in ((-6.5, 12.4), (6.9, 10.2), (-1.6, 9.6)):
         sheet[area(x, x + 0.62, z, z + 0.62)] = (66, 66, 68)
-    # Worn patches, stains and the grain of the asphalt.
+    # Worn patches, stains and fine grain of the asphalt.
     wear = cv2.resize(cloud_noise(rng, 48, 96), (width, height), interpolation=cv2.INTER_CUBIC)
     fine = rng.normal(0, 1, (height, width)).astype(np.float32)
     coarse = cv2.resize(rng.normal(0, 1, (height // 4 + 1, width // 4 + 1)).astype(np.float32), (width, height))

@@ -1,4 +1,4 @@
-"""People as jointed bodies: what they wear, how they walk."""
+"""People as articulated bodies: their clothes, their joints and their walk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ _TOPS: tuple[Colour, ...] = (
 _TROUSERS: tuple[Colour, ...] = ((44, 54, 78), (34, 34, 38), (76, 80, 88), (112, 100, 82), (58, 72, 104), (60, 50, 44))
 _SHOES: tuple[Colour, ...] = ((36, 32, 30), (70, 50, 38), (196, 194, 190), (58, 60, 66))
 
-# Swing of the thigh to either side, in radians; one cycle of both legs then covers _STRIDE_PER_HEIGHT body heights.
+# Amplitude of the swing of the thigh in radians. With it, one gait cycle (two steps) covers _STRIDE_PER_HEIGHT times
+# the height of the person.
 _HIP_SWING = 0.44
 _STRIDE_PER_HEIGHT = 0.84
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a person wears; lengths in metres."""
+    """Size, colours and clothes of a person.
+
+    `build` scales the width of body and limbs. `backpack` and `helmet` are their colours, None for a person without.
+    """
 
     height_m: float
     build: float
@@ -43,8 +47,8 @@ class Look:
     helmet: Colour | None
 
     @classmethod
-    def draw_lots(cls, rng: np.random.Generator, *, helmet: bool = False) -> Look:
-        """A random person."""
+    def random(cls, rng: np.random.Generator, *, helmet: bool = False) -> Look:
+        """A person with random properties. With `helmet`, as a cyclist: 70 % wear a helmet, and none wears a coat."""
 
         def pick(colours: tuple[Colour, ...]) -> Colour:
             return tint(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.88, 1.12)))
@@ -68,7 +72,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Joints as world points; arrays (2, 3) hold [left, right]."""
+    """The joints of a person as world points in metres: (3,), or (2, 3) for [left, right]."""
 
     pelvis: Points
     neck: Points
@@ -82,19 +86,22 @@ class Body:
     toes: Points
 
     def all_points(self) -> Points:
-        """(N, 3) every joint."""
+        """All joints, (N, 3)."""
         single = np.stack([self.pelvis, self.neck, self.head])
         pairs = (self.shoulders, self.elbows, self.hands, self.hips, self.knees, self.ankles, self.toes)
         return np.concatenate([single, *pairs])
 
 
 def walking_body(look: Look, pose: Pose) -> Body:
-    """The body at one moment of its walk. Feet do not slide: the phase follows the metres covered."""
+    """The joints of a walking person at `pose`.
+
+    The phase of the gait cycle follows from the distance travelled, so that the feet do not slide over the ground.
+    """
     height = look.height_m
     phase = 2 * np.pi * pose.travelled_m / (_STRIDE_PER_HEIGHT * height)
     phases = np.array([phase, phase + np.pi])
     hip_angle = _HIP_SWING * np.sin(phases) + 0.06
-    # The leg that swings forward bends its knee.
+    # The knee is bent while the leg swings forward.
     knee_flex = 0.10 + 0.95 * np.maximum(np.cos(phases + 0.35), 0.0) ** 2
     shank_angle = hip_angle - knee_flex
     toe_pitch = 0.75 * np.minimum(shank_angle + 0.15, 0.0) + 0.7 * np.maximum(shank_angle - 0.12, 0.0)
@@ -103,7 +110,7 @@ def walking_body(look: Look, pose: Pose) -> Body:
     side = np.array([-1.0, 1.0])[:, None] * right
 
     def bone(angle: NDArray[np.float64], length_m: float) -> Points:
-        """(2, 3) vectors that hang down at angle 0 and point forward at pi / 2."""
+        """Vectors (2, 3) of the given length: straight down at angle 0, forward at pi / 2."""
         vector: Points = length_m * (np.sin(angle)[:, None] * forward - np.cos(angle)[:, None] * up)
         return vector
 

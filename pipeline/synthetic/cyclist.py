@@ -1,4 +1,4 @@
-"""A bicycle with its rider: one figure, two objects."""
+"""A bicycle and its rider: one figure that consists of two objects."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from pipeline.synthetic.body import Body, Look
 from pipeline.synthetic.camera import Camera, Points, Pose
 from pipeline.synthetic.draw import Canvas, Colour, capsules, open_canvas, tint
-from pipeline.synthetic.figure import Layer, cut_texture, ground_ellipse
+from pipeline.synthetic.figure import Layer, crop_texture, ground_ellipse
 from pipeline.synthetic.people import BodyPainter, body_shadow
 
 _FRAMES: tuple[Colour, ...] = ((38, 40, 44), (140, 40, 38), (44, 82, 120), (196, 196, 190), (52, 96, 76))
 _RUBBER: Colour = (28, 28, 30)
 _METAL: Colour = (128, 132, 136)
 
-# Side view of the bicycle, (forward, up) in metres from the point on the ground between the wheels.
+# Side view of the bicycle: (forward, up) in metres, relative to the point on the ground between the wheels.
 _REAR, _FRONT = (-0.52, 0.34), (0.53, 0.34)
 _WHEEL_M = 0.34
 _CRANK, _CRANK_M = (-0.08, 0.28), 0.17
@@ -27,16 +27,18 @@ _TUBES = (
     (_HEAD_TOP, _HEAD_LOW), (_HEAD_LOW, _FRONT),
 )  # fmt: skip
 _GEAR_M = 4.6
+"""distance travelled during one turn of the crank"""
 
 
 def _world(pose: Pose, u_m: float, up_m: float, right_m: float = 0.0) -> Points:
+    """World point (3,) `u_m` metres forward, `up_m` above the ground and `right_m` to the right of the pose."""
     point: Points = pose.ground + u_m * pose.forward + right_m * pose.right
     point[1] = up_m
     return point
 
 
 def _knee(hip: Points, ankle: Points, thigh_m: float, shank_m: float, forward: Points) -> Points:
-    """Where two bones from hip to ankle meet, bent forward; law of cosines."""
+    """Position of the knee between hip and ankle, bent forward, by the law of cosines."""
     reach = ankle - hip
     distance = min(max(float(np.linalg.norm(reach)), 1e-3), thigh_m + shank_m - 1e-3)
     axis = reach / np.linalg.norm(reach)
@@ -48,16 +50,16 @@ def _knee(hip: Points, ankle: Points, thigh_m: float, shank_m: float, forward: P
 
 
 class Cyclist:
-    """Member 0 is the bicycle, member 1 the person on it.
+    """A cyclist. Member 0 of the figure is the bicycle, member 1 the rider.
 
-    The discs of the wheels belong to the bicycle's mask, as annotators draw them, though one sees the street between
-    the spokes.
+    The mask of the bicycle includes the whole discs of the wheels, as annotators draw them, although the street is
+    visible between the spokes.
     """
 
     class_ids: tuple[int, ...] = (2, 1)
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._look = Look.draw_lots(rng, helmet=True)
+        self._look = Look.random(rng, helmet=True)
         self._frame = _FRAMES[int(rng.integers(len(_FRAMES)))]
 
     def _crank_angle(self, pose: Pose) -> float:
@@ -89,7 +91,7 @@ class Cyclist:
 
     def _paint_bicycle(self, canvas: Canvas, pose: Pose, camera: Camera) -> None:
         px = camera.scale_at(pose.z_m)
-        # Seen from the front a wheel shows the breadth of its tyre.
+        # A wheel seen from the front is as wide as its tyre.
         tyre_px = max(0.05 * px, 0.9)
         for axle in (_REAR, _FRONT):
             rim = self._wheel(axle, _WHEEL_M - 0.02, pose, camera)
@@ -98,7 +100,7 @@ class Cyclist:
                 place = (spoke * 2.8 - pose.travelled_m / _WHEEL_M * 28 / (2 * np.pi)) % 28
                 canvas.line(np.stack([hub, rim[int(place)]]), _METAL, 0.012 * px)
             canvas.line(rim, _RUBBER, tyre_px, closed=True)
-            canvas.fill_mask(self._wheel(axle, _WHEEL_M, pose, camera))
+            canvas.add_to_mask(self._wheel(axle, _WHEEL_M, pose, camera))
         for start, end in _TUBES:
             tube = camera.project(np.stack([_world(pose, *start), _world(pose, *end)]))
             radius = np.array([max(0.021 * px, 0.45)])
@@ -137,13 +139,13 @@ class Cyclist:
         layers = []
         if far is not None:
             BodyPainter(far, body, self._look, pose, camera).far_limbs()
-            layers.append(Layer(1, pose.z_m, far.finish(0.018 * px, cut_texture(texture, far))))
+            layers.append(Layer(1, pose.z_m, far.finish(0.018 * px, crop_texture(texture, far))))
         if machine is not None:
             self._paint_bicycle(machine, pose, camera)
-            layers.append(Layer(0, pose.z_m, machine.finish(0.5, cut_texture(texture, machine))))
+            layers.append(Layer(0, pose.z_m, machine.finish(0.5, crop_texture(texture, machine))))
         if near is not None:
             BodyPainter(near, body, self._look, pose, camera).near_part()
-            layers.append(Layer(1, pose.z_m, near.finish(0.018 * px, cut_texture(texture, near))))
+            layers.append(Layer(1, pose.z_m, near.finish(0.018 * px, crop_texture(texture, near))))
         return layers
 
     def shadow(self, pose: Pose, camera: Camera) -> list[Points]:

@@ -1,7 +1,8 @@
-"""Anti-aliased drawing of one figure into a small supersampled canvas, and its result, the sprite.
+"""Anti-aliased drawing of one figure: a canvas to draw on, and the sprite it produces.
 
-A canvas holds colour and shading apart: colour edges stay crisp while shading, drawn coarsely, is blurred into round
-forms. All points are picture coordinates (pixels, continuous edges).
+A canvas has separate planes for colour and shading. The colour plane is supersampled, so that its edges are sharp. The
+shading plane is blurred, so that steps of brightness look like round surfaces. All points are picture coordinates, in
+continuous pixels.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ Colour = tuple[float, float, float]
 Box = tuple[int, int, int, int]
 
 _SHIFT = 4
+"""fractional bits of the fixed-point coordinates that OpenCV takes"""
 _UNIT = 1 << _SHIFT
 _NEUTRAL = 128
+"""brightness that leaves a colour unchanged"""
 
 _CAP_STEPS = 7
 _CAP_TURN = np.linspace(np.pi / 2, 3 * np.pi / 2, _CAP_STEPS)
@@ -29,12 +32,12 @@ _CAP = np.stack([np.cos(_CAP_TURN), np.sin(_CAP_TURN)], -1)
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn figure, cut to the picture.
+    """A drawn figure, clipped to the picture.
 
-    box       (x0, y0, x1, y1) whole pixels inside the picture
-    rgb       (y1 - y0, x1 - x0, 3) uint8, multiplied by alpha
+    box       (x0, y0, x1, y1) in whole pixels, inside the picture
+    rgb       (y1 - y0, x1 - x0, 3) uint8 RGB, premultiplied by alpha
     alpha     (y1 - y0, x1 - x0) uint8, 255 is opaque
-    solid     (y1 - y0, x1 - x0) bool: the pixels that belong to the object
+    solid     (y1 - y0, x1 - x0) bool, True for pixels of the object's mask
     """
 
     box: Box
@@ -44,25 +47,28 @@ class Sprite:
 
 
 def tint(colour: Colour, factor: float) -> Colour:
-    """The colour, lighter (factor > 1) or darker, within 0 to 255."""
+    """The colour with its brightness multiplied by `factor`, clipped to 255."""
     return (min(colour[0] * factor, 255.0), min(colour[1] * factor, 255.0), min(colour[2] * factor, 255.0))
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second colour, the rest of the first."""
+    """Linear interpolation: the first colour at `share` 0, the second at `share` 1."""
     a, b = np.array(first), np.array(second)
     red, green, blue = a + (b - a) * share
     return (float(red), float(green), float(blue))
 
 
 def capsules(start: Points, end: Points, start_radius: Points, end_radius: Points) -> Points:
-    """Outlines of K round-ended tapered bars: (K, 2) ends and (K,) radii to (K, 2 * _CAP_STEPS, 2) convex polygons."""
+    """Outlines of K tapered capsules (bars with round ends), as convex polygons (K, 2 * _CAP_STEPS, 2).
+
+    `start` and `end` are (K, 2) points, `start_radius` and `end_radius` (K,) radii.
+    """
     axis = end - start
     length = np.hypot(axis[:, 0], axis[:, 1])
     axis[length < 1e-9] = (1.0, 0.0)
     axis /= np.maximum(length, 1e-9)[:, None]
     across = np.stack([-axis[:, 1], axis[:, 0]], -1)
-    # From one flank over the rear to the other; the front is the same half circle mirrored through the centre.
+    # The half circle around the start. The half circle around the end is its point reflection.
     cap = _CAP[:, :1] * axis[:, None] + _CAP[:, 1:] * across[:, None]
     outline = np.empty((len(start), 2 * _CAP_STEPS, 2))
     outline[:, :_CAP_STEPS] = start[:, None] + start_radius[:, None, None] * cap
@@ -71,13 +77,16 @@ def capsules(start: Points, end: Points, start_radius: Points, end_radius: Point
 
 
 def ellipse(centre: Points, half_width: float, half_height: float, steps: int = 20) -> Points:
-    """Outline of an upright ellipse: (steps, 2)."""
+    """Outline of an axis-aligned ellipse, (steps, 2)."""
     turn = np.linspace(0, 2 * np.pi, steps, endpoint=False)
     return centre + np.stack([half_width * np.cos(turn), half_height * np.sin(turn)], -1)
 
 
 class Canvas:
-    """A transparent sheet over a part of the picture."""
+    """A transparent drawing surface over the part `box` of the picture.
+
+    The colour plane has `supersample` times as many pixels per row and column as the picture.
+    """
 
     def __init__(self, box: Box, supersample: int) -> None:
         self.box = box
@@ -90,39 +99,43 @@ class Canvas:
         self._filled: NDArray[np.uint8] | None = None
 
     def _fixed(self, points: Points, factor: int) -> NDArray[np.int32]:
-        """OpenCV counts from the centre of the first pixel, in 1 / _UNIT pixels."""
+        """Points in OpenCV's fixed-point coordinates: 1 / _UNIT pixels, from the centre of the first pixel."""
         return np.rint(points * (factor * _UNIT) - self._origin[factor]).astype(np.int32)
 
     def polygon(self, outline: Points, colour: Colour) -> None:
-        """Fill a simple polygon (N, 2)."""
+        """Fill a simple (not self-intersecting) polygon (N, 2) with a colour."""
         cv2.fillPoly(self._rgba, [self._fixed(outline, self._factor)], (*colour, 255.0), cv2.LINE_AA, _SHIFT)
 
     def line(self, path: Points, colour: Colour, width_px: float, *, closed: bool = False) -> None:
-        """Draw an open or closed path (N, 2), at least one supersampled pixel wide."""
+        """Draw a path (N, 2) of `width_px` picture pixels, at least one supersampled pixel."""
         thickness = max(1, round(width_px * self._factor))
         points = [self._fixed(path, self._factor)]
         cv2.polylines(self._rgba, points, closed, (*colour, 255.0), thickness, cv2.LINE_AA, _SHIFT)
 
     def shade(self, outline: Points, factor: float) -> None:
-        """Light the polygon with `factor` (1 leaves the colour as it is, at most 1.99)."""
+        """Set the brightness inside a polygon (N, 2): 1 leaves the colour unchanged, the maximum is 1.99."""
         level = min(factor * _NEUTRAL, 255.0)
         cv2.fillPoly(self._shade, [self._fixed(outline, 1)], level, cv2.LINE_8, _SHIFT)
 
-    def fill_mask(self, outline: Points) -> None:
-        """Count the polygon as part of the object although one sees through it (a wheel between its spokes)."""
+    def add_to_mask(self, outline: Points) -> None:
+        """Add a polygon (N, 2) to the object's mask without drawing it, such as the disc of a spoked wheel."""
         if self._filled is None:
             self._filled = np.zeros_like(self._shade)
         cv2.fillPoly(self._filled, [self._fixed(outline, 1)], 255, cv2.LINE_8, _SHIFT)
 
     def finish(self, shade_blur_px: float, texture: NDArray[np.uint8]) -> Sprite:
-        """Scale down, shade and weave in `texture`, (height, width) uint8 with 128 as neutral."""
+        """Scale the colours down, apply shading and texture, and return the sprite.
+
+        `shade_blur_px` is the standard deviation of the blur of the shading, at least 0.3. `texture` is (height, width)
+        uint8 and multiplies the brightness; 128 is neutral.
+        """
         height, width = self._shade.shape
         rgba = cv2.resize(self._rgba, (width, height), interpolation=cv2.INTER_AREA)
         shade = cv2.GaussianBlur(self._shade, (0, 0), max(shade_blur_px, 0.3))
         light = cv2.multiply(shade, texture, scale=1 / _NEUTRAL)
         alpha = np.ascontiguousarray(rgba[..., 3])
         rgb = cv2.multiply(rgba[..., :3], cv2.merge([light, light, light]), scale=1 / _NEUTRAL)
-        # Premultiplied colour never exceeds its alpha.
+        # Premultiplied colour must not exceed its alpha.
         rgb = cv2.min(rgb, cv2.merge([alpha, alpha, alpha]))
         solid = alpha >= 128
         if self._filled is not None:
@@ -131,7 +144,10 @@ class Canvas:
 
 
 def open_canvas(outline: Points, margin_px: float, width: int, height: int) -> Canvas | None:
-    """A canvas for all points (N, 2) and a margin, cut to the picture; None if nothing of it is in the picture."""
+    """A canvas that covers all points (N, 2) with a margin, clipped to the picture of `width` x `height` pixels.
+
+    Returns None if the points and their margin lie outside the picture.
+    """
     low, high = outline.min(axis=0) - margin_px, outline.max(axis=0) + margin_px
     x0, y0 = max(int(np.floor(low[0])), 0), max(int(np.floor(low[1])), 0)
     x1, y1 = min(int(np.ceil(high[0])), width), min(int(np.ceil(high[1])), height)
@@ -141,8 +157,8 @@ def open_canvas(outline: Points, margin_px: float, width: int, height: int) -> C
     return Canvas((x0, y0, x1, y1), 3 if small else 2)
 
 
-def union(masks: Sequence[tuple[Box, NDArray[np.bool_]]]) -> int:
-    """Number of pixels covered by at least one of the masks, each given with its box in the picture."""
+def union_area_px(masks: Sequence[tuple[Box, NDArray[np.bool_]]]) -> int:
+    """Number of pixels that at least one of the masks covers. Each mask comes with its box in the picture."""
     if len(masks) == 1:
         return int(np.count_nonzero(masks[0][1]))
     boxes = np.array([box for box, _ in masks])

@@ -1,4 +1,4 @@
-"""Scenes as H.264 files."""
+"""Encodes scenes as video files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from pipeline.errors import OutputError
 from pipeline.synthetic.scene import Scene, SceneConfig
 
-# ITU-T H.273: 1 stands for BT.709 in primaries, transfer and matrix.
+# ITU-T H.273: the code of BT.709 for primaries, transfer characteristics and matrix.
 _BT709 = 1
 
 
@@ -26,10 +26,11 @@ def write_video(
     preset: str = "veryfast",
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Encode the scene into an MP4 file: yuv420p, BT.709, limited range, tagged so.
+    """Encode the scene into an MP4 file: yuv420p, BT.709, limited range, with tags that say so.
 
-    The file appears under its name when it is whole. `progress` is called with (frames done, frames in all) after each
-    frame. Raises OutputError if the file cannot be written, ValueError if `codec` is not one for video.
+    The file is written under a temporary name and renamed when it is complete. `progress` is called with (number of
+    encoded frames, number of frames in total) after each frame. Raises OutputError if the file cannot be written, and
+    ValueError if `codec` is not a video codec.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -46,7 +47,7 @@ def write_video(
 
 
 def demo_video(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Scene:
-    """Write the default scene as a video; the scene itself comes back for its ground truth."""
+    """Write the default scene as a video. Returns the scene, which gives the ground truth."""
     scene = Scene(SceneConfig())
     write_video(scene, path, progress=progress)
     return scene
@@ -71,7 +72,7 @@ def _encode(
                 dst_colorspace=Colorspace.ITU709,
                 src_color_range=ColorRange.JPEG,
                 dst_color_range=ColorRange.MPEG,
-                # Without exact rounding the picture comes out about one level darker.
+                # Without accurate rounding the picture is about one grey level darker.
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
             )
             picture.pts, picture.time_base = frame.index, 1 / rate

@@ -19,13 +19,13 @@ _GROUND_FLOOR_M, _FLOOR_M = 3.6, 3.0
 
 
 def shift_light(texture: Image, factor: float, lift: float) -> Image:
-    """The texture darker (factor < 1) and hazier (lift > 0, grey levels)."""
+    """The texture with its grey levels multiplied by `factor`, plus `lift` grey levels of haze."""
     shifted: Image = np.clip(texture.astype(np.float32) * factor + lift, 0, 255).astype(np.uint8)
     return shifted
 
 
 def facade(rng: np.random.Generator, width_m: float, height_m: float, detail: float) -> Image:
-    """A house front, `detail` pixels per metre: (height_m * detail, width_m * detail, 3) uint8 RGB."""
+    """A random house front: (height_m * detail, width_m * detail, 3) uint8 RGB with `detail` pixels per metre."""
     house = _House(rng, width_m, height_m, detail)
     house.storeys()
     house.ground_floor()
@@ -40,14 +40,14 @@ class _House:
         self._sheet[:] = self._wall
 
     def _rect(self, x: float, y: float, width: float, height: float, colour: Colour) -> None:
-        """Left and lower edge in metres from the lower left corner."""
+        """Fill a rectangle. `x` and `y` are its lower left corner in metres from the lower left corner of the front."""
         scale, top = self._detail * 16, self._height
         corners = [(x, top - y), (x + width, top - y), (x + width, top - y - height), (x, top - y - height)]
         points = np.rint(np.array(corners) * scale - 8).astype(np.int32)
         cv2.fillPoly(self._sheet, [points], colour, cv2.LINE_AA, 4)
 
     def _glass(self, x: float, y: float, width: float, height: float) -> None:
-        """A pane: dark, with a paler reflection of the sky in its upper part and sometimes a curtain."""
+        """A window pane: dark, with a reflection of the sky in its upper part, in some windows with curtains."""
         base = self._rng.uniform(0.8, 1.25)
         self._rect(x, y, width, height, (52 * base, 60 * base, 66 * base))
         self._rect(x, y + height * 0.55, width, height * 0.45, (92 * base, 104 * base, 112 * base))
@@ -57,7 +57,7 @@ class _House:
                 self._rect(left, y, width * share, height, (158 * base * 0.9, 152 * base * 0.9, 142 * base * 0.9))
 
     def storeys(self) -> None:
-        """Rows of windows with frames, sills and shade under the lintel."""
+        """Draw the upper storeys: rows of windows with frames, sills and shadows."""
         rng, wall = self._rng, self._wall
         columns = max(2, round(self._width / 2.3))
         pitch = self._width / columns
@@ -79,7 +79,7 @@ class _House:
             y += _FLOOR_M
 
     def ground_floor(self) -> None:
-        """Shop windows with an awning, or more windows; a door; the plinth."""
+        """Draw the ground floor: a plinth, a door, and shop windows with an awning or ordinary windows."""
         rng, width = self._rng, self._width
         dark = tint(self._wall, 0.55)
         stone = tint(self._wall, 0.78)
@@ -103,7 +103,7 @@ class _House:
         self._rect(door_x + 0.25, 1.2, 0.65, 0.95, (60, 68, 74))
 
     def finish(self) -> Image:
-        """Weathering: stains, grain, and less light towards the ground."""
+        """Return the house front with stains and grain, darker towards the ground."""
         height, width = self._sheet.shape[:2]
         stains = cv2.resize(cloud_noise(self._rng, 48, 96), (width, height), interpolation=cv2.INTER_CUBIC)
         fine = self._rng.standard_normal((height, width), np.float32)

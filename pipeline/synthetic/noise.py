@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def cloud_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """(height, width) float32 in 0 to 1: octaves of smooth noise, each half as strong as the one before."""
+    """Fractal noise, (height, width) float32 from 0 to 1: octaves of smooth noise, each 0.55 times as strong."""
     total = np.zeros((height, width), np.float32)
     cells, weight = 3, 1.0
     while cells <= height:
@@ -20,9 +20,12 @@ def cloud_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np
 
 
 def grain(rng: np.random.Generator, height: int, width: int, sigma: float) -> NDArray[np.int16]:
-    """(height, width) int16 Gaussian noise, slightly correlated between neighbours as behind a colour filter."""
+    """Gaussian noise, (height, width) int16, with standard deviation `sigma`.
+
+    Neighbouring pixels are slightly correlated, as in a picture interpolated from a Bayer colour filter.
+    """
     raw = rng.standard_normal((height, width), np.float32)
-    # The blur takes away about a third of the deviation.
+    # The blur reduces the standard deviation by about a third.
     soft = cv2.GaussianBlur(raw, (3, 3), 0.5) * (sigma * 1.5)
     noise: NDArray[np.int16] = np.rint(soft).astype(np.int16)
     return noise

@@ -1,4 +1,4 @@
-"""How a person is drawn, from far limbs to near ones."""
+"""Draws people, limb by limb, from far to near."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.synthetic.body import Body, Look, walking_body
-from pipeline.synthetic.camera import LIGHT, Camera, Points, Pose
+from pipeline.synthetic.camera import Camera, Points, Pose
 from pipeline.synthetic.draw import Canvas, Colour, capsules, ellipse, mix, open_canvas, tint
-from pipeline.synthetic.figure import Layer, cut_texture, ground_ellipse
+from pipeline.synthetic.figure import Layer, crop_texture, ground_ellipse
+from pipeline.synthetic.street_plan import LIGHT
 
-# Share of the width, shift towards the light in radii, and light of the nested bands that make a bar look round.
+# Nested bands that make a limb look round: (share of the width, shift towards the light in radii, brightness).
 _BANDS = ((1.0, 0.0, 0.68), (0.72, 0.2, 0.94), (0.36, 0.38, 1.16))
 
 
 def shade_round(canvas: Canvas, start: Points, end: Points, start_r: Points, end_r: Points) -> list[Points]:
-    """Outlines of K bars, and steps of light that make them look round when blurred."""
+    """Shade K limbs on the canvas so that they look round, and return their K outlines.
+
+    Each limb is a capsule from `start` to `end`, (K, 2) picture points, with radii `start_r` and `end_r`, (K,) pixels.
+    """
     offset = ((start_r + end_r) / 2)[:, None] * np.array([-1.0, -0.6])
     starts = np.concatenate([start + shift * offset for _, shift, _ in _BANDS])
     ends = np.concatenate([end + shift * offset for _, shift, _ in _BANDS])
@@ -30,7 +34,7 @@ def shade_round(canvas: Canvas, start: Points, end: Points, start_r: Points, end
 
 
 class BodyPainter:
-    """Draws one body onto a canvas, part by part from far to near."""
+    """Draws one person onto a canvas. Parts farther from the camera are drawn first."""
 
     def __init__(self, canvas: Canvas, body: Body, look: Look, pose: Pose, camera: Camera) -> None:
         self._canvas, self._look, self._camera = canvas, look, camera
@@ -46,12 +50,12 @@ class BodyPainter:
         self._legs = np.stack([project(p) for p in (body.hips, body.knees, body.ankles, body.toes)])
 
     def far_limbs(self) -> None:
-        """The arm and leg on the side away from the camera."""
+        """Draw the arm and the leg on the side away from the camera."""
         self._arm(1 - self._near, 0.8)
         self._leg(1 - self._near, 0.8)
 
     def near_part(self) -> None:
-        """The rest of the body."""
+        """Draw the rest of the body."""
         self._leg(self._near, 1.0)
         if self._look.backpack and self._towards > -0.2:
             self._backpack(self._look.backpack)
@@ -87,7 +91,7 @@ class BodyPainter:
     def _torso(self) -> None:
         look = self._look
         hem = -0.55 if look.coat else -0.14
-        # (place along the spine, half width across the body, half depth) in metres at a height of 1.75 m
+        # (position along the spine, 0 pelvis to 1 neck; half width and half depth in metres for a height of 1.75 m)
         levels = np.array(
             [(hem, 0.185 if look.coat else 0.165, 0.13), (0.06, 0.158, 0.118), (0.32, 0.158, 0.112), (0.62, 0.18, 0.13),
              (0.88, 0.198, 0.115), (0.97, 0.165, 0.085), (1.03, 0.075, 0.06)]
@@ -171,7 +175,7 @@ class BodyPainter:
 
 
 def body_shadow(body: Body, look: Look, camera: Camera) -> list[Points]:
-    """Outlines of the cast shadow: each bone, thrown along the light onto the ground."""
+    """Outlines of the cast shadow: each bone, projected along the light onto the ground."""
     bones = [(body.pelvis, body.neck, 0.17), (body.neck, body.head, 0.09)]
     for k in range(2):
         bones += [(body.hips[k], body.knees[k], 0.08), (body.knees[k], body.ankles[k], 0.06)]
@@ -189,7 +193,7 @@ class Walker:
     class_ids: tuple[int, ...] = (1,)
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._look = Look.draw_lots(rng)
+        self._look = Look.random(rng)
 
     def layers(self, pose: Pose, camera: Camera, texture: NDArray[np.uint8]) -> list[Layer]:
         """See `Figure`."""
@@ -201,7 +205,7 @@ class Walker:
         painter = BodyPainter(canvas, body, self._look, pose, camera)
         painter.far_limbs()
         painter.near_part()
-        return [Layer(0, pose.z_m, canvas.finish(0.018 * px, cut_texture(texture, canvas)))]
+        return [Layer(0, pose.z_m, canvas.finish(0.018 * px, crop_texture(texture, canvas)))]
 
     def shadow(self, pose: Pose, camera: Camera) -> list[Points]:
         """See `Figure`."""

@@ -1,4 +1,4 @@
-"""The scene: its parameters, its frames, and the truth about each of them."""
+"""The scene: its parameters, its frames and their ground truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.synthetic.background import paint_background
 from pipeline.synthetic.camera import Camera
-from pipeline.synthetic.draw import Box, Sprite, union
+from pipeline.synthetic.draw import Box, Sprite, union_area_px
 from pipeline.synthetic.figure import Layer
 from pipeline.synthetic.noise import grain
 from pipeline.synthetic.traffic import Visit, plan_visits
@@ -22,21 +22,23 @@ MIN_SIDE_PX = 16
 MAX_SIDE_PX = 8192
 
 _SHADOW_STEP = 2
+"""shadows are drawn at this fraction of the picture's size, as they are blurred anyway"""
 _NOISE_MARGIN_PX = 64
+"""each frame crops its noise from a larger sheet, at a random offset of up to this many pixels"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
-    """What is to be drawn. Raises ValueError for a value out of range.
+    """The parameters of a scene. Raises ValueError if a value is out of range.
 
-    width, height   even, MIN_SIDE_PX to MAX_SIDE_PX pixels
-    fps             frames per second, above 0
-    num_frames      length, at least 1
+    width, height   size in pixels, even, from MIN_SIDE_PX to MAX_SIDE_PX
+    fps             frames per second, above 0, at most 1000
+    num_frames      length in frames, at least 1
     num_people, num_cars, num_bicycles
-                    figures in the street at any time (some of them out of view); who leaves is followed by another.
-                    A bicycle brings its rider, who is a person besides
-    seed            of everything; the same parameters give the same pixels
-    noise           standard deviation of the camera's noise in grey levels, 0 for none
+                    number of figures in the street at any time, some of them out of view. A figure that leaves is
+                    replaced by another. The rider of a bicycle is an additional person
+    seed            seed of the random generators; the same parameters give the same pixels
+    noise           standard deviation of the sensor noise in grey levels, 0 to 50
     """
 
     width: int = 960
@@ -67,13 +69,13 @@ class SceneConfig:
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object as far as it can be seen in one frame.
+    """The ground truth of one object that is visible in one frame.
 
-    object_id    from 1, stable over the scene, never given twice
+    object_id    positive, the same in all frames, unique within the scene
     class_id     COCO category: 1 person, 2 bicycle, 3 car
-    box_xyxy     extent of the visible pixels, edges continuous: x2 is the last column + 1
-    visibility   visible pixels as a share of those in the picture if nothing stood before it, above 0, at most 1
-    area_px      visible pixels
+    box_xyxy     bounding box of the visible pixels in continuous coordinates: x2 is the last column + 1
+    visibility   number of visible pixels, divided by the number of pixels without occlusion; above 0, at most 1
+    area_px      number of visible pixels
     """
 
     object_id: int
@@ -86,11 +88,11 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class SceneFrame:
-    """One frame and the truth about it.
+    """One frame and its ground truth.
 
     image          (H, W, 3) uint8 RGB
-    instance_map   (H, W) uint16, the id of the object seen at each pixel, 0 for none
-    objects        the visible ones by rising id
+    instance_map   (H, W) uint16, the id of the object that is visible at each pixel, 0 for none
+    objects        the visible objects in ascending order of their ids
     """
 
     index: int
@@ -100,13 +102,13 @@ class SceneFrame:
     objects: tuple[SceneObject, ...]
 
     def mask(self, object_id: int) -> NDArray[np.bool_]:
-        """(H, W) bool: the visible pixels of one object, all False if it is not in the picture."""
+        """Mask (H, W) bool of the visible pixels of one object; all False if the object is not in the picture."""
         visible: NDArray[np.bool_] = self.instance_map == object_id
         return visible
 
 
 class Scene:
-    """A street with people, cars and bicycles. Frames can be asked for in any order."""
+    """A street with people, cars and bicycles. Frames can be rendered in any order."""
 
     def __init__(self, config: SceneConfig | None = None) -> None:
         self.config = config or SceneConfig()
@@ -127,12 +129,12 @@ class Scene:
         return (self.render(index) for index in range(len(self)))
 
     def render(self, index: int) -> SceneFrame:
-        """Frame `index`, 0 to len - 1; raises IndexError otherwise."""
+        """Render a frame. Raises IndexError if `index` is not from 0 to len(self) - 1."""
         image, instance_map, objects = self._compose(index)
-        return SceneFrame(index, index / self.config.fps, self._develop(image, index), instance_map, objects)
+        return SceneFrame(index, index / self.config.fps, self._add_sensor_effects(image, index), instance_map, objects)
 
-    def truth(self, index: int) -> tuple[SceneObject, ...]:
-        """The objects of frame `index` alone."""
+    def objects_at(self, index: int) -> tuple[SceneObject, ...]:
+        """The ground truth of frame `index`. Raises IndexError as `render` does."""
         return self._compose(index)[2]
 
     def _compose(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16], tuple[SceneObject, ...]]:
@@ -147,15 +149,15 @@ class Scene:
         for visit in visits:
             layers = visit.figure.layers(visit.pose(time_s), self._camera, self._texture)
             entries += [(visit, layer) for layer in layers]
-        own: dict[int, list[tuple[Box, NDArray[np.bool_]]]] = {}
+        solid_masks: dict[int, list[tuple[Box, NDArray[np.bool_]]]] = {}
         classes: dict[int, int] = {}
-        # Far to near; the layers of one figure share their depth and keep their order.
+        # From far to near. The layers of one figure have the same depth, and the sort keeps their order.
         for visit, layer in sorted(entries, key=lambda entry: -entry[1].depth_m):
             object_id = visit.object_ids[layer.member]
             classes[object_id] = visit.figure.class_ids[layer.member]
-            own.setdefault(object_id, []).append((layer.sprite.box, layer.sprite.solid))
+            solid_masks.setdefault(object_id, []).append((layer.sprite.box, layer.sprite.solid))
             self._paste(image, instance_map, layer, object_id)
-        return image, instance_map, _describe(instance_map, own, classes)
+        return image, instance_map, _describe(instance_map, solid_masks, classes)
 
     def _paste(self, image: NDArray[np.uint8], instance_map: NDArray[np.uint16], layer: Layer, object_id: int) -> None:
         sprite: Sprite = layer.sprite
@@ -172,9 +174,9 @@ class Scene:
         instance_map[y0:y1, x0:x1][solid] = object_id
 
     def _cast_shadows(self, image: NDArray[np.uint8], visits: list[Visit], time_s: float) -> None:
-        """Darken the ground: the shadow thrown by the sun, and the closed gap right under each object."""
+        """Darken the ground by the cast shadows and, directly below each object, by its contact shadow."""
         height, width = image.shape[0] // _SHADOW_STEP, image.shape[1] // _SHADOW_STEP
-        sun, gap = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+        sun, contact = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
 
         def fill(sheet: NDArray[np.uint8], outlines: list[NDArray[np.float64]], level: float) -> None:
             for outline in outlines:
@@ -184,11 +186,11 @@ class Scene:
         for visit in visits:
             pose = visit.pose(time_s)
             fill(sun, visit.figure.shadow(pose, self._camera), 92)
-            fill(gap, visit.figure.contacts(pose, self._camera), 120)
+            fill(contact, visit.figure.contacts(pose, self._camera), 120)
         unit = image.shape[0] / 540 / _SHADOW_STEP
         sun = cv2.GaussianBlur(sun, (0, 0), 2.2 * unit + 0.2)
-        gap = cv2.GaussianBlur(gap, (0, 0), 5.0 * unit + 0.2)
-        light = 255 - cv2.add(sun, gap)
+        contact = cv2.GaussianBlur(contact, (0, 0), 5.0 * unit + 0.2)
+        light = 255 - cv2.add(sun, contact)
         light = cv2.resize(light, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
         light[np.isfinite(self._background.depth_m)] = 255
         rows = np.flatnonzero(light.min(axis=1) < 255)
@@ -198,8 +200,8 @@ class Scene:
         strip = light[part]
         image[part] = cv2.multiply(image[part], cv2.merge([strip, strip, strip]), scale=1 / 255)
 
-    def _develop(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
-        """What lens and sensor add: a little blur, and noise that differs from frame to frame."""
+    def _add_sensor_effects(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        """The image with the blur of the lens and the noise of the sensor, which differs from frame to frame."""
         soft = cv2.GaussianBlur(image, (3, 3), 0.45 + 0.1 * image.shape[0] / 540)
         if self.config.noise == 0:
             return np.asarray(soft, np.uint8)
@@ -213,11 +215,14 @@ class Scene:
 
 
 def _describe(
-    instance_map: NDArray[np.uint16], own: dict[int, list[tuple[Box, NDArray[np.bool_]]]], classes: dict[int, int]
+    instance_map: NDArray[np.uint16],
+    solid_masks: dict[int, list[tuple[Box, NDArray[np.bool_]]]],
+    classes: dict[int, int],
 ) -> tuple[SceneObject, ...]:
+    """The visible objects. `solid_masks` holds the masks of each object's sprites, without occlusion by others."""
     objects = []
-    for object_id in sorted(own):
-        boxes = np.array([box for box, _ in own[object_id]])
+    for object_id in sorted(solid_masks):
+        boxes = np.array([box for box, _ in solid_masks[object_id]])
         x0, y0, x1, y1 = boxes[:, 0].min(), boxes[:, 1].min(), boxes[:, 2].max(), boxes[:, 3].max()
         mask = instance_map[y0:y1, x0:x1] == object_id
         area = int(np.count_nonzero(mask))
@@ -226,10 +231,12 @@ def _describe(
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = (float(x0 + columns[0]), float(y0 + rows[0]), float(x0 + columns[-1] + 1), float(y0 + rows[-1] + 1))
         class_id = classes[object_id]
-        objects.append(SceneObject(object_id, class_id, LABELS[class_id], box, area / union(own[object_id]), area))
+        objects.append(
+            SceneObject(object_id, class_id, LABELS[class_id], box, area / union_area_px(solid_masks[object_id]), area)
+        )
     return tuple(objects)
 
 
 def ground_truth(scene: Scene) -> list[tuple[SceneObject, ...]]:
-    """The objects of every frame."""
-    return [scene.truth(index) for index in range(len(scene))]
+    """The visible objects of every frame."""
+    return [scene.objects_at(index) for index in range(len(scene))]

@@ -1,4 +1,4 @@
-"""Cars: small solids that can be seen from any side."""
+"""Draws cars as solids, from any direction."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.camera import EYE_M, LIGHT, Camera, Points, Pose
+from pipeline.synthetic.camera import EYE_M, Camera, Points, Pose
 from pipeline.synthetic.draw import Canvas, Colour, mix, open_canvas, tint
-from pipeline.synthetic.figure import Layer, cut_texture
+from pipeline.synthetic.figure import Layer, crop_texture
+from pipeline.synthetic.street_plan import LIGHT
 
 _PAINTS: tuple[Colour, ...] = (
     (196, 198, 202), (58, 62, 68), (146, 34, 32), (38, 66, 116), (226, 226, 224), (104, 110, 116),
@@ -20,17 +21,21 @@ _SKY_IN_GLASS: Colour = (122, 140, 152)
 _TYRE: Colour = (26, 26, 28)
 _TRIM: Colour = (30, 31, 33)
 
-
 _TURN = np.linspace(0, 2 * np.pi, 22, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Side view of a car: `hull` from the rear sill over the top to the front sill, (u forward, z up) in metres.
+    """Side view of a car. Points are (u forward, z up) in metres, relative to the ground below the car's centre.
 
-    belt is the index range of `hull` that lies above the waist line (rear window, roof, windscreen): its first and last
-    point are where the glass begins. `windows` are the side windows' outlines, `width_m` the width over all.
+    hull       outline from the rear sill over the roof to the front sill
+    belt       indices of the points of `hull` at which the glass begins: rear window and windscreen. The cabin, above
+               the waist line, lies between them
+    windows    outlines of the side windows
+    axles      u coordinates of the axles
+    wheel_m    radius of the wheels
+    width_m    overall width
     """
 
     hull: tuple[tuple[float, float], ...]
@@ -82,7 +87,7 @@ _SHAPES = (
 
 
 class Car:
-    """A car of one of four bodies."""
+    """A car with a random body style and paint."""
 
     class_ids: tuple[int, ...] = (3,)
 
@@ -92,7 +97,10 @@ class Car:
         self._hull = np.array(self._shape.hull)
 
     def _half_width(self, profile: Points) -> Points:
-        """(N,) half width at (N, 2) points of the side view: the cabin leans in, the corners are drawn in."""
+        """Half the car's width, (N,), at points (N, 2) of the side view.
+
+        The cabin becomes narrower towards the roof, and the body towards its front and rear end.
+        """
         top = self._hull[:, 1].max()
         waist = self._hull[self._shape.belt[1], 1]
         length = self._hull[:, 0].max()
@@ -103,7 +111,10 @@ class Car:
         return half
 
     def _side(self, profile: Points, pose: Pose, side: float, out_m: float = 0.0) -> Points:
-        """World points (N, 3) of side-view points on the right (side 1) or left (-1) flank."""
+        """World points (N, 3) of side-view points (N, 2) on one flank: the right (`side` 1) or the left (-1).
+
+        `out_m` moves the points outwards.
+        """
         lateral = (self._half_width(profile) + out_m) * side
         world = pose.ground + profile[:, :1] * pose.forward + lateral[:, None] * pose.right
         world[:, 1] = profile[:, 1]
@@ -125,7 +136,7 @@ class Car:
         painter.strips(eye)
         if flank_seen:
             painter.flank(side)
-        return [Layer(0, pose.z_m, canvas.finish(0.02 * px, cut_texture(texture, canvas)))]
+        return [Layer(0, pose.z_m, canvas.finish(0.02 * px, crop_texture(texture, canvas)))]
 
     def shadow(self, pose: Pose, camera: Camera) -> list[Points]:
         """See `Figure`."""
@@ -144,6 +155,8 @@ class Car:
 
 
 class _CarPainter:
+    """Draws one car onto a canvas. `side` is 1 for the right flank and -1 for the left."""
+
     def __init__(self, canvas: Canvas, camera: Camera, car: Car, pose: Pose) -> None:
         self._canvas, self._camera, self._car, self._pose = canvas, camera, car, pose
         self._px = camera.scale_at(pose.z_m)
@@ -160,7 +173,7 @@ class _CarPainter:
         return self._camera.project(self._car._side(np.array(profile), self._pose, side, out_m))
 
     def underside(self, side: float) -> None:
-        """The far wheels and the dark floor, seen below the sills."""
+        """Draw the wheels on the far side and the dark floor, which are visible below the sills."""
         shape = self._car._shape
         length = float(self._car._hull[:, 0].max())
         sill = shape.hull[0][1] + 0.06
@@ -175,7 +188,7 @@ class _CarPainter:
             self._canvas.polygon(np.concatenate([ends[0], ends[1][::-1]]), (20, 20, 22))
 
     def strips(self, eye: Points) -> None:
-        """The surfaces across the car, from far to near: bumpers, bonnet, glass, roof, tail."""
+        """Draw the surfaces between the flanks, from far to near: bumpers, bonnet, windscreen, roof, rear."""
         car, left, right = self._car, self._left, self._right
         first, last = car._shape.belt
         order = []
@@ -183,7 +196,7 @@ class _CarPainter:
             corners = np.stack([left[k], right[k], right[k + 1], left[k + 1]])
             normal = np.cross(left[k + 1] - left[k], right[k] - left[k])
             normal *= 1 / max(float(np.linalg.norm(normal)), 1e-9)
-            # The profile runs from the rear over the roof to the front, so the roof's normal points up.
+            # The hull runs from the rear over the roof to the front, so that the normals point outwards.
             if normal @ (eye - corners.mean(axis=0)) > 0:
                 order.append((float(-np.linalg.norm(corners.mean(axis=0) - eye)), k, corners, normal))
         light = LIGHT / np.linalg.norm(LIGHT)
@@ -202,7 +215,11 @@ class _CarPainter:
             self._front_or_rear(k, len(left) - 2)
 
     def _patch(self, k: int, shares: tuple[float, float], lifts: tuple[float, float], colour: Colour) -> None:
-        """Part of strip `k`: `shares` from -1 (left) to 1 (right), `lifts` from 0 (its first edge) to 1."""
+        """Fill a part of strip `k`, the surface between the points `k` and `k + 1` of the hull.
+
+        `shares` are its limits across the car, from -1 (left) to 1 (right); `lifts` its limits along the strip, from 0
+        (point `k`) to 1 (point `k + 1`).
+        """
         corners = []
         for lift, ends in ((lifts[0], shares), (lifts[1], shares[::-1])):
             left, right = ((1 - lift) * edge[k] + lift * edge[k + 1] for edge in (self._left, self._right))
@@ -210,7 +227,7 @@ class _CarPainter:
         self._canvas.polygon(self._camera.project(np.array(corners)), colour)
 
     def _front_or_rear(self, k: int, last: int) -> None:
-        """Lamps, grille, plate and bumper trim on the strips where they sit."""
+        """Draw the lamps, grille, plate or bumper trim of strip `k`; `last` is the index of the last strip."""
         if k == 0:
             self._patch(0, (-1.0, 1.0), (0.0, 0.45), _TRIM)
         elif k == 1:
@@ -231,7 +248,7 @@ class _CarPainter:
                 self._patch(last - 1, (low * 1.18, low * 1.42), (0.2, 0.58), (246, 248, 248))
 
     def flank(self, side: float) -> None:
-        """The side towards the camera with windows, doors and wheels."""
+        """Draw the flank that faces the camera, with its windows, doors and wheels."""
         car, shape, canvas = self._car, self._car._shape, self._canvas
         hull = car._hull
         first, last = shape.belt
@@ -240,7 +257,7 @@ class _CarPainter:
         canvas.polygon(cabin, car._paint)
         canvas.shade(cabin, sunlit)
         length, sill, waist = float(hull[:, 0].max()), float(hull[0, 1]), float(hull[last, 1])
-        # Points along waist and sill, since the car is widest in the middle.
+        # Several points along the waist line and the sill, since the car becomes narrower towards its ends.
         along = np.linspace(0.8, -0.8, 5) * length
         waist_line = np.stack([along[::-1], np.interp(along[::-1], hull[[first, last], 0], hull[[first, last], 1])], -1)
         waist_line = waist_line[(waist_line[:, 0] > hull[first, 0]) & (waist_line[:, 0] < hull[last, 0])]
@@ -259,7 +276,7 @@ class _CarPainter:
             self._wheel(axle, side)
 
     def _band(self, reach_m: float, low_m: float, high_m: float, side: float) -> Points:
-        """A horizontal stripe of the flank, bent as the flank is."""
+        """Outline in the picture of a horizontal stripe of the flank, which follows the flank's curvature."""
         along = np.linspace(-reach_m, reach_m, 7)
         edges = [np.stack([u, np.full(len(u), z)], -1) for u, z in ((along, low_m), (along[::-1], high_m))]
         return self._flat(np.concatenate(edges), side)

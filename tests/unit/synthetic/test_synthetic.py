@@ -1,4 +1,4 @@
-"""The synthetic street: the same pixels for the same parameters, a truth that fits the picture, a video that plays."""
+"""The synthetic street: reproducible pixels, ground truth that matches the picture, and the encoded video."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.synthetic import Scene, SceneConfig, SceneFrame, SceneObject, grou
 CONFIG = SceneConfig(width=320, height=180, fps=5.0, num_frames=50)
 
 
-def inside(item: SceneObject, visibility: float = 0.95) -> bool:
-    """Whether the object is hardly hidden and not cut by the edge of the picture."""
+def is_clearly_visible(item: SceneObject, visibility: float = 0.95) -> bool:
+    """Whether the object has at least this visibility and does not touch the edge of the picture."""
     x1, y1, x2, y2 = item.box_xyxy
     return item.visibility > visibility and x1 > 0 and y1 > 0 and x2 < 320 and y2 < 180
 
 
 def digest(frame: SceneFrame) -> str:
-    """A fingerprint of a frame's pixels, ids and objects."""
+    """SHA-256 of a frame's pixels, instance map and objects."""
     return hashlib.sha256(
         frame.image.tobytes() + frame.instance_map.tobytes() + repr(frame.objects).encode()
     ).hexdigest()
@@ -59,7 +59,7 @@ def test_another_seed_gives_another_scene(frames: list[SceneFrame]) -> None:
     assert digest(other.render(0)) != digest(frames[0])
 
 
-def test_frames_have_shape_type_and_time(frames: list[SceneFrame]) -> None:
+def test_frames_have_the_documented_shape_type_and_time(frames: list[SceneFrame]) -> None:
     assert len(frames) == 50
     for index, frame in enumerate(frames):
         assert frame.image.shape == (180, 320, 3)
@@ -70,7 +70,7 @@ def test_frames_have_shape_type_and_time(frames: list[SceneFrame]) -> None:
         assert frame.pts_s == pytest.approx(index / 5.0)
 
 
-def test_objects_and_instance_map_say_the_same(frames: list[SceneFrame]) -> None:
+def test_objects_agree_with_the_instance_map(frames: list[SceneFrame]) -> None:
     for frame in frames:
         assert [o.object_id for o in frame.objects] == [int(i) for i in np.unique(frame.instance_map) if i]
         for item in frame.objects:
@@ -82,11 +82,11 @@ def test_objects_and_instance_map_say_the_same(frames: list[SceneFrame]) -> None
             assert {1: "person", 2: "bicycle", 3: "car"}[item.class_id] == item.label
 
 
-def test_ground_truth_is_what_the_frames_say(scene: Scene, frames: list[SceneFrame]) -> None:
+def test_ground_truth_equals_the_objects_of_the_rendered_frames(scene: Scene, frames: list[SceneFrame]) -> None:
     assert ground_truth(scene) == [frame.objects for frame in frames]
 
 
-def test_an_id_keeps_its_class_and_never_comes_back(frames: list[SceneFrame]) -> None:
+def test_an_object_keeps_its_class(frames: list[SceneFrame]) -> None:
     classes: dict[int, set[int]] = {}
     for frame in frames:
         for item in frame.objects:
@@ -96,14 +96,14 @@ def test_an_id_keeps_its_class_and_never_comes_back(frames: list[SceneFrame]) ->
     assert min(classes) >= 1
 
 
-def test_an_object_moves_little_between_frames() -> None:
+def test_an_object_moves_at_most_a_few_pixels_between_frames() -> None:
     scene = Scene(SceneConfig(width=320, height=180, num_frames=12, num_people=8))
     truth = ground_truth(scene)
     compared = 0
     for before, after in itertools.pairwise(truth):
-        boxes = {o.object_id: o for o in before if inside(o)}
+        boxes = {o.object_id: o for o in before if is_clearly_visible(o)}
         for item in after:
-            if item.object_id in boxes and inside(item):
+            if item.object_id in boxes and is_clearly_visible(item):
                 compared += 1
                 old = boxes[item.object_id].box_xyxy
                 # A car in the near lane makes 5.6 m/s * 286 px / 10.7 m / 25 fps = 6 pixels a frame.
@@ -111,13 +111,13 @@ def test_an_object_moves_little_between_frames() -> None:
     assert compared > 20
 
 
-def test_objects_hide_each_other(frames: list[SceneFrame]) -> None:
+def test_some_objects_are_occluded(frames: list[SceneFrame]) -> None:
     shares = [o.visibility for frame in frames for o in frame.objects if o.area_px > 30]
     assert min(shares) < 0.6
     assert max(shares) == 1.0
 
 
-def test_objects_enter_and_leave(frames: list[SceneFrame]) -> None:
+def test_objects_enter_and_leave_the_street(frames: list[SceneFrame]) -> None:
     seen = [{o.object_id for o in frame.objects} for frame in frames]
     assert set.union(*seen[25:]) - set.union(*seen[:10])
     assert set.union(*seen[:10]) - set.union(*seen[40:])
@@ -127,7 +127,7 @@ def test_objects_change_in_size(frames: list[SceneFrame]) -> None:
     heights: dict[int, list[float]] = {}
     for frame in frames:
         for o in frame.objects:
-            if inside(o):
+            if is_clearly_visible(o):
                 heights.setdefault(o.object_id, []).append(o.box_xyxy[3] - o.box_xyxy[1])
     assert max(max(h) / min(h) for h in heights.values()) > 1.5
 
@@ -137,7 +137,7 @@ def test_a_rider_sits_on_the_bicycle() -> None:
     met = 0
     for frame in scene:
         objects = {o.object_id: o for o in frame.objects}
-        for bicycle in (o for o in frame.objects if o.class_id == 2 and inside(o, 0.5)):
+        for bicycle in (o for o in frame.objects if o.class_id == 2 and is_clearly_visible(o, 0.5)):
             rider = objects.get(bicycle.object_id + 1)
             assert rider is not None
             assert rider.class_id == 1
@@ -146,8 +146,8 @@ def test_a_rider_sits_on_the_bicycle() -> None:
     assert met
 
 
-def test_an_object_stands_out_from_the_empty_street() -> None:
-    """What the mask says differs from the background; what lies far from every mask and shadow does not."""
+def test_the_mask_covers_the_pixels_that_an_object_changes() -> None:
+    """Pixels of a mask differ from the empty street; the sky, far from all masks and shadows, does not."""
     full = Scene(SceneConfig(width=320, height=180, num_frames=1, noise=0.0))
     empty = Scene(SceneConfig(width=320, height=180, num_frames=1, noise=0.0, num_people=0, num_cars=0, num_bicycles=0))
     frame, street = full.render(0), empty.render(0)
@@ -160,7 +160,7 @@ def test_an_object_stands_out_from_the_empty_street() -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (64, 48), (90, 160), (640, 128)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_any_even_size(size: tuple[int, int]) -> None:
+def test_scenes_of_any_even_size_can_be_rendered(size: tuple[int, int]) -> None:
     frame = Scene(SceneConfig(width=size[0], height=size[1], num_frames=1)).render(0)
     assert frame.image.shape == (size[1], size[0], 3)
 
@@ -173,7 +173,7 @@ def test_a_scene_without_objects_is_an_empty_street() -> None:
         assert frame.image.std() > 5
 
 
-def test_noise_differs_from_frame_to_frame_and_can_be_switched_off() -> None:
+def test_noise_differs_between_frames_and_is_absent_at_level_0() -> None:
     still = {"width": 160, "height": 90, "num_frames": 2, "num_people": 0, "num_cars": 0, "num_bicycles": 0}
     first, second = (f.image.astype(int) for f in Scene(SceneConfig(**still, noise=3.0)))
     assert (first - second).std() / np.sqrt(2) == pytest.approx(3.0, rel=0.25)
@@ -192,18 +192,18 @@ def test_noise_differs_from_frame_to_frame_and_can_be_switched_off() -> None:
         ("noise", float("nan"), "noise must be from 0 to 50 grey levels, got nan"),
     ],
 )
-def test_a_wrong_parameter_is_refused(field: str, value: float, message: str) -> None:
+def test_a_parameter_out_of_range_raises_value_error(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SceneConfig(**{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("index", [-1, 50])
-def test_a_frame_outside_the_scene_is_refused(scene: Scene, index: int) -> None:
+def test_an_index_outside_the_scene_raises_index_error(scene: Scene, index: int) -> None:
     with pytest.raises(IndexError, match=f"frame index must be from 0 to 49, got {index}"):
         scene.render(index)
 
 
-def test_the_video_says_what_it_is(video: Path) -> None:
+def test_the_video_has_the_right_codec_size_rate_and_colour_tags(video: Path) -> None:
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         context = stream.codec_context
@@ -213,8 +213,8 @@ def test_the_video_says_what_it_is(video: Path) -> None:
         assert context.color_range == ColorRange.MPEG
 
 
-def test_the_video_shows_the_scene(video: Path, frames: list[SceneFrame]) -> None:
-    """Decoded with BT.709's own formula, so that a wrong matrix or range fails."""
+def test_the_decoded_video_equals_the_scene(video: Path, frames: list[SceneFrame]) -> None:
+    """Decode with the formula of BT.709, so that a wrong matrix or range fails the test."""
     with av.open(str(video)) as container:
         decoded = list(container.decode(video=0))
     assert len(decoded) == len(frames)
@@ -227,7 +227,7 @@ def test_the_video_shows_the_scene(video: Path, frames: list[SceneFrame]) -> Non
 
 
 def bt709_limited_to_rgb(planes: np.ndarray) -> np.ndarray:
-    """(H * 3 // 2, W) uint8 I420 to (H, W, 3) float64 RGB; ITU-R BT.709-6, items 3.2 to 3.4, 8 bit."""
+    """Convert I420 (H * 3 // 2, W) uint8 to RGB (H, W, 3) float64 by ITU-R BT.709-6, items 3.2 to 3.4, with 8 bits."""
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     chroma = planes[height:].reshape(2, height // 2, width // 2).repeat(2, 1).repeat(2, 2)
     y = (planes[:height] - 16.0) / 219
@@ -237,7 +237,7 @@ def bt709_limited_to_rgb(planes: np.ndarray) -> np.ndarray:
     return np.clip(np.stack([red, green, blue], -1), 0, 1) * 255
 
 
-def test_progress_counts_every_frame(tmp_path: Path) -> None:
+def test_progress_is_called_after_each_frame(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     scene = Scene(SceneConfig(width=64, height=48, num_frames=4))
     write_video(scene, tmp_path / "street.mp4", progress=lambda done, total: calls.append((done, total)))
@@ -245,7 +245,7 @@ def test_progress_counts_every_frame(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["street.mp4"]
 
 
-def test_an_interrupted_video_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupted_video_leaves_no_file(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -254,7 +254,7 @@ def test_an_interrupted_video_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_output_error(tmp_path: Path) -> None:
     scene = Scene(SceneConfig(width=64, height=48, num_frames=1))
     with pytest.raises(OutputError, match=r"cannot write the video .*street\.mp4: .*; is the folder there"):
         write_video(scene, tmp_path / "nowhere" / "street.mp4")
