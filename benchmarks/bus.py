@@ -105,7 +105,7 @@ def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int
         log_bytes=1 << 26,
     )
     with EmbeddedRedis(1 << 30) as server:
-        Bus(server.url).begin(stream, [])
+        Bus(server.url).begin_job(stream, [])
         arguments = [server.url, str(size_wh[0]), str(size_wh[1]), str(num_frames), parser, blocks]
         command = [sys.executable, "-m", "benchmarks.bus"]
         reader = subprocess.Popen([*command, "--role", "read", *arguments], stdout=subprocess.PIPE)

@@ -84,14 +84,14 @@ def read_log(
             try:
                 reply = client.execute_command(*command)
             except redis.RedisError as error:
-                time.sleep(cursor.failed(error, time.monotonic()))
+                time.sleep(cursor.retry_delay_s(error, time.monotonic()))
                 continue
-            for entry in cursor.digest(reply, time.monotonic()):
+            for entry in cursor.parse_reply(reply, time.monotonic()):
                 yield entry.message
-                cursor.done(entry)
+                cursor.acknowledge(entry)
     finally:
         with contextlib.suppress(redis.RedisError):
-            for command in cursor.last_words():
+            for command in cursor.closing_commands():
                 client.execute_command(*command)
         client.close()
 
@@ -102,14 +102,14 @@ async def _read_async(client: Any, cursor: LogCursor) -> AsyncGenerator[AnyResul
             try:
                 reply = await client.execute_command(*command)
             except redis.RedisError as error:
-                await asyncio.sleep(cursor.failed(error, time.monotonic()))
+                await asyncio.sleep(cursor.retry_delay_s(error, time.monotonic()))
                 continue
-            for entry in cursor.digest(reply, time.monotonic()):
+            for entry in cursor.parse_reply(reply, time.monotonic()):
                 yield entry.message
-                cursor.done(entry)
+                cursor.acknowledge(entry)
     finally:
         with contextlib.suppress(redis.RedisError):
-            for command in cursor.last_words():
+            for command in cursor.closing_commands():
                 await client.execute_command(*command)
         await client.aclose()
 

@@ -8,7 +8,8 @@ MaskStreamError
 ├── OutputError           results cannot be written (disk full, folder not writable)
 └── BusError              Redis is too old, refuses, or cannot be reached
     ├── FencedError       another process has taken over the stream that this process was writing
-    └── JobLostError      the server no longer holds the job of the stream
+    ├── JobLostError      the server no longer holds the job of the stream
+    └── PositionMovedError  the position of a stream in Redis is not the one its writer remembers
 
 The text of an exception is one line that says what was expected, what was found and what to do.
 """
@@ -50,3 +51,10 @@ class FencedError(BusError):
 
 class JobLostError(BusError):
     """The server lost the state of a job: it was restarted without its data, or the job was removed."""
+
+
+class PositionMovedError(BusError):
+    """The position in Redis is not the one that the writer remembers: the writer must open or load the stream again.
+
+    This happens after the server lost its latest writes (power cut, failover) or after another session wrote.
+    """

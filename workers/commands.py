@@ -87,7 +87,7 @@ def worker_decode(
     bus.check()
     name = streams[0].stream_id
     if bus.stream(name) != streams[0] or bus.stream_status(name, None).is_over:
-        bus.begin(streams[0], sinks=[])
+        bus.begin_job(streams[0], sinks=[])
     return run_task(DecodeTask(redis_url=redis_url, stream_id=name, result_ttl_s=config.result_ttl_s))
 
 

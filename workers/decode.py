@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.bus import Bus, Offer, PositionMovedError
+from pipeline.bus import Bus, Offer
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import FrameHeader, SourceEnd
-from pipeline.errors import BusError, SourceError
+from pipeline.errors import BusError, PositionMovedError, SourceError
 from pipeline.models.registry import bus_hw
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.segments import SegmentWriter
@@ -53,7 +53,7 @@ def _finish(bus: Bus, stream_id: str, result_ttl_s: int, reconnecting: Reconnect
         if status.is_over and all(seq >= status.seq for seq in status.sinks.values()):
             break
         time.sleep(LEASE_POLL_S)
-    reconnecting(lambda: bus.finish(stream_id, result_ttl_s))
+    reconnecting(lambda: bus.finish_job(stream_id, result_ttl_s))
 
 
 class Decoder:

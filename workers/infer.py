@@ -87,7 +87,7 @@ class InferWorker:
         if now_s >= self._beat_at_s:
             self._bus.beat("infer", self._task.name, "running", detail=self._detail, counters=self._counters)
             self._beat_at_s = now_s + BEAT_INTERVAL_S
-        if (owed := self._queue.read_owed()) is not None:
+        if (owed := self._queue.read_pending()) is not None:
             self._finish()
             self._infer([owed])
             self._finish()

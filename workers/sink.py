@@ -70,9 +70,9 @@ class FileSink:
             try:
                 reply = bus.client.execute_command(*command)
             except redis.RedisError as error:
-                life.sleep(self._cursor.failed(error, time.monotonic()))
+                life.sleep(self._cursor.retry_delay_s(error, time.monotonic()))
                 continue
-            for entry in self._cursor.digest(reply, time.monotonic()):
+            for entry in self._cursor.parse_reply(reply, time.monotonic()):
                 self._take(entry)
                 ended = isinstance(entry.message, EndResult)
             if ended or time.monotonic() >= self._flush_at_s:
@@ -82,7 +82,7 @@ class FileSink:
             for writer, _ in self._writers:
                 writer.finish()
             bus.set_summary(self._stream_id, msgspec.json.encode(self._summary.streams[self._stream_id]))
-        for command in self._cursor.last_words():
+        for command in self._cursor.closing_commands():
             bus.client.execute_command(*command)
         log.info("%s", "done" if ended else "stopped before the end")
 
@@ -112,7 +112,7 @@ class FileSink:
         for writer, _ in self._writers:
             writer.flush()
         for entry in self._unflushed:
-            self._cursor.done(entry)
+            self._cursor.acknowledge(entry)
         self._unflushed.clear()
         self._flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from pipeline.bus import Bus, PositionMovedError, span
+from pipeline.bus import Bus, seq_range
 from pipeline.contract.arrays import Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import (
@@ -23,7 +23,7 @@ from pipeline.contract.results import (
     Timing,
 )
 from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap, SourceEnd
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, PositionMovedError
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig, TrackSpan
 from workers.base import log
@@ -127,7 +127,7 @@ class StreamTracker:
             self._owned = False
 
     def _hold(self, entry_id: bytes, message: BusMessage) -> None:
-        first, last = span(message)
+        first, last = seq_range(message)
         if last <= self._seq:
             self.log.discard([entry_id])
             return
@@ -150,10 +150,10 @@ class StreamTracker:
     def _look_for_lost(self) -> None:
         """A number that was given, but stands neither in frames nor in detections, will never come: write its gap."""
         self._moved_at_s = time.monotonic()
-        last = self.log.last_given()
+        last = self.log.last_assigned_seq()
         if last <= self._seq:
             return
-        present = self.log.first_present(self._seq + 1)
+        present = self.log.first_present_seq(self._seq + 1)
         to_seq = last if present is None else min(last, present - 1)
         if to_seq > self._seq:
             self._commit_gap(to_seq, "lost", "no worker has it any more", [], "")

@@ -19,7 +19,6 @@ from pipeline.bus import (
     Bus,
     EmbeddedRedis,
     FrameWriter,
-    PositionMovedError,
     StreamStatus,
     WorkerStatus,
 )
@@ -28,7 +27,7 @@ from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTE
 from pipeline.contract.exports import SUMMARY_NAME
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import SourceEnd
-from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, UsageError
+from pipeline.errors import BusError, FencedError, MaskStreamError, OutputError, PositionMovedError, UsageError
 from pipeline.exports.summary import StreamSummary, write_summary
 from pipeline.job.build import Job
 from pipeline.source import redact
@@ -82,7 +81,7 @@ class Supervisor:
         try:
             sinks = [*([SINK_NAME] if self._sinks else []), *self._job.readers]
             for stream in self._job.streams:
-                self._bus.begin(stream, sinks)
+                self._bus.begin_job(stream, sinks)
                 self._begun.append(stream.stream_id)
             if self._wait_until_ready():
                 self._work()
@@ -175,7 +174,7 @@ class Supervisor:
         if self._server is not None:
             return
         for stream_id in self._begun:
-            self._bus.finish(stream_id, self._job.result_ttl_s)
+            self._bus.finish_job(stream_id, self._job.result_ttl_s)
         for child in self._infer:
             if isinstance(child.task, InferTask):
                 self._bus.forget_worker("infer", child.task.name)

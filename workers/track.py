@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from pipeline.bus import LOST_CONNECTION, Bus
-from pipeline.bus.doorbell import wait_for_entries
+from pipeline.bus.stream_wait import wait_for_entries
 from pipeline.contract.arrays import Detections
 from pipeline.errors import FencedError
 from pipeline.tracking.tracker import Tracker, TrackerConfig
@@ -62,8 +62,8 @@ class TrackWorker:
                 log.warning("%s", error)
                 del self._trackers[stream_id]
                 self._refresh_at_s = 0.0
-        doorbells = dict(tracker.log.doorbell for tracker in self._trackers.values() if tracker.active)
-        wait_for_entries(self._bus.client, doorbells, IDLE_WAIT_S)
+        positions = dict(tracker.log.wait_position for tracker in self._trackers.values() if tracker.active)
+        wait_for_entries(self._bus.client, positions, IDLE_WAIT_S)
 
     def _refresh(self) -> None:
         """Follow the desired state: a stream that was begun anew has another configuration or another log."""

@@ -4,8 +4,8 @@ from pipeline.bus.bus import Bus
 from pipeline.bus.connection import LOST_CONNECTION, StreamKeys, redact_url
 from pipeline.bus.embedded import EmbeddedRedis
 from pipeline.bus.frame_queue import FrameQueue, QueuedFrame
-from pipeline.bus.frame_writer import FrameWriter, Offer, PositionMovedError
-from pipeline.bus.result_log import ResultLog, span
+from pipeline.bus.frame_writer import FrameWriter, Offer
+from pipeline.bus.result_log import ResultLog, seq_range
 from pipeline.bus.status import StreamStatus, WorkerStatus
 
 __all__ = [
@@ -15,12 +15,11 @@ __all__ = [
     "FrameQueue",
     "FrameWriter",
     "Offer",
-    "PositionMovedError",
     "QueuedFrame",
     "ResultLog",
     "StreamKeys",
     "StreamStatus",
     "WorkerStatus",
     "redact_url",
-    "span",
+    "seq_range",
 ]

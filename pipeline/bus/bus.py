@@ -56,7 +56,7 @@ class Bus:
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, stream: StreamConfig, sinks: list[str]) -> str:
+    def begin_job(self, stream: StreamConfig, sinks: list[str]) -> str:
         """Start a job for the stream and make it part of the desired state; the new log id.
 
         What an earlier job of the same stream id left, its result log too, is removed. Waits for the length of a lease
@@ -67,7 +67,7 @@ class Bus:
         mode = "live" if stream.live else "file"
         seen: list[Any] = [b"", b"", b"", b""]
         for attempt in range(2):
-            reply = scripts.BEGIN(
+            reply = scripts.BEGIN_JOB(
                 self.client,
                 [keys.state, keys.frames, keys.detections, keys.results, keys.status],
                 [log_id, mode, ",".join(sinks), keys.pixels_prefix, *seen],
@@ -77,7 +77,7 @@ class Bus:
                 try:
                     self.client.hset(SOURCES_KEY, stream.stream_id, msgspec.json.encode(stream))
                 except redis.exceptions.OutOfMemoryError:
-                    self.finish(stream.stream_id, 1)
+                    self.finish_job(stream.stream_id, 1)
                     raise BusError(
                         f"Redis at {redact_url(self.url)} is full: raise its maxmemory, or give another --redis-url"
                     ) from None
@@ -94,13 +94,13 @@ class Bus:
         """Have the log of a running job kept for one more reader. False when the stream has no job."""
         return bool(scripts.ADD_SINK(self.client, [StreamKeys.of(stream_id).state], [name]))
 
-    def finish(self, stream_id: str, result_ttl_s: int) -> None:
+    def finish_job(self, stream_id: str, result_ttl_s: int) -> None:
         """The job is over: remove everything of the stream but its result log, which stays for `result_ttl_s`.
 
         A job begun through this object that lost its stream id to another one leaves that one alone.
         """
         keys = StreamKeys.of(stream_id)
-        ours = scripts.FINISH(
+        ours = scripts.FINISH_JOB(
             self.client,
             [keys.state, keys.frames, keys.detections, keys.results, keys.status],
             [self._log_ids.pop(stream_id, ""), result_ttl_s, keys.pixels_prefix],
@@ -144,7 +144,7 @@ class Bus:
 
     def source_ended(self, stream_id: str) -> bool:
         """Whether the decoder has said that no number follows; the results may still be on their way."""
-        said, ended = self.client.hmget(StreamKeys.of(stream_id).state, "said_end", "ended")
+        said, ended = self.client.hmget(StreamKeys.of(stream_id).state, "source_ended", "ended")
         return bool(said or ended)
 
     # -- results, for sinks -------------------------------------------------------------------------------------------

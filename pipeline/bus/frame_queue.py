@@ -11,7 +11,7 @@ import redis
 
 from pipeline.bus import scripts
 from pipeline.bus.connection import FRAME_GROUP, WORKER_PREFIX, Client, StreamKeys
-from pipeline.bus.doorbell import wait_for_entries
+from pipeline.bus.stream_wait import wait_for_entries
 from pipeline.contract.results import GapCause
 from pipeline.contract.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
 
@@ -74,7 +74,7 @@ class FrameQueue:
         counts = {stream_id: share + (index < extra) for index, stream_id in enumerate(chosen)}
         return self._with_pixels([(*entry, 1) for entry in self._read_group(counts, ">")])
 
-    def read_owed(self) -> QueuedFrame | None:
+    def read_pending(self) -> QueuedFrame | None:
         """One frame that was handed out before without an answer: our own first, then those of dead workers; or None.
 
         It is meant to be inferred alone, so that a poisonous frame takes no neighbour along; one that was tried too

@@ -13,7 +13,7 @@ from pipeline.bus.lease import Lease
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import GapCause
 from pipeline.contract.wire import FrameHeader, SourceEnd, encode
-from pipeline.errors import FencedError, JobLostError
+from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 LATEST_QUEUE = 2
 """undelivered frames kept in policy `latest`: one to run, one to follow; more would only grow older until inferred"""
@@ -26,10 +26,6 @@ class Offer(Enum):
 
     ACCEPTED = auto()
     FULL = auto()
-
-
-class PositionMovedError(Exception):
-    """The server's numbers are not the ones remembered (it went back in time, or forgot the job): open again."""
 
 
 @dataclass(slots=True)
@@ -116,7 +112,7 @@ class FrameWriter:
             if self._pixels_set_for == header.frame_seq:
                 reply = self._send("frame", encode(header), key)
             else:
-                reply = scripts.OFFER.after_set(
+                reply = scripts.OFFER.set_and_call(
                     self._client, key, pixels, *self._offer_arguments("frame", encode(header), key)
                 )
                 self._pixels_set_for = header.frame_seq

@@ -1,22 +1,22 @@
-"""Reading result logs without doing any input or output: what to ask Redis next, and what its answer means.
+"""A reader of result logs that does no input or output: it yields Redis commands and parses their replies.
 
-One core for every reader: `client.subscribe`, its asynchronous twin, sinks. A driver sends each command and hands the
-reply back:
+`client.subscribe`, `client.subscribe_async` and the sink worker drive the same `LogCursor`. The driver sends each
+command and passes the reply back:
 
     while (command := cursor.next_command(time.monotonic())) is not None:
         try:
             reply = client.execute_command(*command)
         except redis.RedisError as error:
-            time.sleep(cursor.failed(error, time.monotonic()))
+            time.sleep(cursor.retry_delay_s(error, time.monotonic()))
             continue
-        for entry in cursor.digest(reply, time.monotonic()):
-            …                        # do what is to be done with the entry
-            cursor.done(entry)
+        for entry in cursor.parse_reply(reply, time.monotonic()):
+            …                             # process the entry
+            cursor.acknowledge(entry)
 
-A log can vanish, be replaced by a new job's, or fall back in time with its server. So the cursor looks at the newest
-entry of a log that was silent for a second, and of every log after a lost connection. Another log than before is read
-from its beginning. The same log behind the cursor's position comes again under the same numbers: what was given out is
-not given out again.
+A log can disappear, be replaced by the log of a new job, or lose its latest entries when its server restarts. The
+cursor therefore reads the newest entry of a log that sent nothing for one second, and of every log after a lost
+connection. A log with another `log_id` is read from its beginning. If the same log lost entries, the job commits them
+again under the same ids; the cursor yields an id at most once.
 """
 
 from __future__ import annotations
@@ -31,36 +31,33 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 import redis
 
+from pipeline.backoff import Backoff
 from pipeline.bus import LOST_CONNECTION, StreamKeys
+from pipeline.bus.scripts import REPORT_POSITION
 from pipeline.contract.config import check_stream_id
 from pipeline.contract.results import SCHEMA_VERSION, AnyResult, EndResult, decode_result
 from pipeline.errors import BusError, UsageError
 
 EntryId: TypeAlias = tuple[int, int]
-"""(frame_seq, n) of an entry: its id in Redis is `frame_seq-n`"""
+"""(frame_seq, n): the entry's id in Redis is `frame_seq-n`"""
 Start: TypeAlias = Literal["now", "start"] | int | str
 Command: TypeAlias = tuple[str | int, ...]
 
 BLOCK_S = 1.0
-"""longest wait for a reply, and after so long without an entry a log is looked at"""
-TELL_EVERY_S = 0.5
+"""maximum time a read blocks; also the time without an entry after which the newest entry of a log is checked"""
+REPORT_INTERVAL_S = 0.5
+"""minimum time between two reports of a required reader's position"""
 READ_COUNT = 64
-"""entries of all streams together in one reply; with masks an entry is some 10 KB, at worst some 100 KB"""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+"""maximum number of entries in one reply, over all streams; an entry with masks has about 10 KB, at most 100 KB"""
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
-# Taking the field away first frees memory, so that a full server accepts the rest: this word lets it drop entries.
-_TELL_POSITION = """
-if redis.call('HGET', KEYS[1], 'log_id') ~= ARGV[1] or redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-return 1
-"""
 _ENTRY_ID = re.compile(r"(\d+)(?:-(\d+))?")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One message of a log, with its id and the JSON as it was committed."""
+    """One message of a result log, with its id and its JSON."""
 
     entry_id: EntryId
     payload: bytes
@@ -68,38 +65,40 @@ class LogEntry:
 
 
 @dataclass(slots=True)
-class _Place:
-    """Where the cursor stands in one stream's log.
-
-    last_id    of the last entry read; None: at the newest entry, whichever that is
-    log_id     of the log being read; None: not known yet
-    replaced   ids of logs that were left for a newer one
-    """
+class _StreamPosition:
+    """The position of the cursor in the log of one stream."""
 
     stream_id: str
     keys: StreamKeys
     last_id: EntryId | None
+    """id of the last entry read; None: start behind the newest entry, whose id is not known yet"""
     log_id: str | None = None
-    replaced: set[str] = field(default_factory=set)
+    """the log being read; None while unknown"""
+    replaced_log_ids: set[str] = field(default_factory=set)
+    """logs that a newer log has replaced"""
     ended: bool = False
     exists: bool = False
-    look_at_s: float = float("-inf")
-    wanted_since_s: float | None = None
-    done_seq: int = 0
+    """whether an entry of this stream was ever read"""
+    check_newest_at_s: float = float("-inf")
+    missing_since_s: float | None = None
+    """time of the first reply without a log; None before"""
+    acknowledged_seq: int = 0
     read_seq: int = 0
-    told_seq: int = 0
+    """highest number whose frame and companions have all been acknowledged"""
+    reported_seq: int = 0
+    """the `read_seq` that was last sent to Redis"""
 
     def restart(self) -> None:
-        """Go to the beginning of the log that took the place of this one."""
+        """Move to the beginning of the log that replaced this one."""
         if self.log_id is not None:
-            self.replaced.add(self.log_id)
+            self.replaced_log_ids.add(self.log_id)
         self.log_id = None
         self.last_id = (0, 0)
-        self.done_seq = self.read_seq = self.told_seq = 0
+        self.acknowledged_seq = self.read_seq = self.reported_seq = 0
 
 
 class LogCursor:
-    """A position in the logs of some streams; see the module's text for how it is driven."""
+    """A position in the result logs of one or more streams. The module's docstring shows how to drive it."""
 
     def __init__(
         self,
@@ -111,82 +110,96 @@ class LogCursor:
         server: str = "Redis",
     ) -> None:
         """
-        start      "now": what is committed from here on, of a stream without a log everything; "start": from the first
-                   entry kept; a number or "SEQ": what follows `SEQ-0`; "SEQ-N": what follows that entry
-        reader     name under which the log is told how far it was read, where it waits for that reader
-        wait_s     how long a stream without any log is waited for; None: for ever
-        timeout_s  how long a server that is away is waited for; None: for ever
-        server     the server's address without its password, for error texts
+        streams    stream ids; a repeated id is read once
+        start      "now": entries committed from now on, or all entries of a stream that has no log yet; "start": all
+                   entries in the log; SEQ (int or str): entries after `SEQ-0`; "SEQ-N": entries after `SEQ-N`
+        reader     name of the required reader whose position is reported to Redis; None: report nothing
+        wait_s     seconds to wait for a stream that has no log; None: no limit
+        timeout_s  seconds to wait for a server that cannot be reached; None: no limit
+        server     name of the server in error texts, without credentials
 
-        Raises UsageError for arguments that mean nothing.
+        Raises UsageError for an invalid argument.
         """
         if not streams:
             raise UsageError("no stream to subscribe to: give at least one stream id")
-        position = _parse_start(start)
-        self._places = [
-            _Place(stream_id, StreamKeys.of(check_stream_id(stream_id)), position)
+        last_id = _parse_start(start)
+        self._positions = [
+            _StreamPosition(stream_id, StreamKeys.of(check_stream_id(stream_id)), last_id)
             for stream_id in dict.fromkeys(streams)
         ]
         self._reader = reader
         self._wait_s = wait_s
         self._timeout_s = timeout_s
         self._server = server
-        self._digest: Callable[[Any, float], Iterator[LogEntry]] | None = None
-        self._tell_at_s = float("-inf")
+        self._parse: Callable[[Any, float], Iterator[LogEntry]] | None = None
+        self._report_at_s = float("-inf")
         self._lost_since_s: float | None = None
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+
+    @property
+    def missing_streams(self) -> list[str]:
+        """Ids of the streams that had no log when the cursor last looked, and never had one before."""
+        return [one.stream_id for one in self._positions if one.missing_since_s is not None and not one.exists]
 
     def resume(self, stream_id: str, log_id: str, last_id: EntryId) -> None:
-        """Go on behind an entry of a log that is known, instead of at `start`."""
-        place = self._place(stream_id)
-        place.log_id, place.last_id, place.exists = log_id, last_id, True
+        """Continue after the entry `last_id` of the log `log_id`, instead of at `start`."""
+        position = self._position(stream_id)
+        position.log_id, position.last_id, position.exists = log_id, last_id, True
 
     def next_command(self, now_s: float) -> Command | None:
-        """What to send next; None once every stream has ended. `now_s` is monotonic time in seconds."""
-        reading = [place for place in self._places if not place.ended]
-        told = self._tell(now_s, everything=not reading)
-        if told is not None:
-            return told
+        """The next command to send, or None once every stream has ended. `now_s` is monotonic time."""
+        reading = [position for position in self._positions if not position.ended]
+        report = self._report(now_s, everything=not reading)
+        if report is not None:
+            return report
         if not reading:
             return None
-        for place in reading:
-            if place.look_at_s <= now_s:
-                self._digest = partial(self._digest_newest, place)
-                return ("XREVRANGE", place.keys.results, "+", "-", "COUNT", 1)
-        self._digest = self._digest_read
-        block_s = min(place.look_at_s for place in reading) - now_s
+        for position in reading:
+            if position.check_newest_at_s <= now_s:
+                self._parse = partial(self._parse_newest, position)
+                return ("XREVRANGE", position.keys.results, "+", "-", "COUNT", 1)
+        self._parse = self._parse_entries
+        block_s = min(position.check_newest_at_s for position in reading) - now_s
         block_ms = max(1, int(1000 * min(block_s, BLOCK_S)))
         count = max(1, READ_COUNT // len(reading))
-        keys = [place.keys.results for place in reading]
-        ids = [_id_text(place.last_id or (0, 0)) for place in reading]
+        keys = [position.keys.results for position in reading]
+        ids = [_id_text(position.last_id or (0, 0)) for position in reading]
         return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *keys, *ids)
 
-    def digest(self, reply: Any, now_s: float) -> Iterator[LogEntry]:
-        """The entries in the reply to the last command, in order. To be used up before the next command.
+    def parse_reply(self, reply: Any, now_s: float) -> Iterator[LogEntry]:
+        """Yield the entries in the reply to the last command, in order.
 
-        Raises BusError for entries that are not messages of our schema, and for a stream that did not appear in time.
+        The iterator must be exhausted before the next command. Raises BusError for an entry that is not a message of a
+        known schema, and for a stream that has no log after `wait_s`.
         """
         self._lost_since_s = None
-        self._pause_s = FIRST_PAUSE_S
-        return self._digest(reply, now_s) if self._digest else iter(())
+        self._backoff.reset()
+        return self._parse(reply, now_s) if self._parse else iter(())
 
-    def done(self, entry: LogEntry) -> None:
-        """The entry needs not be kept for this reader. A number counts as read when its companions are, too."""
-        place = self._place(entry.message.stream_id)
+    def acknowledge(self, entry: LogEntry) -> None:
+        """Mark an entry as processed: the log may drop it.
+
+        A number counts as read once an entry of a higher number, or the end message, is acknowledged, because further
+        companions of the same number may follow.
+        """
+        position = self._position(entry.message.stream_id)
         if isinstance(entry.message, EndResult):
-            place.read_seq = entry.entry_id[0]
-        elif entry.entry_id[0] > place.done_seq:
-            place.read_seq = place.done_seq
-        place.done_seq = entry.entry_id[0]
+            position.read_seq = entry.entry_id[0]
+        elif entry.entry_id[0] > position.acknowledged_seq:
+            position.read_seq = position.acknowledged_seq
+        position.acknowledged_seq = entry.entry_id[0]
 
-    def last_words(self) -> list[Command]:
-        """What to send before leaving early, replies unread."""
+    def closing_commands(self) -> list[Command]:
+        """Commands to send before the cursor is abandoned; their replies can be ignored."""
         if self._lost_since_s is not None:
             return []
-        return list(iter(partial(self._tell, float("inf"), everything=True), None))
+        return list(iter(partial(self._report, float("inf"), everything=True), None))
 
-    def failed(self, error: redis.RedisError, now_s: float) -> float:
-        """Seconds to wait before the next command, after one that failed. Raises BusError where there is none."""
+    def retry_delay_s(self, error: redis.RedisError, now_s: float) -> float:
+        """Record that the last command failed and return the seconds to wait before the next one.
+
+        Raises BusError if a retry cannot help, or if the server was away for `timeout_s`.
+        """
         if isinstance(error, redis.AuthenticationError):
             raise BusError(
                 f"{self._server} refuses the credentials: {error}; put user and password into the URL"
@@ -200,107 +213,101 @@ class LogCursor:
             raise BusError(
                 f"no answer from {self._server} for {self._timeout_s:g} s: {error}; check that it runs and its address"
             ) from None
-        for place in self._places:
-            place.look_at_s = float("-inf")
-            place.told_seq = 0
-        pause_s = self._pause_s
-        self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        return pause_s
+        for position in self._positions:
+            position.check_newest_at_s = float("-inf")
+            position.reported_seq = 0
+        return self._backoff.next_s()
 
-    def _place(self, stream_id: str) -> _Place:
-        return next(place for place in self._places if place.stream_id == stream_id)
+    def _position(self, stream_id: str) -> _StreamPosition:
+        return next(position for position in self._positions if position.stream_id == stream_id)
 
-    def _tell(self, now_s: float, *, everything: bool) -> Command | None:
-        """The next command that says how far a log was read, where that is due."""
-        if self._reader is None or (now_s < self._tell_at_s and not everything):
+    def _report(self, now_s: float, *, everything: bool) -> Command | None:
+        """The next command that reports the position of the required reader; None if no report is due."""
+        if self._reader is None or (now_s < self._report_at_s and not everything):
             return None
-        for place in self._places:
-            if place.read_seq > place.told_seq and place.log_id is not None:
-                place.told_seq = place.read_seq
-                self._digest = None
-                return (
-                    "EVAL",
-                    _TELL_POSITION,
-                    1,
-                    place.keys.state,
-                    place.log_id,
-                    f"sink:{self._reader}",
-                    place.read_seq,
-                )
-        self._tell_at_s = now_s + TELL_EVERY_S
+        for position in self._positions:
+            if position.read_seq > position.reported_seq and position.log_id is not None:
+                position.reported_seq = position.read_seq
+                self._parse = None
+                arguments = (position.log_id, f"sink:{self._reader}", position.read_seq)
+                return ("EVAL", REPORT_POSITION.text, 1, position.keys.state, *arguments)
+        self._report_at_s = now_s + REPORT_INTERVAL_S
         return None
 
-    def _digest_read(self, reply: Any, now_s: float) -> Iterator[LogEntry]:
+    def _parse_entries(self, reply: Any, now_s: float) -> Iterator[LogEntry]:
+        """Parse a reply to XREAD."""
         for key, entries in reply or []:
-            place = next(place for place in self._places if place.keys.results == key.decode())
+            position = next(position for position in self._positions if position.keys.results == key.decode())
             for raw_id, fields in entries:
-                entry = self._entry(place, raw_id, fields)
-                place.look_at_s = now_s + BLOCK_S
-                if entry.message.log_id in place.replaced:
-                    place.last_id = entry.entry_id
+                entry = self._entry(position, raw_id, fields)
+                position.check_newest_at_s = now_s + BLOCK_S
+                if entry.message.log_id in position.replaced_log_ids:
+                    position.last_id = entry.entry_id
                     continue
-                if place.log_id not in (None, entry.message.log_id):
-                    place.restart()
+                if position.log_id not in (None, entry.message.log_id):
+                    position.restart()
                     break
-                place.log_id, place.last_id = entry.message.log_id, entry.entry_id
-                place.ended = isinstance(entry.message, EndResult)
+                position.log_id, position.last_id = entry.message.log_id, entry.entry_id
+                position.ended = isinstance(entry.message, EndResult)
                 yield entry
-                if place.ended:
+                if position.ended:
                     break
 
-    def _digest_newest(self, place: _Place, reply: Any, now_s: float) -> Iterator[LogEntry]:
-        place.look_at_s = now_s + BLOCK_S
+    def _parse_newest(self, position: _StreamPosition, reply: Any, now_s: float) -> Iterator[LogEntry]:
+        """Parse a reply to XREVRANGE, which shows whether the log was replaced or lost entries."""
+        position.check_newest_at_s = now_s + BLOCK_S
         if not reply:
-            self._digest_no_log(place, now_s)
+            self._note_missing_log(position, now_s)
             return
-        newest = self._entry(place, *reply[0])
+        newest = self._entry(position, *reply[0])
         is_end = isinstance(newest.message, EndResult)
-        if place.last_id is None:
-            place.last_id, place.log_id = newest.entry_id, newest.message.log_id
-        elif place.log_id is None:
-            place.ended = is_end and newest.entry_id == place.last_id
-            if newest.entry_id < place.last_id:
-                place.restart()
-        elif newest.message.log_id != place.log_id:
-            if newest.message.log_id not in place.replaced:
-                place.restart()
-        elif is_end and newest.entry_id < place.last_id:
-            # the log fell back in time, and its job ended before it came here again
-            place.ended = True
+        if position.last_id is None:
+            position.last_id, position.log_id = newest.entry_id, newest.message.log_id
+        elif position.log_id is None:
+            position.ended = is_end and newest.entry_id == position.last_id
+            if newest.entry_id < position.last_id:
+                position.restart()
+        elif newest.message.log_id != position.log_id:
+            if newest.message.log_id not in position.replaced_log_ids:
+                position.restart()
+        elif is_end and newest.entry_id < position.last_id:
+            # the log lost entries, and its job ended before it reached `last_id` again
+            position.ended = True
             yield newest
 
-    def _digest_no_log(self, place: _Place, now_s: float) -> None:
-        if place.log_id is None:
-            place.last_id = (0, 0)
-        if place.exists or self._wait_s is None:
+    def _note_missing_log(self, position: _StreamPosition, now_s: float) -> None:
+        """Handle a stream without a log. Raises BusError if it never had one for `wait_s`."""
+        if position.log_id is None:
+            position.last_id = (0, 0)
+        if position.missing_since_s is None:
+            position.missing_since_s = now_s
+        if position.exists or self._wait_s is None:
             return
-        if place.wanted_since_s is None:
-            place.wanted_since_s = now_s
-        place.look_at_s = min(place.look_at_s, place.wanted_since_s + self._wait_s)
-        if now_s - place.wanted_since_s >= self._wait_s:
+        position.check_newest_at_s = min(position.check_newest_at_s, position.missing_since_s + self._wait_s)
+        if now_s - position.missing_since_s >= self._wait_s:
             raise BusError(
-                f"no results of stream {place.stream_id!r} on {self._server} after {self._wait_s:g} s: "
+                f"no results of stream {position.stream_id!r} on {self._server} after {self._wait_s:g} s: "
                 "check the stream id and that its job runs (maskstream status)"
             )
 
-    def _entry(self, place: _Place, raw_id: bytes, fields: dict[bytes, bytes]) -> LogEntry:
+    def _entry(self, position: _StreamPosition, raw_id: bytes, fields: dict[bytes, bytes]) -> LogEntry:
         seq, _, index = raw_id.decode().partition("-")
-        place.exists = True
+        position.exists = True
         payload = fields.get(b"j", b"")
         try:
             message = decode_result(payload)
         except msgspec.DecodeError as error:
-            self._refuse_newer(place, _schema_of(payload))
+            self._refuse_newer(position, _schema_of(payload))
             raise BusError(
-                f"entry {seq}-{index} of {place.keys.results} on {self._server} is not a result: {error}"
+                f"entry {seq}-{index} of {position.keys.results} on {self._server} is not a result: {error}"
             ) from None
-        self._refuse_newer(place, message.schema)
+        self._refuse_newer(position, message.schema)
         return LogEntry((int(seq), int(index)), payload, message)
 
-    def _refuse_newer(self, place: _Place, schema: int) -> None:
+    def _refuse_newer(self, position: _StreamPosition, schema: int) -> None:
         if schema > SCHEMA_VERSION:
             raise BusError(
-                f"stream {place.stream_id!r} on {self._server} is written in result schema {schema}, this program "
+                f"stream {position.stream_id!r} on {self._server} is written in result schema {schema}, this program "
                 f"reads {SCHEMA_VERSION}: install a newer maskstream"
             )
 
@@ -310,7 +317,7 @@ class _SchemaOnly(msgspec.Struct):
 
 
 def _schema_of(payload: bytes) -> int:
-    """What a message that could not be read says of its schema; 0 when not even that can be read."""
+    """The field `schema` of a message that could not be decoded; 0 if there is none."""
     try:
         return msgspec.json.decode(payload, type=_SchemaOnly).schema
     except msgspec.DecodeError:

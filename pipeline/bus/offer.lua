@@ -6,7 +6,7 @@
 --      8 consumer group, 9 epoch, 10 kind (frame|end), 11 header or message, 12 pixel key,
 --      then for each run of skipped numbers: its length, the cause of its gap, the detail of its gap
 -- -> {'ok'} | {'full'} | {'unset'} (the pixels are not there) | {'none'} (no job) | {'fenced', owner} | {'moved', last}
-local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'said_end', 'log_id')
+local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'source_ended', 'log_id')
 local last, seq = tonumber(state[2]), tonumber(state[3])
 local before, skipped = tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_frame = ARGV[10] == 'frame'
@@ -27,7 +27,7 @@ if last == number and (is_frame or state[7]) then return answer_without_frame('o
 if last ~= before then return answer_without_frame('moved', last) end
 if is_frame and redis.call('EXISTS', ARGV[12]) == 0 then return {'unset'} end
 
-redis.call('HDEL', KEYS[1], 'held') -- frees memory first: a script that began so may go on at maxmemory
+redis.call('HDEL', KEYS[1], 'refused_seq') -- frees memory first: a script that began so may go on at maxmemory
 redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
 if is_frame then
   local bytes, most_bytes = tonumber(state[4]), tonumber(ARGV[7])
@@ -36,7 +36,7 @@ if is_frame then
     redis.call('HSET', KEYS[1], 'results_bytes', bytes)
   end
   if last - seq >= tonumber(ARGV[5]) or bytes > most_bytes then
-    redis.call('HSET', KEYS[1], 'held', number)
+    redis.call('HSET', KEYS[1], 'refused_seq', number)
     return {'full'}
   end
   if ARGV[4] == 'latest' then
@@ -69,7 +69,7 @@ if is_frame then
   redis.call('XADD', KEYS[2], number .. '-0', 'h', ARGV[11], 'px', ARGV[12], 's', ARGV[1])
 else
   redis.call('XADD', KEYS[3], '*', 's', ARGV[1], 'm', ARGV[11])
-  redis.call('HSET', KEYS[1], 'said_end', 1)
+  redis.call('HSET', KEYS[1], 'source_ended', 1)
 end
 redis.call('HSET', KEYS[1], 'last', number)
 return {'ok'}

@@ -5,13 +5,13 @@
 -- ARGV token (also the session), the highest number this decoder remembers, consumer group, name of the pixel keys
 --      without session and number
 -- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} | {'none'} (no job)
-local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'held')
+local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'refused_seq')
 if not state[1] then return {'none'} end
 if state[2] ~= ARGV[1] then return {'fenced', state[2] or ''} end
 if state[7] then return {'ended'} end
 local seq, last = tonumber(state[4]), tonumber(state[5])
 
-redis.call('HDEL', KEYS[1], 'held', 'said_end') -- frees memory first: a script that began so may go on at maxmemory
+redis.call('HDEL', KEYS[1], 'refused_seq', 'source_ended') -- frees memory first: a script that began so may go on at maxmemory
 drop_unoffered(ARGV[4], state[6], last, state[8])
 local epoch
 if state[3] == 'file' then

@@ -7,12 +7,11 @@ from typing import Any
 
 from pipeline.bus import scripts
 from pipeline.bus.connection import Client, StreamKeys
-from pipeline.bus.frame_writer import PositionMovedError
 from pipeline.bus.lease import Lease
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import AnyResult, encode_result
 from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap, decode_message
-from pipeline.errors import FencedError, JobLostError
+from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 READ_COUNT = 128
 
@@ -63,7 +62,7 @@ class ResultLog:
             self._cursor = b"(" + entries[-1][0]
         return [(entry_id, decode_message(fields[b"m"])) for entry_id, fields in entries]
 
-    def first_present(self, from_seq: int) -> int | None:
+    def first_present_seq(self, from_seq: int) -> int | None:
         """The lowest number >= `from_seq` that some stage still has, or None; it tells lost numbers from slow ones.
 
         The frames are looked at before the detections: a frame delivered in between is then seen twice, never missed.
@@ -72,12 +71,12 @@ class ResultLog:
         numbers = [int(frames[0][0].split(b"-")[0])] if frames else []
         for _, fields in self._client.xrange(self.keys.detections):
             message = decode_message(fields[b"m"])
-            first, last = span(message)
+            first, last = seq_range(message)
             if last >= from_seq:
                 numbers.append(max(first, from_seq))
         return min(numbers, default=None)
 
-    def last_given(self) -> int:
+    def last_assigned_seq(self) -> int:
         """The highest number given to a frame so far. Results without a session belong to the one that gave it."""
         last, session = self._client.hmget(self.keys.state, "last", "session")
         self._session = session or b""
@@ -96,7 +95,7 @@ class ResultLog:
     ) -> None:
         """Append results under their ids (`seq-n`, ascending) and move to `seq_after`, in one step.
 
-        session   that the results come from; "" for numbers that nobody has any more, by the last `last_given`
+        session   that the results come from; "" for numbers that nobody has any more, by the last `last_assigned_seq`
         consumed  ids of the messages that went into them
         ended     the reason, when nothing follows
 
@@ -133,12 +132,12 @@ class ResultLog:
             self._client.xdel(self.keys.detections, *entry_ids)
 
     @property
-    def doorbell(self) -> tuple[str, bytes]:
+    def wait_position(self) -> tuple[str, bytes]:
         """Key and position for `wait_for_entries`."""
         return self.keys.detections, self._cursor.lstrip(b"(") if self._cursor != b"-" else b"0-0"
 
 
-def span(message: BusMessage) -> tuple[int, int]:
+def seq_range(message: BusMessage) -> tuple[int, int]:
     """First and last number a message speaks of; for the end of a source the number behind its last, twice."""
     if isinstance(message, FrameDetections):
         return message.header.frame_seq, message.header.frame_seq

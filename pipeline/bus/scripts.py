@@ -1,4 +1,4 @@
-"""The Lua scripts: each rule of the contract stands in one of them."""
+"""The Lua scripts that implement the rules of the contract (docs/contract.md)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ _COMMON = (_FOLDER / "common.lua").read_text(encoding="utf-8")
 
 
 class Script:
-    """One script, called by its digest; loaded into the server when it does not know it (a fresh or restarted one)."""
+    """A Lua script, called by its SHA-1 digest and loaded into a server that does not know it (EVAL after NOSCRIPT)."""
 
     def __init__(self, name: str) -> None:
-        self._text = _COMMON + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
-        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self.text = _COMMON + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+        self._sha1 = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Client, keys: list[str], args: list[Any]) -> Any:
-        """The script's reply."""
+        """Run the script and return its reply."""
         try:
-            return client.evalsha(self._digest, len(keys), *keys, *args)
+            return client.evalsha(self._sha1, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
-            return client.eval(self._text, len(keys), *keys, *args)
+            return client.eval(self.text, len(keys), *keys, *args)
 
-    def after_set(self, client: Client, key: str, value: bytes | memoryview, keys: list[str], args: list[Any]) -> Any:
-        """SET `key`, then the script, in one round trip; the script's reply.
+    def set_and_call(
+        self, client: Client, key: str, value: bytes | memoryview, keys: list[str], args: list[Any]
+    ) -> Any:
+        """SET `key` and run the script, in one round trip; returns the script's reply.
 
-        The script runs even where SET was refused, so it has to look for the key. What SET raised is raised.
+        The script runs even if Redis refused the SET, so it must check that `key` exists. The error of the SET, or else
+        the error of the script, is raised.
         """
         pipe = client.pipeline(transaction=False)
         pipe.set(key, value)
-        pipe.evalsha(self._digest, len(keys), *keys, *args)
+        pipe.evalsha(self._sha1, len(keys), *keys, *args)
         stored, reply = pipe.execute(raise_on_error=False)
         if isinstance(stored, Exception):
             raise stored
@@ -46,7 +49,7 @@ class Script:
         return reply
 
 
-BEGIN = Script("begin")
+BEGIN_JOB = Script("begin_job")
 LEASE = Script("lease")
 OPEN = Script("open")
 OFFER = Script("offer")
@@ -56,4 +59,5 @@ CLAIM = Script("claim")
 ADD_SINK = Script("add_sink")
 PUT = Script("put")
 HEARTBEAT = Script("heartbeat")
-FINISH = Script("finish")
+REPORT_POSITION = Script("report_position")
+FINISH_JOB = Script("finish_job")

@@ -69,7 +69,7 @@ class Job:
         self.bus = bus
         self.stream = stream_config(stream_id, **(kind | options))
         self.keys = StreamKeys.of(stream_id)
-        self.log_id = bus.begin(self.stream, sinks or [])
+        self.log_id = bus.begin_job(self.stream, sinks or [])
 
     # -- decode -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Job:
         """An infer worker that reads this stream and owes nothing."""
         queue = self.bus.frame_queue(name)
         queue.set_streams([self.stream.stream_id])
-        assert queue.read_owed() is None
+        assert queue.read_pending() is None
         return queue
 
     @staticmethod

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support.bus_parts import PIXELS, Clock, Job
 
-from pipeline.bus import Bus, FrameWriter, Offer, PositionMovedError
+from pipeline.bus import Bus, FrameWriter, Offer
 from pipeline.bus.lease import BEAT_INTERVAL_S, LEASE_S
 from pipeline.contract.wire import FrameGap
-from pipeline.errors import FencedError, JobLostError
+from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 
@@ -84,7 +84,7 @@ def lose_reply_of_next_offer(writer: FrameWriter, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(type(scripts.OFFER), method, lambda self, *arguments: once(*arguments))
 
-    cut("after_set")
+    cut("set_and_call")
     cut("__call__")
 
 

@@ -65,7 +65,7 @@ def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bu
     own_bus.set_status("cam1", phase="live", error="x" * 500)
     set_read(own_bus, "cam1", "jsonl", 1)
     own_bus.beat("infer", "w1", "running")
-    own_bus.finish("cam1", 60)
+    own_bus.finish_job("cam1", 60)
     assert set(own_bus.client.keys("*")) == {job.keys.results.encode(), b"ms:worker:infer:w1"}
 
 
@@ -127,7 +127,7 @@ def test_a_lost_server_raises_what_workers_wait_for(server: RedisServer, own_bus
     calls: list[Callable[[], object]] = [
         lambda: job.offer(writer),
         lambda: queue.read(1),
-        queue.read_owed,
+        queue.read_pending,
         lambda: queue.wait(0.1),
         log.load,
         log.read,
@@ -154,7 +154,7 @@ def test_with_aof_a_job_goes_on_after_the_server_was_killed(own_redis: Callable[
     assert position is not None
     assert (position.seq, position.last, position.log_id) == (1, 4, job.log_id)
     queue.reload()
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     job.answer(queue, queue.read(4))
     for seq in (2, 3, 4):
         job.commit(log, seq)

@@ -45,7 +45,7 @@ def test_a_finished_job_leaves_its_results_for_a_while(bus: Bus) -> None:
     job.answer(queue, queue.read(1))
     job.commit(log, 1)
     bus.set_status("cam1", phase="live")
-    bus.finish("cam1", 60)
+    bus.finish_job("cam1", 60)
     assert bus.client.keys("*") == [job.keys.results.encode()]
     assert 0 < bus.client.ttl(job.keys.results) <= 60
     bus.set_status("cam1", phase="ended")  # by a worker that is late
@@ -57,10 +57,10 @@ def test_a_job_that_lost_its_stream_id_does_not_finish_the_one_that_took_it(bus:
     Job(bus)
     other = Bus(redis_url)
     taken = Job(other)
-    bus.finish("cam1", 60)
+    bus.finish_job("cam1", 60)
     assert taken.state("log_id") == taken.log_id
     assert list(bus.streams()) == ["cam1"]
-    other.finish("cam1", 60)
+    other.finish_job("cam1", 60)
     assert bus.streams() == {}
     other.close()
 

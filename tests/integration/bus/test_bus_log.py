@@ -7,10 +7,10 @@ import redis
 from support import result_samples
 from support.bus_parts import Clock, Job, set_read
 
-from pipeline.bus import Bus, Offer, PositionMovedError, ResultLog
+from pipeline.bus import Bus, Offer, ResultLog
 from pipeline.bus.lease import LEASE_S
 from pipeline.contract.results import AnyResult, FrameResult, encode_result
-from pipeline.errors import FencedError, JobLostError
+from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 FRAME_BYTES = len(encode_result(result_samples.frame(100, log_id="0" * 16)))
@@ -146,14 +146,14 @@ def test_numbers_of_a_file_reopened_meanwhile_are_not_called_lost(bus: Bus, cloc
     job = Job(bus)
     writer, log = job.writer(), job.log()
     job.offer(writer, 3)
-    last = log.last_given()
+    last = log.last_assigned_seq()
     clock.now_s += LEASE_S
     other = bus.frame_writer(job.stream)
     other.lease.try_take()
     clock.now_s += LEASE_S
     assert other.lease.try_take()
     other.open()
-    assert log.first_present(1) is None
+    assert log.first_present_seq(1) is None
     job.offer(other, last)
     with pytest.raises(PositionMovedError):
         log.commit(
@@ -169,16 +169,16 @@ def test_numbers_of_a_file_reopened_meanwhile_are_not_called_lost(bus: Bus, cloc
 def test_where_a_number_still_is(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer, queue, log = job.writer(), job.queue(), job.log()
-    assert log.first_present(1) is None
+    assert log.first_present_seq(1) is None
     job.offer(writer, 5)  # 1 to 3 are gaps, 4 and 5 are frames
-    assert log.first_present(1) == 1
+    assert log.first_present_seq(1) == 1
     log.discard([entry_id for entry_id, message in log.read() if message.to_seq < 3])
-    assert log.first_present(1) == 3
-    assert log.first_present(4) == 4
+    assert log.first_present_seq(1) == 3
+    assert log.first_present_seq(4) == 4
     job.answer(queue, queue.read(1))
-    assert log.first_present(4) == 4
-    assert log.first_present(6) is None
-    assert log.last_given() == 5
+    assert log.first_present_seq(4) == 4
+    assert log.first_present_seq(6) is None
+    assert log.last_assigned_seq() == 5
 
 
 def test_reading_goes_on_behind_what_was_read(bus: Bus) -> None:

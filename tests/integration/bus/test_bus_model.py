@@ -12,12 +12,12 @@ from support import result_samples
 from support.bus_parts import Clock, Job
 from support.redis_server import RedisServer
 
-from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, PositionMovedError, QueuedFrame, ResultLog, span
+from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultLog, seq_range
 from pipeline.bus.frame_queue import INFER_LEASE_S
 from pipeline.bus.lease import LEASE_S
 from pipeline.contract.results import AnyResult
 from pipeline.contract.wire import BusMessage, FrameDetections, SourceEnd
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, PositionMovedError
 
 NUM_STEPS = 1000
 
@@ -114,7 +114,7 @@ class World:
     def read(self) -> None:
         name = self.random.choice(list(self.queues))
         if not self.held[name]:
-            owed = self.queues[name].read_owed()
+            owed = self.queues[name].read_pending()
             self.held[name] = [owed] if owed else self.queues[name].read(self.random.randint(1, 4))
 
     def answer(self) -> None:
@@ -138,14 +138,14 @@ class World:
             self.load()
 
     def hold(self, entry_id: bytes, message: BusMessage) -> None:
-        first, last = span(message)
+        first, last = seq_range(message)
         if last <= self.seq or isinstance(message, SourceEnd):
             self.log.discard([entry_id])
         else:
             self.waiting[max(first, self.seq + 1)] = (entry_id, message)
 
     def commit(self, entry_id: bytes, message: BusMessage) -> None:
-        _, last = span(message)
+        _, last = seq_range(message)
         result: AnyResult = self.job.result(last)
         if not isinstance(message, FrameDetections):
             result = result_samples.gap(self.seq + 1, last, message.cause)
@@ -172,13 +172,13 @@ class World:
             for name in self.queues:
                 self.held[name] = []
                 self.queues[name].reload()
-                while (owed := self.queues[name].read_owed()) is not None:
+                while (owed := self.queues[name].read_pending()) is not None:
                     self.job.answer(self.queues[name], [owed])
                 self.job.answer(self.queues[name], self.queues[name].read(16))
             self.track()
-            if self.seq == self.log.last_given():
+            if self.seq == self.log.last_assigned_seq():
                 return
-        raise AssertionError(f"stands still at {self.seq} of {self.log.last_given()}")
+        raise AssertionError(f"stands still at {self.seq} of {self.log.last_assigned_seq()}")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -197,7 +197,7 @@ def test_frames_and_gaps_cover_every_number_once_and_in_order(bus: Bus, clock: C
     assert len(covered) > 50
     assert world.job.frames() == []
     assert len(world.job.pixel_keys()) <= 1  # of a frame that the decoder holds ready
-    bus.finish("cam1", 60)
+    bus.finish_job("cam1", 60)
     assert world.job.pixel_keys() == []
 
 

@@ -19,7 +19,7 @@ def numbers(frames: list[QueuedFrame]) -> list[int]:
 
 
 def owed(queue: FrameQueue) -> QueuedFrame:
-    frame = queue.read_owed()
+    frame = queue.read_pending()
     assert frame is not None
     return frame
 
@@ -92,7 +92,7 @@ def test_an_answer_to_a_stream_that_is_gone_writes_nothing(bus: Bus) -> None:
     queue = job.queue()
     job.offer(job.writer())
     held = queue.read(1)
-    bus.finish("cam1", 60)
+    bus.finish_job("cam1", 60)
     assert job.answer(queue, held) == [False]
     assert bus.client.keys("*") == []
 
@@ -114,7 +114,7 @@ def test_a_stream_that_is_not_there_disturbs_no_other(bus: Bus) -> None:
     job.offer(job.writer())
     queue = bus.frame_queue("w1")
     queue.set_streams(["gone", "cam1", "not-open-yet"])
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     assert numbers(queue.read(6)) == [1]
 
 
@@ -124,7 +124,7 @@ def test_a_batch_is_shared_fairly(bus: Bus) -> None:
         job.offer(job.writer(), 10)
     queue = bus.frame_queue("w1")
     queue.set_streams([job.stream.stream_id for job in jobs])
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     counts = dict.fromkeys(("cam0", "cam1", "cam2"), 0)
     for _ in range(6):
         batch = queue.read(4)
@@ -140,7 +140,7 @@ def test_more_streams_than_places_take_turns(bus: Bus) -> None:
         job.offer(job.writer(), 10)
     queue = bus.frame_queue("w1")
     queue.set_streams([job.stream.stream_id for job in jobs])
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     seen = [frame.stream_id for _ in range(5) for frame in queue.read(2)]
     assert sorted(seen) == sorted([job.stream.stream_id for job in jobs] * 2)
 
@@ -192,7 +192,7 @@ def test_a_restarted_worker_gets_its_own_frames_first_and_alone(bus: Bus) -> Non
         frame = owed(again)
         assert (numbers([frame]), frame.num_deliveries, frame.pixels) == ([number], 2, PIXELS.tobytes())
         job.answer(again, [frame])
-    assert again.read_owed() is None
+    assert again.read_pending() is None
     assert numbers(again.read(4)) == [3]
 
 
@@ -223,13 +223,13 @@ def test_frames_of_a_dead_worker_are_claimed_one_at_a_time_once_its_beat_stands_
     job.queue("dead").read(2)
     queue = job.queue("w1")  # sees the beat for the first time
     clock.now_s += INFER_LEASE_S - 0.1
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     clock.now_s += CLAIM_INTERVAL_S
     for number in (1, 2):
         frame = owed(queue)
         assert (numbers([frame]), frame.num_deliveries) == ([number], 2)
         job.answer(queue, [frame])
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     assert numbers(queue.read(4)) == [3]
     consumers = {consumer["name"] for consumer in bus.client.xinfo_consumers(job.keys.frames, "infer")}
     assert consumers == {b"w1"}
@@ -243,7 +243,7 @@ def test_frames_of_a_slow_worker_that_beats_are_not_claimed(bus: Bus, clock: Clo
     for _ in range(4):
         bus.beat("infer", "slow", "running")
         clock.now_s += INFER_LEASE_S
-        assert queue.read_owed() is None
+        assert queue.read_pending() is None
 
 
 def test_a_withdrawn_frame_of_a_dead_worker_is_passed_over(bus: Bus, clock: Clock) -> None:
@@ -276,7 +276,7 @@ def test_a_frame_that_kills_every_worker_becomes_a_gap(bus: Bus) -> None:
         assert owed(again).num_deliveries == delivery
     again = bus.frame_queue("w1")
     again.set_streams(["cam1"])
-    assert again.read_owed() is None
+    assert again.read_pending() is None
     assert job.gaps() == [(1, 1, "error", 1)]
     (gap,) = job.messages()
     assert isinstance(gap, FrameGap)
@@ -294,5 +294,5 @@ def test_a_frame_that_kills_the_worker_that_claims_it_becomes_a_gap(bus: Bus, cl
         assert owed(queue).num_deliveries == index + 1
     queue = job.queue("last")
     clock.now_s += INFER_LEASE_S
-    assert queue.read_owed() is None
+    assert queue.read_pending() is None
     assert job.gaps() == [(1, 1, "error", 1)]

@@ -194,7 +194,7 @@ def test_a_sink_without_segments_warns_and_writes_the_other_files(
     server = own_redis()
     bus = Bus(server.url)
     stream = msgspec.structs.replace(stream_config("cam", kind="live", policy="latest"), segment_folder=segment_folder)
-    bus.begin(stream, sinks=["output"])
+    bus.begin_job(stream, sinks=["output"])
     with running("worker", "sink", "cam", "--output", "out", "--redis-url", server.url, folder=tmp_path) as sink:
         sink.wait_for("no video of cam")
         sink.until(lambda: (tmp_path / "out" / "cam.jsonl").exists())

@@ -248,7 +248,7 @@ def test_exit_codes_of_a_job_that_fails(
     run: Run, monkeypatch: pytest.MonkeyPatch, redis_url: str, error: BaseException, began: bool, code: int
 ) -> None:
     bus = Bus(redis_url)
-    bus.begin(stream_config("a"), sinks=[])
+    bus.begin_job(stream_config("a"), sinks=[])
 
     def run_job(job: Any, display: Display) -> int:
         if began:

@@ -164,7 +164,7 @@ def test_status_of_a_redis_without_streams(run: Run, redis_url: str) -> None:
 def test_status_reports_problems(run: Run, redis_url: str) -> None:
     bus = Bus(redis_url)
     for name in ("cam1", "cam2"):
-        bus.begin(stream_config(name, kind="live", policy="latest"), sinks=[])
+        bus.begin_job(stream_config(name, kind="live", policy="latest"), sinks=[])
         bus.set_status(name, phase="live", source="rtsp://***@host/1")
     assert run("status", "--redis-url", redis_url)[1].splitlines()[-2:] == ["no infer worker", "no track worker"]
     bus.beat("infer", "infer-1", "running", detail="street on cpu")

@@ -10,7 +10,7 @@ for i = 1, 3, 2 do
     return {'owned', unpack(seen)}
   end
 end
-local old = redis.call('HMGET', KEYS[1], 'session', 'last', 'held')
+local old = redis.call('HMGET', KEYS[1], 'session', 'last', 'refused_seq')
 drop_unoffered(ARGV[4], old[1], old[2], old[3])
 drop_frames(KEYS[2])
 redis.call('DEL', KEYS[1], KEYS[3], KEYS[4], KEYS[5])
