@@ -12,7 +12,7 @@ import redis
 from pipeline.bus import Bus, redact_url
 from pipeline.bus.log_cursor import LogCursor, LogEntry
 from pipeline.contract.config import StreamConfig
-from pipeline.contract.exports import EXPORTS, has_content, would_replace
+from pipeline.contract.exports import EXPORTS, check_source_safe, has_content, would_replace
 from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
 from pipeline.exports.summary import Summary
@@ -122,8 +122,8 @@ def _open_writers(
 ) -> list[tuple[Writer, Position | None]]:
     """The writer of each export that the task asks for, with the position up to which its file is written.
 
-    Raises OutputError rather than replace the results of another log, unless the task allows it. A file that holds no
-    position of its own is of this log if the JSONL file beside it is.
+    Raises OutputError rather than replace the results of another log, unless the task allows it, and ConfigError rather
+    than replace the source. A file without a position of its own belongs to this log if the JSONL file beside it does.
     """
     opened: list[tuple[Writer, Position | None]] = []
     fresh_paths: list[Path] = []
@@ -131,6 +131,7 @@ def _open_writers(
         if export.name not in task.save:
             continue
         path = export.path(Path(task.output), stream)
+        check_source_safe(path, [stream])
         existed = has_content(path)
         writer = open_writer(export, path, stream, overwrite=task.overwrite)
         if writer is None:

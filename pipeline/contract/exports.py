@@ -6,9 +6,12 @@ OpenCV. CONTRIBUTING.md, "Adding an export", lists what a further one needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.contract.config import StreamConfig
@@ -76,6 +79,14 @@ def has_content(path: Path) -> bool:
     if path.is_dir():
         return any(path.iterdir())
     return path.is_file() and path.stat().st_size > 0
+
+
+def check_source_safe(path: Path, streams: Iterable[StreamConfig]) -> None:
+    """Raises ConfigError if a file or folder of results at `path` is, or contains, the source of one of the streams."""
+    for stream in streams:
+        source = Path(stream.source).resolve()
+        if not stream.live and path.resolve() in (source, *source.parents):
+            raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
 
 
 def would_replace(path: Path) -> str:

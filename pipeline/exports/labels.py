@@ -119,7 +119,8 @@ class LabelPainter:
         left, top, right, bottom = _whole(box_xyxy)
         aligned = [left, right - chip_w, (left + right - chip_w) // 2]
         places = [(x, y) for y in (top - chip_h, bottom, top, bottom - chip_h) for x in aligned]
-        places += [(x, y) for x in (right, left - chip_w) for y in (top, (top + bottom - chip_h) // 2)]
+        beside = [top, (top + bottom - chip_h) // 2, top - chip_h, bottom]
+        places += [(x, y) for y in beside for x in (right, left - chip_w)]
         # a place beyond the upper or lower edge of the picture is left out; one beyond its sides is moved inside
         inside = [place for place in places if 0 <= place[1] <= height - chip_h] or [(left, top)]
         corners = np.clip(np.array(inside, np.int64), 0, [width - chip_w, height - chip_h])

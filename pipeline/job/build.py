@@ -29,7 +29,7 @@ from pipeline.contract.config import (
     StreamOptions,
     check_stream_id,
 )
-from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, has_content, would_replace
+from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, check_source_safe, has_content, would_replace
 from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
@@ -249,11 +249,9 @@ def _options_of(config: JobConfig, stream_id: str) -> dict[str, Any]:
 
 def _check_output(streams: list[StreamConfig], save: list[ExportName], output: Path, *, overwrite: bool) -> None:
     """Raises ConfigError if a result would replace a source, or, without `overwrite`, the result of an earlier run."""
-    sources = [Path(stream.source).resolve() for stream in streams if not stream.live]
     paths = [EXPORTS[name].path(output, stream) for stream in streams for name in save]
     for path in paths:
-        if any(path.resolve() in (source, *source.parents) for source in sources):
-            raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
+        check_source_safe(path, streams)
     if not overwrite:
         for path in [*paths, output / SUMMARY_NAME]:
             if has_content(path):
