@@ -11,16 +11,14 @@ from pipeline.exports.sound import Sound, open_sound
 from pipeline.exports.source_pictures import SourcePictures
 from pipeline.exports.writer import Writer
 from pipeline.source import Picture
-from pipeline.source.selection import RESTART_STEP_S
 
 
 class VideoWriter(Writer):
     """Writes the MP4 of a stream whose source can be read again.
 
     The video shows one picture for every frame number that the log covers, at the time at which the source shows it;
-    pictures of gaps have no annotation. Time starts at the first picture. Where the source's time steps back a long
-    way (recordings put end to end), the video continues after the last picture. The file grows as `NAME.part` and gets
-    its name when it is complete. A stream without frames gets no file.
+    pictures of gaps have no annotation. Time starts at the first picture. The file grows as `NAME.part` and gets its
+    name when it is complete. A stream without frames gets no file.
     """
 
     def __init__(self, path: Path, stream: StreamConfig, *, num_threads: int = ENCODER_THREADS) -> None:
@@ -28,8 +26,7 @@ class VideoWriter(Writer):
         self._pictures = SourcePictures(stream)
         self._mp4 = AnnotatedMp4(path, num_threads)
         self._sound: Sound | None = None
-        self._offset_s = 0.0
-        self._last_media_s = 0.0
+        self._start_s = 0.0
 
     def write(self, message: AnyResult, payload: bytes = b"") -> None:
         """Add the pictures up to this message's frame number. Numbers that were written already are skipped.
@@ -66,25 +63,15 @@ class VideoWriter(Writer):
         result = message if isinstance(message, FrameResult) else None
         if message.frame_seq != self._pictures.last_seq:  # a number that a gap covers
             result = None
-        self._mp4.add(picture, result, self._time_of(picture.pts_s))
+        self._mp4.add(picture, result, picture.pts_s - self._start_s)
 
     def _begin(self, first: Picture) -> None:
         reader = self._pictures.reader
         if reader is None:
             return
         container = self._mp4.begin(first, reader.fps, first.pixel_aspect)
-        self._offset_s = self._last_media_s = first.pts_s
+        self._start_s = first.pts_s
         if reader.has_audio:
-            self._sound = open_sound(self._stream.source, container)
+            self._sound = open_sound(self._stream.source, container, first.pts_s, reader.time_offsets_s)
         if self._sound is not None:
-            self._sound.begin_segment(self._offset_s)
             self._mp4.call_before_packets(self._sound.copy_until)
-
-    def _time_of(self, media_s: float) -> float:
-        """Seconds from the start of the video for a picture that the source shows at `media_s`."""
-        if media_s < self._last_media_s - RESTART_STEP_S:
-            self._offset_s = media_s - self._mp4.next_s
-            if self._sound is not None:
-                self._sound.begin_segment(self._offset_s)
-        self._last_media_s = media_s
-        return media_s - self._offset_s

@@ -10,13 +10,13 @@ from pipeline.contract.results import AnyResult, FrameResult
 from pipeline.exports.annotated import ENCODER_THREADS, AnnotatedMp4
 from pipeline.exports.writer import Writer
 from pipeline.segments import SegmentReader, StoredPicture
-from pipeline.source.selection import RESTART_STEP_S
 
 MAX_WAITING = 1024
 """Results that wait for their pictures. Pictures arrive when their segment is complete, after at most ten seconds."""
 
 _log = logging.getLogger(__name__)
-_Place = tuple[int, int, float]
+_Place = tuple[int, float]
+"""(epoch, pts_s), which rises strictly over a stream"""
 
 
 class LiveVideoWriter(Writer):
@@ -36,7 +36,6 @@ class LiveVideoWriter(Writer):
         self._mp4 = AnnotatedMp4(path, num_threads)
         self._waiting: deque[tuple[_Place, FrameResult]] = deque()
         self._picture: tuple[_Place, StoredPicture] | None = None
-        self._result_order, self._picture_order = _Order(), _Order()
         self._timeline = _Timeline()
         self._num_without_picture = 0
 
@@ -45,7 +44,7 @@ class LiveVideoWriter(Writer):
         if isinstance(message, FrameResult):
             if len(self._waiting) == MAX_WAITING:
                 self._leave_out()
-            self._waiting.append((self._result_order.place(message.stream_epoch, message.pts_s), message))
+            self._waiting.append(((message.stream_epoch, message.pts_s), message))
             with self._mp4.errors(self.discard):
                 self._join(at_end=False)
 
@@ -78,7 +77,7 @@ class LiveVideoWriter(Writer):
                 stored = self._reader.read(at_end=at_end)
                 if stored is None:
                     return
-                self._picture = (self._picture_order.place(stored.epoch, stored.picture.pts_s), stored)
+                self._picture = ((stored.epoch, stored.picture.pts_s), stored)
             picture_place, stored = self._picture
             result_place, result = self._waiting[0]
             if picture_place > result_place:
@@ -102,41 +101,22 @@ class LiveVideoWriter(Writer):
         self._num_without_picture += 1
 
 
-class _Order:
-    """Turns (epoch, pts_s) into the place (epoch, stretch, pts_s), which never decreases.
-
-    A stretch is a part of an epoch in which media time runs forward: a long step back begins the next one.
-    """
-
-    def __init__(self) -> None:
-        self._last: _Place = (0, 0, 0.0)
-
-    def place(self, epoch: int, pts_s: float) -> _Place:
-        last_epoch, stretch, last_pts_s = self._last
-        if epoch != last_epoch:
-            stretch = 0
-        elif pts_s < last_pts_s - RESTART_STEP_S:
-            stretch += 1
-        self._last = (epoch, stretch, pts_s)
-        return self._last
-
-
 class _Timeline:
-    """Seconds since the first frame: media time within a stretch, time of arrival between stretches."""
+    """Seconds since the first frame: media time within an epoch, time of arrival between epochs."""
 
     def __init__(self) -> None:
-        self._stretch: tuple[int, int] | None = None
+        self._epoch: int | None = None
         self._offset_s = 0.0
         self._last_s = 0.0
         self._last_arrived_at_ns = 0
 
     def time_of(self, place: _Place, result: FrameResult) -> float:
-        epoch, stretch, pts_s = place
-        if self._stretch != (epoch, stretch):
+        epoch, pts_s = place
+        if self._epoch != epoch:
             passed_s = 0.0
-            if self._stretch is not None:
+            if self._epoch is not None:
                 passed_s = max(0.0, (result.arrived_at_ns - self._last_arrived_at_ns) / 1e9)
             self._offset_s = pts_s - (self._last_s + passed_s)
-            self._stretch = (epoch, stretch)
+            self._epoch = epoch
         self._last_s, self._last_arrived_at_ns = pts_s - self._offset_s, result.arrived_at_ns
         return self._last_s

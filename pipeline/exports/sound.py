@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +12,6 @@ import av
 from pipeline.errors import SourceError
 from pipeline.source import redact
 from pipeline.source.container import open_container
-from pipeline.source.selection import RESTART_STEP_S
 
 MP4_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus"})
 """codecs that players support in an MP4; sound in other codecs is encoded as AAC"""
@@ -22,6 +20,10 @@ AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
 PREROLL_S = 0.1
 """Sound copied from before the first picture, because a decoder needs it to start. Players skip it."""
 READ_TIMEOUT_S = 10.0
+JOIN_STEP_BACK_S = 0.1
+"""where the times of the sound step back further, the next recording of a source of joined recordings begins"""
+JOIN_STEP_AHEAD_S = 10.0
+"""so does it after a longer step ahead, where the pictures have reached another recording"""
 
 _log = logging.getLogger(__name__)
 
@@ -33,24 +35,25 @@ class Sound:
     with a warning, and the video continues.
     """
 
-    def __init__(self, source: str, output: Any) -> None:
-        """Add a stream to `output`, an av OutputContainer without packets. Raises SourceError."""
+    def __init__(self, source: str, output: Any, start_s: float, time_offsets_s: Sequence[float]) -> None:
+        """Add a stream to `output`, an av OutputContainer without packets. Raises SourceError.
+
+        start_s          pts_s of the first picture of the video
+        time_offsets_s   `Reader.time_offsets_s` of the reader that yields the pictures
+        """
         self._source = source
+        self._start_s = start_s
+        self._time_offsets_s = time_offsets_s
+        self._recording = 0
         self._output = output
         self._packets: Iterator[Any] = iter(())
         self._pending: Any = None
-        self._offset_s = 0.0
-        self._next_offsets_s: deque[float] = deque()
-        self._last_media_s = float("inf")
+        self._last_s: float | None = None
         self._last_dts = -(1 << 62)
         with ExitStack() as resources:
             container = open_container(source, resources, rtsp_transport="tcp", timeout_s=READ_TIMEOUT_S)
             self._start(container)
             self._resources = resources.pop_all()
-
-    def begin_segment(self, offset_s: float) -> None:
-        """Set output time = media time - `offset_s` for the start, or for the next long step back of media time."""
-        self._next_offsets_s.append(offset_s)
 
     def copy_until(self, output_s: float) -> None:
         """Write the packets that begin before the output time `output_s`, in seconds.
@@ -59,17 +62,22 @@ class Sound:
         """
         while (packet := self._pending or self._next()) is not None:
             self._pending = packet
-            media_s = float(packet.dts * packet.time_base)
-            if media_s < self._last_media_s - RESTART_STEP_S:
-                if not self._next_offsets_s:
-                    return
-                self._offset_s = self._next_offsets_s.popleft()
-            self._last_media_s = media_s
-            if media_s - self._offset_s >= output_s:
+            stored_s = float(packet.dts * packet.time_base)
+            if self._last_s is not None and self._is_join(stored_s - self._last_s):
+                if self._recording + 1 == len(self._time_offsets_s):
+                    return  # the pictures have not reached the next recording
+                self._recording += 1
+            self._last_s = stored_s
+            shift_s = self._time_offsets_s[self._recording] - self._start_s
+            if stored_s + shift_s >= output_s:
                 return
             self._pending = None
-            if media_s - self._offset_s >= -PREROLL_S:
-                self._write(packet)
+            if stored_s + shift_s >= -PREROLL_S:
+                self._write(packet, shift_s)
+
+    def _is_join(self, step_s: float) -> bool:
+        is_last = self._recording + 1 == len(self._time_offsets_s)
+        return step_s < -JOIN_STEP_BACK_S or (step_s > JOIN_STEP_AHEAD_S and not is_last)
 
     def close(self) -> None:
         """Close the source; may be called more than once."""
@@ -101,11 +109,11 @@ class Sound:
             self._stop(error)
         return None
 
-    def _write(self, packet: Any) -> None:
-        shift = round(self._offset_s / packet.time_base)
-        packet.dts -= shift
+    def _write(self, packet: Any, shift_s: float) -> None:
+        shift = round(shift_s / packet.time_base)
+        packet.dts += shift
         if packet.pts is not None:
-            packet.pts -= shift
+            packet.pts += shift
         if packet.dts <= self._last_dts:
             return
         self._last_dts = packet.dts
@@ -136,10 +144,10 @@ def _add_aac(output: Any, context: Any) -> Any:
     return output.add_stream("aac", rate=rate, layout=layout)
 
 
-def open_sound(source: str, output: Any) -> Sound | None:
-    """The sound of a source; None, with a warning, if it cannot be read."""
+def open_sound(source: str, output: Any, start_s: float, time_offsets_s: Sequence[float]) -> Sound | None:
+    """The sound of a source; None, with a warning, if it cannot be read. The arguments are those of Sound."""
     try:
-        return Sound(source, output)
+        return Sound(source, output, start_s, time_offsets_s)
     except (SourceError, av.FFmpegError, ValueError) as error:
         _log.warning("%s is written without sound: %s", redact(source), error)
         return None

@@ -2,7 +2,7 @@
 
     header length (u32) | header (MessagePack) | packet head (PACKET_HEAD) | data | packet head | data …
 
-Times are stored in the time base of the stream; a missing time stays missing. A file that was not completed ends
+Times are stored in the time base of the packets; a missing time stays missing. A file that was not completed ends
 with its last complete packet.
 """
 
@@ -44,8 +44,9 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     """width : height of one stored pixel"""
 
     @classmethod
-    def of(cls, stream: Any) -> SegmentHeader:
-        """The header of an av video stream that is open for reading."""
+    def of(cls, packet: Any) -> SegmentHeader:
+        """The header of an av video stream that is open for reading, from its first packet."""
+        stream = packet.stream
         context = stream.codec_context
         aspect = stream.sample_aspect_ratio or Fraction(1)
         return cls(
@@ -54,7 +55,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
             width=context.width,
             height=context.height,
             pixel_format=context.pix_fmt,
-            time_base=stream.time_base.as_integer_ratio(),
+            time_base=packet.time_base.as_integer_ratio(),
             fps=picture_rate(stream),
             pixel_aspect=aspect.as_integer_ratio(),
         )

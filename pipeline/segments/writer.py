@@ -49,7 +49,7 @@ class SegmentWriter:
             if self._header is None:
                 # Once per connection: the decoder's size changes with the pictures, and a header that differs from the
                 # one before makes the reader start a decoder, which needs a key frame.
-                self._header = SegmentHeader.of(packet.stream)
+                self._header = SegmentHeader.of(packet)
             if self._epoch is None:
                 self._buffer(packet)
             else:

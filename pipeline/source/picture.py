@@ -14,6 +14,8 @@ from pipeline.contract.results import ClockOrigin
 
 # For pictures that say neither when they are shown nor how many come per second.
 DEFAULT_FPS = 25.0
+REPEATED_TIME_DIVISOR = 16
+"""a frame whose time does not rise is shown 1/16 of a frame duration later, so that the next frame keeps its time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +70,44 @@ class Orientations:
 
 
 class MediaClock:
-    """The pts_s of the pictures of a source; one without a time is shown a step after the one before.
+    """Computes pts_s of the frames of one stream, in presentation order. The values rise strictly.
 
-    The same sound pictures from the beginning give the same times.
+    A frame is shown at its pts. Where the pts of the frames so far step back more often than their dts, pts is wrong
+    and dts is used (FFmpeg's best-effort timestamp). A frame without either follows one frame duration after the frame
+    before. The same frames always get the same values.
     """
 
     def __init__(self, fps: float | None, time_base: Fraction | None) -> None:
         self._step_s = 1.0 / (fps or DEFAULT_FPS)
         self._time_base = time_base
-        self._pts_s = -self._step_s
+        self._last_s: float | None = None
+        self._last_pts: int | None = None
+        self._last_dts: int | None = None
+        self._num_faulty_pts = 0
+        self._num_faulty_dts = 0
 
     def of(self, frame: av.VideoFrame) -> float:
-        """When the next picture is shown, in seconds as the container says."""
+        """Seconds of media time at which the next frame is shown."""
         unit = frame.time_base or self._time_base
-        self._pts_s = float(frame.pts * unit) if frame.pts is not None and unit else self._pts_s + self._step_s
-        return self._pts_s
+        ticks = self._best_effort(frame.pts, frame.dts)
+        if ticks is not None and unit:
+            pts_s = float(ticks * unit)
+        else:
+            pts_s = 0.0 if self._last_s is None else self._last_s + self._step_s
+        if self._last_s is not None and pts_s <= self._last_s:
+            pts_s = self._last_s + self._step_s / REPEATED_TIME_DIVISOR
+        self._last_s = pts_s
+        return pts_s
+
+    def _best_effort(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._num_faulty_dts += self._last_dts is not None and dts <= self._last_dts
+            self._last_dts = dts
+        if pts is not None:
+            self._num_faulty_pts += self._last_pts is not None and pts <= self._last_pts
+            self._last_pts = pts
+        pts_is_right = self._last_dts is None or self._num_faulty_pts <= self._num_faulty_dts
+        return pts if pts_is_right and pts is not None else dts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +115,7 @@ class Picture:
     """A sound decoded picture, not converted yet.
 
     ordinal               1 for the first sound picture of the reader
-    pts_s                 media time in seconds as the container says: may start anywhere, repeat or jump
+    pts_s                 media time in seconds: starts anywhere and rises strictly, over joined recordings too
     frame                 as stored: any size and pixel format
     orientation           how it is turned to be seen
     arrived_monotonic_s   time.monotonic() when the decoder gave it out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -61,6 +61,9 @@ class Reader(ABC):
     has_audio: bool = False
     is_finite: bool = True
     """whether the end of the pictures is the end of the source; False: a camera, whose end is a loss"""
+    time_offsets_s: Sequence[float] = (0.0,)
+    """seconds that pts_s lies after the time of the container: one entry per recording of a source of joined
+    recordings, added as the recording is reached"""
     sample_aspect_ratio: Fraction = Fraction(1)
     """width : height of one pixel of the first picture as seen; pictures are not stretched by it"""
 

@@ -6,8 +6,6 @@ import math
 
 # Containers round times to their own clock (Matroska: 1 ms): without slack a 30 fps file loses pictures at max_fps 30.
 ROUNDING_SLACK_S = 0.001
-# A step back that is longer than any reordering of pictures: media time began anew.
-RESTART_STEP_S = 1.0
 
 
 class Selection:
@@ -33,7 +31,7 @@ class Selection:
         return self._max_frames is not None and self._num_selected >= self._max_frames
 
     def number(self, pts_s: float) -> int | None:
-        """The number of the next picture, shown at `pts_s` seconds of media time; None if it is left out."""
+        """The number of the next picture, shown at `pts_s` seconds (rising strictly); None if it is left out."""
         ordinal = self._num_seen
         self._num_seen += 1
         if self.done or ordinal % self._stride != 0 or not self._slot_is_free(pts_s):
@@ -45,9 +43,8 @@ class Selection:
         if self._max_fps is None:
             return True
         slot = self._slot(pts_s)
-        if self._last_slot < 0 or slot < self._last_slot - RESTART_STEP_S * self._max_fps:
+        if self._last_slot < 0:
             self._grid_start_s = pts_s
-            slot = 0
         elif slot <= self._last_slot:
             return False
         self._last_slot = slot

@@ -14,6 +14,7 @@ import av
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
+from pipeline.source.packet_times import PacketTimes, has_invented_times
 from pipeline.source.picture import MediaClock, Orientations
 from pipeline.source.reader import Decoded, OpenOptions, PacketTap, Reader
 from pipeline.source.redaction import redact
@@ -27,8 +28,11 @@ AV_NS_PER_US = 1000
 
 
 def picture_rate(stream: Any) -> float | None:
-    """Pictures per second on average, as the container says; None if it does not."""
-    rate = stream.average_rate or stream.guessed_rate
+    """Average frames per second as the container states, or as the codec states in a format without times; or None."""
+    rates = [stream.average_rate, stream.guessed_rate]
+    if has_invented_times(stream.container.format):
+        rates.reverse()
+    rate = rates[0] or rates[1]
     return float(rate) if rate and 0 < rate <= MAX_FPS else None
 
 
@@ -85,6 +89,8 @@ class VideoReader(Reader):
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
         self.fps = picture_rate(stream)
+        self._packet_times = PacketTimes(stream, is_live=self._live)
+        self.time_offsets_s = self._packet_times.offsets_s
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
         self.has_audio = bool(container.streams.audio)
         duration_s = container.duration / av.time_base if container.duration else None
@@ -135,6 +141,7 @@ class VideoReader(Reader):
             for packet in self._container.demux(self._stream):
                 if packet.size == 0:
                     continue
+                self._packet_times.correct(packet)
                 if self._capture_clock:
                     self._capture_clock.note(packet)
                 if self._on_packet:

@@ -111,6 +111,12 @@ def write_video(
     return path
 
 
+def joined(path: Path, *parts: Path) -> Path:
+    """Writes the bytes of the parts one after the other, as `cat` joins recordings of a camera."""
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
 def counting_frames(count: int, width: int = 64, height: int = 48) -> list[av.VideoFrame]:
     """Grey pictures whose n-th (from 0) has the luma 20 + 4 (n mod 50), as yuv420p."""
     frames = []

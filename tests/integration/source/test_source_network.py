@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import os
 import signal
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 from support.rtsp_server import running_rtsp_server
 from support.video_files import counting_frames, write_video
 
@@ -30,6 +33,8 @@ class HttpServer:
     files: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     stalled: set[str] = field(default_factory=set)
+    mjpeg: dict[str, float] = field(default_factory=dict)
+    """path of an endless MJPEG stream -> its frames per second"""
     asked: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -43,6 +48,9 @@ def http_server() -> Iterator[HttpServer]:
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
             state.asked.append(path)
+            if path in state.mjpeg:
+                self.send_mjpeg(1 / state.mjpeg[path])
+                return
             body = state.files.get(path)
             if body is None:
                 self.send_error(404)
@@ -58,6 +66,17 @@ def http_server() -> Iterator[HttpServer]:
                 return
             if path in state.stalled:
                 state.released.wait(30)
+
+        def send_mjpeg(self, interval_s: float) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            picture = io.BytesIO()
+            Image.new("RGB", (64, 48), "red").save(picture, "JPEG")
+            head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture.getvalue())
+            with contextlib.suppress(ConnectionError):
+                while not state.released.wait(interval_s):
+                    self.wfile.write(head + picture.getvalue() + b"\r\n")
 
         def log_message(self, *args: object) -> None:
             pass
@@ -98,6 +117,17 @@ def test_hls_over_http_is_live_and_ends_with_its_playlist(http_server: HttpServe
         pictures = list(reader)
         assert (resolved.kind, len(pictures), reader.is_finite) == ("live", 40, True)
     assert {(picture.clock, picture.captured_at_ns) for picture in pictures} == {("host", None)}
+
+
+@pytest.mark.parametrize("fps", [5.0, 10.0, 40.0])
+def test_a_live_source_without_times_is_timed_by_arrival(http_server: HttpServer, fps: float) -> None:
+    http_server.mjpeg["/video"] = fps
+    with open_source(http_server.url("/video"), "live", timeout_s=5) as reader:
+        pictures = list(itertools.islice(reader, 30))
+    media_s = pictures[-1].pts_s - pictures[5].pts_s
+    arrived_s = pictures[-1].arrived_monotonic_s - pictures[5].arrived_monotonic_s
+    assert media_s == pytest.approx(arrived_s, abs=0.05)
+    assert 24 / fps < media_s < 24 / fps * 1.5
 
 
 @pytest.mark.parametrize("kind", ["file", "live"])
