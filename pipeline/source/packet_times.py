@@ -84,7 +84,7 @@ class PacketTimes:
 
     def _shift(self, packet: Any, step: int, last_dts: int) -> int:
         """What to add to the times from this packet on, in units of its time base."""
-        shift = last_dts + step - (packet.dts + self._offset)
+        shift: int = last_dts + step - (packet.dts + self._offset)
         if packet.pts is not None:
             shift = max(shift, self._next_pts - (packet.pts + self._offset))
         if self._counts_silence:
