@@ -11,10 +11,9 @@ import importlib
 import os
 import sys
 
-import msgspec
-
 from pipeline.bus import Bus
 from pipeline.bus.allocator import keep_large_blocks
+from pipeline.contract.path_json import decode_with_paths
 from workers.base import Life, Reconnecting, exit_code_of, set_up_logging
 from workers.tasks import Task, describe
 
@@ -44,7 +43,8 @@ def _main() -> int:
         from workers.job import run_encoded_job
 
         return run_encoded_job(encoded)
-    return run_task(msgspec.json.decode(encoded, type=Task))
+    task: Task = decode_with_paths(encoded, Task)
+    return run_task(task)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, SUPERVISED
+from pipeline.contract.path_json import encode_with_paths
 from workers.tasks import InferTask, Task, TrackTask, describe
 
 RESTART_FIRST_S = 0.25
@@ -111,7 +110,7 @@ class Child:
         )
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(msgspec.json.encode(self.task) + b"\n")
+                self._process.stdin.write(encode_with_paths(self.task) + b"\n")
                 self._process.stdin.flush()
         self._reader = threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True)
         self._reader.start()

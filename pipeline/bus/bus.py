@@ -30,6 +30,7 @@ from pipeline.bus.lease import LEASE_S
 from pipeline.bus.result_log import ResultLog
 from pipeline.bus.status import Phase, StreamStatus, WorkerStatus
 from pipeline.contract.config import StreamConfig
+from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.errors import BusError
 
 WORKER_TTL_S = 30
@@ -75,7 +76,7 @@ class Bus:
             if reply[0] == b"ok":
                 self._log_ids[stream.stream_id] = log_id
                 try:
-                    self.client.hset(SOURCES_KEY, stream.stream_id, msgspec.json.encode(stream))
+                    self.client.hset(SOURCES_KEY, stream.stream_id, encode_with_paths(stream))
                 except redis.exceptions.OutOfMemoryError:
                     self.finish_job(stream.stream_id, 1)
                     raise BusError(
@@ -111,12 +112,13 @@ class Bus:
     def streams(self) -> dict[str, StreamConfig]:
         """The desired state."""
         found = self.client.hgetall(SOURCES_KEY)
-        return {name.decode(): msgspec.json.decode(payload, type=StreamConfig) for name, payload in found.items()}
+        return {name.decode(): decode_with_paths(payload, StreamConfig) for name, payload in found.items()}
 
     def stream(self, stream_id: str) -> StreamConfig | None:
         """One stream of the desired state."""
         payload = self.client.hget(SOURCES_KEY, stream_id)
-        return None if payload is None else msgspec.json.decode(payload, type=StreamConfig)
+        stream: StreamConfig | None = None if payload is None else decode_with_paths(payload, StreamConfig)
+        return stream
 
     def frame_writer(self, stream: StreamConfig) -> FrameWriter:
         """The decoder's end."""

@@ -16,8 +16,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pipeline.contract import defaults
 from pipeline.contract.config import (
     STREAM_DEFAULTS,
@@ -30,6 +28,7 @@ from pipeline.contract.config import (
     check_stream_id,
 )
 from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, check_source_safe, has_content, would_replace
+from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
@@ -119,12 +118,13 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
 
 def encode_job(job: Job) -> bytes:
     """The job as one line of JSON, for `python -m workers job`. It may hold passwords of cameras and of Redis."""
-    return msgspec.json.encode(job, enc_hook=str) + b"\n"  # str: for the paths
+    return encode_with_paths(job) + b"\n"
 
 
 def decode_job(encoded: bytes) -> Job:
-    """The job of `encode_job`. Raises msgspec.DecodeError."""
-    return msgspec.json.decode(encoded, type=Job, dec_hook=lambda kind, value: kind(value))
+    """The job of `encode_job`. Raises ValueError."""
+    job: Job = decode_with_paths(encoded, Job)
+    return job
 
 
 def build_streams(

@@ -17,7 +17,11 @@ _PARAMETER = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with user, password and secret parameters of every URL in it replaced by `***`."""
+    """The text with user, password and secret parameters of every URL in it replaced by `***`.
+
+    Bytes of a file name that are not UTF-8 become escapes such as `\\xe9`, so that the text can be encoded.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     text = _USER_AND_PASSWORD.sub(rf"\g<1>{HIDDEN}@", text)
     text = _USER.sub(rf"\g<1>{HIDDEN}@", text)
     return _PARAMETER.sub(rf"\g<1>{HIDDEN}", text)

@@ -153,11 +153,13 @@ def test_frames_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -
 
 
 def test_pictures_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
-    pictures = private_tmp / "pictures"
+    """From a folder whose name is not UTF-8."""
+    pictures = private_tmp / os.fsdecode(b"caf\xe9")
     pictures.mkdir()
     for name, value in {"a.png": 40, "b.png": 200}.items():
         Image.new("RGB", (64, 48), (value, 0, 0)).save(pictures / name)
     frames = list(run(pictures, model="street", frames=True))
+    assert [frame.result.source_name for frame in frames] == ["a.png", "b.png"]
     assert [frame.image_rgb[0, 0].tolist() for frame in frames] == [[40, 0, 0], [200, 0, 0]]
 
 

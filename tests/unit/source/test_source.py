@@ -141,6 +141,7 @@ def test_what_cannot_be_a_source_is_one_clear_line(tmp_path: Path, argument: str
         ("rtsp://cam/user=joe_password=secret_channel=1", "rtsp://cam/user=joe_password=***"),
         ("rtsp://cam:554/stream?n=1", "rtsp://cam:554/stream?n=1"),
         ("from rtsp://a:b@c/ to rtsp://d:e@f/", "from rtsp://***@c/ to rtsp://***@f/"),
+        ("d/caf\udce9.mp4 is no video", r"d/caf\xe9.mp4 is no video"),
     ],
 )
 def test_redact(text: str, expected: str) -> None:
