@@ -44,6 +44,16 @@ def test_an_animation_yields_every_frame_at_its_own_time(tmp_path: Path, name: s
     assert {picture.source_name for picture in pictures} == {None}
 
 
+def test_a_gif_yields_every_frame_at_its_own_time(tmp_path: Path) -> None:
+    first, *others = frames()
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=DURATIONS_MS)
+    [source] = resolve_sources([str(tmp_path / "a.gif")])
+    with open_source(source.source, source.kind) as reader:
+        assert [picture.pts_s for picture in reader] == pytest.approx([0.0, 0.04, 0.24, 0.32])
+    with open_source(source.source, source.kind) as reader:
+        assert levels(reader) == LEVELS
+
+
 def test_the_default_image_of_an_animated_png_is_not_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (64, 48), "red").save(
