@@ -45,9 +45,10 @@ class Adapter(NamedTuple):
 
 def maskstream(*, masks: bool) -> Adapter:
     from pipeline.contract.arrays import Detections
-    from pipeline.tracking.tracker import Tracker, TrackerConfig
+    from pipeline.tracking.mask_tracker import MaskTracker
+    from pipeline.tracking.tracker import TrackerConfig
 
-    tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
+    tracker = MaskTracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
 
     def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
         class_ids = np.ones(len(scores), np.int32)

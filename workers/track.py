@@ -1,4 +1,4 @@
-"""track: one owner per stream puts detections in order, links them, and commits the results."""
+"""The track worker: for each stream whose lease it holds, it tracks the detections in order and commits the results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pipeline.bus import LOST_CONNECTION, Bus
 from pipeline.bus.stream_wait import wait_for_entries
 from pipeline.contract.arrays import Detections
 from pipeline.errors import FencedError
-from pipeline.tracking.tracker import Tracker, TrackerConfig
+from pipeline.tracking.tracker import TrackerConfig
+from pipeline.tracking.trackers import make_tracker
 from workers.base import Life, Reconnecting, log
 from workers.stream_tracker import StreamTracker
 from workers.tasks import TrackTask
@@ -18,10 +19,11 @@ REFRESH_INTERVAL_S = 1.0
 
 
 def run(task: TrackTask, life: Life) -> None:
-    """Work until asked to stop."""
+    """Run the worker until it is asked to stop."""
     bus = Bus(task.redis_url)
     bus.beat("track", task.name, "starting")
-    Tracker(TrackerConfig()).update(Detections.empty(2, 2), 1, 0.0)  # compiles, or loads what was compiled
+    # The first update compiles the tracker, or loads it from the cache of compiled code.
+    make_tracker(TrackerConfig()).update(Detections.empty(2, 2), 1, 0.0)
     try:
         TrackWorker(task, bus, life).run()
     finally:
@@ -29,7 +31,7 @@ def run(task: TrackTask, life: Life) -> None:
 
 
 class TrackWorker:
-    """All streams that no other track worker has."""
+    """Tracks every stream of the bus whose lease no other track worker holds."""
 
     def __init__(self, task: TrackTask, bus: Bus, life: Life) -> None:
         self._task = task
@@ -40,7 +42,7 @@ class TrackWorker:
         self._refresh_at_s = 0.0
 
     def run(self) -> None:
-        """The loop."""
+        """Work until asked to stop, then give the leases back."""
         log.info("ready")
         while not self._life.stopping:
             try:
@@ -66,7 +68,7 @@ class TrackWorker:
         wait_for_entries(self._bus.client, positions, IDLE_WAIT_S)
 
     def _refresh(self) -> None:
-        """Follow the desired state: a stream that was begun anew has another configuration or another log."""
+        """Follow the streams of the bus. A stream whose configuration or log changed gets another StreamTracker."""
         streams = self._bus.streams()
         for stream_id, tracker in list(self._trackers.items()):
             if streams.get(stream_id) != tracker.stream or self._bus.log_id(stream_id) != tracker.log_id:

@@ -16,7 +16,8 @@ from pipeline.evaluation.motchallenge import (
     to_xyxy,
     write_boxes,
 )
-from pipeline.tracking.tracker import Tracker, TrackerConfig
+from pipeline.tracking.tracker import TrackerConfig
+from pipeline.tracking.trackers import make_tracker
 
 
 def track_boxes(detections: BoxRows, fps: float, num_frames: int) -> BoxRows:
@@ -25,7 +26,7 @@ def track_boxes(detections: BoxRows, fps: float, num_frames: int) -> BoxRows:
     A tracker with its default configuration processes the frames in order. All detections have one class; their scores
     are used unchanged.
     """
-    tracker = Tracker(TrackerConfig())
+    tracker = make_tracker(TrackerConfig())
     boxes_xyxy = to_xyxy(detections.boxes_ltwh).astype(np.float32)
     width, height = np.ceil(boxes_xyxy.max(axis=0, initial=1)[2:]).astype(int).tolist()
     kept, ids = [], []

@@ -32,7 +32,8 @@ from pipeline.evaluation.progress import Progress, no_progress
 from pipeline.evaluation.report_files import json_metrics, json_number, make_folder, worst_and_best, write_json
 from pipeline.evaluation.scene_truth import MIN_AREA_PX, scene_annotations, scene_ground_truth
 from pipeline.synthetic import LABELS, Scene, SceneConfig, write_video
-from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
+from pipeline.tracking.tracker import TrackedDetections, TrackerConfig
+from pipeline.tracking.trackers import make_tracker
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -224,7 +225,7 @@ def _run_engine(
     The engine receives the drawn RGB as I420 of the same size and resizes it itself.
     """
     width, height, conf = scene.config.width, scene.config.height, _conf(config)
-    tracker = Tracker(TrackerConfig.for_conf(conf, conf / 2))
+    tracker = make_tracker(TrackerConfig.for_conf(conf, conf / 2))
     truth, found = [], []
     with progress("running the engine alone", len(scene)) as step:
         for frame in scene:

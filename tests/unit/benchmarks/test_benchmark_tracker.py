@@ -19,7 +19,8 @@ from benchmarks.tracker_scenes import Boxes, Scene, judge, load_tracks, make_sce
 from pipeline.contract.arrays import Detections
 from pipeline.evaluation import mot_tracking
 from pipeline.evaluation.clear_mot import TrackingMetrics
-from pipeline.tracking.tracker import Tracker, TrackerConfig
+from pipeline.tracking.mask_tracker import MaskTracker
+from pipeline.tracking.tracker import TrackerConfig
 
 NUM_OBJECTS, NUM_FRAMES, FRAME_HW = 60, 150, (600, 800)
 
@@ -145,7 +146,7 @@ def test_a_child_tracks_as_the_tracker_does_here(scene: Scene, tmp_path: Path) -
 
 
 def _tracked_here(scene: Scene, *, with_masks: bool) -> Boxes:
-    own_tracker = Tracker(TrackerConfig.for_conf(0.5, 0.1))
+    own_tracker = MaskTracker(TrackerConfig.for_conf(0.5, 0.1))
     starts, ids, boxes = [0], [], []
     for index in range(NUM_FRAMES):
         rows = slice(*scene.detections.starts[index : index + 2])

@@ -16,13 +16,14 @@ from support.tracker_cases import CONFIG, assert_equal, brief, crowd, detections
 from ops.track_step import step_tracks
 from ops.track_tables import TRACK
 from pipeline.contract.arrays import Detections
-from pipeline.tracking.tracker import Tracker, TrackerConfig
+from pipeline.tracking.mask_tracker import MaskTracker
+from pipeline.tracking.tracker import TrackerConfig
 
 # life of a track
 
 
 def test_an_id_is_given_after_the_time_of_confirmation() -> None:
-    tracker = Tracker(TrackerConfig(confirm_s=0.1))
+    tracker = MaskTracker(TrackerConfig(confirm_s=0.1))
     box = [100, 100, 160, 220]
     results = [tracker.update(detections([box], 0.85), seq, seq / 30) for seq in range(1, 6)]
     assert [result.track_ids.tolist() for result in results] == [[0], [0], [0], [1], [1]]
@@ -47,7 +48,7 @@ def test_an_id_is_given_after_the_time_of_confirmation() -> None:
     ],
 )
 def test_sure_detections_give_an_id_sooner(scores: list[float], first_seq: int | None) -> None:
-    tracker = Tracker(TrackerConfig(confirm_s=0.1))
+    tracker = MaskTracker(TrackerConfig(confirm_s=0.1))
     results = [tracker.update(detections([[0, 0, 50, 50]], score), n, n / 20) for n, score in enumerate(scores, 1)]
     started = [(seq, brief(result.started)) for seq, result in enumerate(results, 1) if result.started]
     assert started == ([] if first_seq is None else [(first_seq, [(1, 1, 1, first_seq)])])
@@ -55,13 +56,13 @@ def test_sure_detections_give_an_id_sooner(scores: list[float], first_seq: int |
 
 
 def test_two_detections_are_needed_however_long_the_step() -> None:
-    tracker = Tracker(TrackerConfig(confirm_s=0.0))
+    tracker = MaskTracker(TrackerConfig(confirm_s=0.0))
     assert tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0).track_ids.tolist() == [0]
     assert tracker.update(detections([[0, 0, 50, 50]]), 2, 1.0).track_ids.tolist() == [1]
 
 
 def test_a_tentative_track_that_is_not_seen_again_leaves_no_trace() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     ended = [span for seq in range(2, 5) for span in tracker.update(detections([]), seq, seq / 10).ended]
     assert tracker.update(detections([[0, 0, 50, 50]]), 5, 0.5).ages_frames.tolist() == [1]
@@ -74,7 +75,7 @@ def test_a_tentative_track_that_is_not_seen_again_leaves_no_trace() -> None:
 def test_an_occlusion_shorter_than_the_lost_time_keeps_the_id(
     pause_s: float, id_after: int, fps: int, updates: str
 ) -> None:
-    tracker = Tracker(TrackerConfig(lost_s=1.5))
+    tracker = MaskTracker(TrackerConfig(lost_s=1.5))
     ended = []
     for frame in range(5 * fps):
         time_s = frame / fps
@@ -90,7 +91,7 @@ def test_an_occlusion_shorter_than_the_lost_time_keeps_the_id(
 
 
 def test_finish_ends_every_confirmed_track() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq in range(1, 10):
         boxes = [[0, 0, 50, 50], [200, 0, 250, 50], [400, 0, 450, 50]][: 3 if seq == 9 else 2]
         tracker.update(detections(boxes, class_ids=[1, 3, 1][: len(boxes)]), seq, seq / 10)
@@ -105,7 +106,7 @@ def test_finish_ends_every_confirmed_track() -> None:
 
 @pytest.mark.parametrize("fps", [30, 10, 5])
 def test_ids_do_not_depend_on_the_frame_rate(fps: int) -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     ways = [((100, 100), (90, 0)), ((900, 300), (-70, 30)), ((500, 700), (0, -100)), ((1200, 200), (20, 60))]
     rng = np.random.default_rng(8)
     ids = []
@@ -119,7 +120,7 @@ def test_ids_do_not_depend_on_the_frame_rate(fps: int) -> None:
 @pytest.mark.parametrize("fps", [30, 10, 5])
 @pytest.mark.parametrize("overlap", ["both seen", "one hidden"])
 def test_ids_hold_when_two_cross(fps: int, overlap: str) -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     ids = {}
     for frame in range(8 * fps):
         time_s = frame / fps
@@ -131,7 +132,7 @@ def test_ids_hold_when_two_cross(fps: int, overlap: str) -> None:
 
 
 def test_a_weak_detection_continues_a_confirmed_track_and_nothing_else() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     confirmed, tentative, nobody = [0, 0, 50, 50], [200, 0, 250, 50], [400, 0, 450, 50]
     for seq in range(1, 6):
         tracker.update(detections([confirmed]), seq, seq / 10)
@@ -144,7 +145,7 @@ def test_a_weak_detection_continues_a_confirmed_track_and_nothing_else() -> None
 
 
 def test_a_confirmed_track_chooses_before_a_tentative_one() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq in range(1, 6):
         tracker.update(detections([[0, 0, 100, 100]]), seq, seq / 10)
     tracker.update(detections([[0, 0, 100, 100], [40, 0, 140, 100]]), 6, 0.6)
@@ -152,7 +153,7 @@ def test_a_confirmed_track_chooses_before_a_tentative_one() -> None:
 
 
 def test_a_track_has_the_class_that_most_detections_voted_for() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     seen = []
     for seq, class_id in enumerate([3, 3, 8, 3, 8, 8, 8, 8], 1):
         result = tracker.update(detections([[0, 0, 50, 50]], class_ids=class_id), seq, seq / 10)
@@ -163,7 +164,7 @@ def test_a_track_has_the_class_that_most_detections_voted_for() -> None:
 
 
 def test_more_classes_than_a_track_remembers() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq, class_id in enumerate([1, 1, 1, 2, 3, 4, 5, 6, 7, 1], 1):
         result = tracker.update(detections([[0, 0, 50, 50]], class_ids=class_id), seq, seq / 10)
     assert (result.track_ids.tolist(), result.class_ids.tolist()) == ([1], [1])
@@ -181,7 +182,7 @@ UPPER[:14], LOWER[14:] = True, True
 
 def test_a_rider_does_not_become_the_bicycle() -> None:
     """They fill the same box, but not the same pixels."""
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     box = [0, 0, 60, 120]
     for seq in range(1, 6):
         tracker.update(masked([box], [UPPER], 1), seq, seq / 10)
@@ -193,7 +194,7 @@ def test_masks_decide_where_boxes_leave_a_doubt() -> None:
     """Two whose boxes overlap change places by a step each: by boxes alone each would take the other's id."""
     boxes = [[0, 0, 100, 100], [30, 0, 130, 100]]
     for weight, expected in ((0.0, [2, 1]), (0.5, [1, 2])):
-        tracker = Tracker(TrackerConfig(mask_weight=weight))
+        tracker = MaskTracker(TrackerConfig(mask_weight=weight))
         for seq in range(1, 6):
             tracker.update(masked(boxes, [UPPER, LOWER]), seq, seq / 10)
         crossed = tracker.update(masked([[20, 0, 120, 100], [10, 0, 110, 100]], [UPPER, LOWER]), 6, 0.6)
@@ -201,7 +202,7 @@ def test_masks_decide_where_boxes_leave_a_doubt() -> None:
 
 
 def test_a_masks_centroid_draws_the_path() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq in range(1, 4):
         started = tracker.update(masked([[10 * seq, 0, 10 * seq + 56, 112]], [LOWER]), seq, seq / 10).started
         if started:
@@ -214,7 +215,7 @@ def test_a_masks_centroid_draws_the_path() -> None:
 
 @pytest.mark.parametrize("num_frames", [2, 15, 16, 17, 40, 1000])
 def test_a_long_path_is_thinned_evenly(num_frames: int) -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq in range(1, num_frames + 1):
         tracker.update(detections([[seq, 0, seq + 50, 50]], 0.95), seq, seq / 25)
     (span,) = tracker.finish()
@@ -229,7 +230,7 @@ def test_a_long_path_is_thinned_evenly(num_frames: int) -> None:
 
 
 def test_a_second_copy_of_a_tracked_object_is_left_out() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     boxes = [[0, 0, 100, 100], [2, 2, 101, 101], [2, 2, 101, 101], [40, 0, 140, 100]]
     for seq in range(1, 5):
         result = tracker.update(detections(boxes, [0.98, 0.96, 0.95, 0.9], [1, 1, 2, 1]), seq, seq / 10)
@@ -247,7 +248,7 @@ def test_a_part_of_a_tracked_object_is_left_out() -> None:
     for class_ids, expected in (([3, 3, 1, 6], [0, 2]), ([3, 3, 3, 3], [0, 2]), ([3, 6, 1, 6], [0, 1, 2])):
         given = detections(boxes, [0.9, 0.8, 0.7, 0.6], class_ids)
         given.mask_bits = np.packbits(np.reshape(cells, (4, -1)), axis=1)
-        tracker = Tracker(CONFIG)
+        tracker = MaskTracker(CONFIG)
         for seq in range(1, 5):
             assert tracker.update(given, seq, seq / 10).detection_idx.tolist() == expected
     given.mask_bits = given.mask_bits[:3]
@@ -256,7 +257,7 @@ def test_a_part_of_a_tracked_object_is_left_out() -> None:
 
 
 def test_most_objects_of_a_crowd_keep_their_id() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for frame in crowd(3):
         result = tracker.update(*frame)
     assert 20 <= tracker.num_confirmed <= 40, "25 objects"
@@ -265,7 +266,7 @@ def test_most_objects_of_a_crowd_keep_their_id() -> None:
 
 def test_what_may_not_be_written_to_is_tracked_as_well() -> None:
     """As detections come from Redis: the same tracks, by the same compiled code."""
-    tracker, other = Tracker(CONFIG), Tracker(CONFIG)
+    tracker, other = MaskTracker(CONFIG), MaskTracker(CONFIG)
     for given, frame_seq, time_s in crowd(3):
         frozen = copy.deepcopy(given)
         for values in (frozen.boxes_xyxy, frozen.scores, frozen.class_ids):
@@ -282,7 +283,7 @@ def test_records_fill_whole_cache_lines() -> None:
 
 
 def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     times_s = [0.0, 0.1, 0.2, 0.3, 0.3, 0.25, 0.35, 0.45, -5.0, -4.9, -4.8]
     for seq, time_s in enumerate(times_s, 1):
         result = tracker.update(detections([[0, 0, 50, 50]]), seq, time_s)
@@ -292,7 +293,7 @@ def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
 
 
 def test_a_gap_in_the_numbers_counts_into_the_age() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     tracker.update(detections([[0, 0, 50, 50]]), 2, 0.1)
     assert tracker.update(detections([[0, 0, 50, 50]]), 10, 0.9).ages_frames.tolist() == [10]

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 from support.tracker_cases import CONFIG, assert_equal, crowd, detections
 
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.mask_tracker import MaskTracker
 
 
 def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
-    whole, halting = Tracker(CONFIG), Tracker(CONFIG)
+    whole, halting = MaskTracker(CONFIG), MaskTracker(CONFIG)
     for frame in crowd(4):
         expected = whole.update(*frame)
-        halting = Tracker.restore(CONFIG, halting.checkpoint())
+        halting = MaskTracker.restore(CONFIG, halting.checkpoint())
         assert_equal(halting.update(*frame), expected)
         assert halting.checkpoint() == whole.checkpoint()
     assert halting.finish() == whole.finish()
@@ -21,12 +21,12 @@ def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
 
 
 def test_an_untouched_tracker_can_be_restored() -> None:
-    tracker = Tracker.restore(CONFIG, Tracker(CONFIG).checkpoint())
+    tracker = MaskTracker.restore(CONFIG, MaskTracker(CONFIG).checkpoint())
     assert tracker.update(detections([[0, 0, 9, 9]]), 1, 100.0).track_ids.tolist() == [0]
 
 
 def damaged() -> dict[str, bytes]:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for frame in crowd(5, num_frames=5):
         tracker.update(*frame)
     good = tracker.checkpoint()
@@ -46,12 +46,12 @@ def damaged() -> dict[str, bytes]:
 @pytest.mark.parametrize("payload", [pytest.param(payload, id=name) for name, payload in damaged().items()])
 def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(payload: bytes) -> None:
     with pytest.raises(ValueError, match="tracker checkpoint") as caught:
-        Tracker.restore(CONFIG, payload)
+        MaskTracker.restore(CONFIG, payload)
     assert "\n" not in str(caught.value)
 
 
 def test_memory_stays_with_the_living() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     sizes = []
     for seq in range(1, 400):
         x = seq * 100 % 5000

@@ -10,7 +10,8 @@ import pytest
 from support.crossing_crowds import LENGTH_S, CrossingCrowd, CrowdFrame
 
 from pipeline.evaluation.clear_mot import TrackedFrame, TrackingMetrics, tracking_metrics
-from pipeline.tracking.tracker import Tracker, TrackerConfig
+from pipeline.tracking.mask_tracker import MaskTracker
+from pipeline.tracking.tracker import TrackerConfig
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
@@ -57,7 +58,7 @@ def cluttered_scenes() -> Scenes:
 def tracked(scenes: list[list[CrowdFrame]], with_masks: bool) -> Iterator[TrackedFrame]:
     """All scenes, one after the other, each with a tracker of its own."""
     for scene, frames in enumerate(scenes):
-        tracker = Tracker(CONFIG)
+        tracker = MaskTracker(CONFIG)
         for frame in frames:
             given = frame.detections if with_masks else dataclasses.replace(frame.detections, mask_bits=None)
             result = tracker.update(given, frame.frame_seq, frame.time_s)

@@ -8,7 +8,7 @@ import pytest
 from support.tracker_cases import CONFIG, detections
 
 from pipeline.contract.arrays import MASK_BYTES
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.mask_tracker import MaskTracker
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]
 
@@ -31,7 +31,7 @@ def test_ten_thousand_frames_leave_memory_flat(with_masks: bool) -> None:
     size = rng.uniform((20, 40), (50, 120), (NUM_OBJECTS, 2))
     born = rng.permutation(NUM_OBJECTS) * LIFE_FRAMES // NUM_OBJECTS
     cells = rng.integers(0, 256, (NUM_OBJECTS, MASK_BYTES), np.uint8)
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     process = psutil.Process()
     sizes, resident = [], []
     for frame in range(NUM_FRAMES):

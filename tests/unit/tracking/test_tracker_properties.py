@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.tracker_cases import CONFIG, assert_equal, crowd, detections
 
 from pipeline.contract.arrays import MASK_SIDE, Detections
-from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
+from pipeline.tracking.mask_tracker import MaskTracker
+from pipeline.tracking.tracker import TrackedDetections, TrackerConfig
 
 # the border
 
@@ -19,11 +20,11 @@ from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
     [
         (
             detections([[0.0, 0, 5, 5], [0, np.nan, 5, 5]]),
-            r"finite numbers, .* got box \[0.0, nan, 5.0, 5.0\] .* at place 1",
+            r"finite numbers, .* got box \[0.0, nan, 5.0, 5.0\] .* at index 1",
         ),
-        (detections([[0, 0, np.inf, 5]]), "finite numbers, .* got box .* at place 0"),
-        (detections([[0, 0, 5, 5]], np.nan), "score nan at place 0"),
-        (detections([[5, 0, 0, 5]]), "x2 >= x1 and y2 >= y1, got .* at place 0"),
+        (detections([[0, 0, np.inf, 5]]), "finite numbers, .* got box .* at index 0"),
+        (detections([[0, 0, 5, 5]], np.nan), "score nan at index 0"),
+        (detections([[5, 0, 0, 5]]), "x2 >= x1 and y2 >= y1, got .* at index 0"),
         (
             Detections(np.zeros((2, 4), np.float32), np.zeros(3, np.float32), np.zeros(2, np.int32), None, None, 9, 9),
             "got",
@@ -38,7 +39,7 @@ from pipeline.tracking.tracker import TrackedDetections, Tracker, TrackerConfig
     ids=["nan box", "infinite box", "nan score", "inverted box", "lengths differ", "column of scores"],
 )
 def test_bad_detections_are_refused_and_change_nothing(given_detections: Detections, message: str) -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     before = tracker.checkpoint()
     with pytest.raises(ValueError, match=message):
@@ -50,14 +51,14 @@ def test_bad_detections_are_refused_and_change_nothing(given_detections: Detecti
 def test_a_number_that_does_not_rise_or_a_time_that_is_none_is_refused(
     frame_seq: int, time_s: float, message: str
 ) -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     tracker.update(detections([]), 5, 0.0)
     with pytest.raises(ValueError, match=message):
         tracker.update(detections([]), frame_seq, time_s)
 
 
 def test_boxes_without_area_are_left_out() -> None:
-    tracker = Tracker(CONFIG)
+    tracker = MaskTracker(CONFIG)
     for seq in range(1, 6):
         result = tracker.update(detections([[5, 5, 5, 5], [0, 0, 50, 50], [7, 0, 7, 90], [0, 7, 90, 7]]), seq, seq / 10)
     assert (result.detection_idx.tolist(), result.track_ids.tolist()) == ([1], [1])
@@ -66,7 +67,7 @@ def test_boxes_without_area_are_left_out() -> None:
 @pytest.mark.parametrize("changes", [{"low_score": 0.6}, {"birth_score": 0.8}, {"high_score": 0.4}])
 def test_scores_out_of_order_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected low_score <= birth_score <= high_score, got 0\."):
-        Tracker(TrackerConfig(**changes))
+        MaskTracker(TrackerConfig(**changes))
 
 
 # properties
@@ -91,7 +92,7 @@ CELLS = {
 @given(st.lists(frame, max_size=16), st.booleans(), st.randoms(use_true_random=False))
 def test_any_input_keeps_the_promises(frames, with_masks, random) -> None:  # type: ignore[no-untyped-def]
     """No id twice in a frame, none used again after its end, and the order of the detections means nothing."""
-    tracker, shuffled_tracker = Tracker(CONFIG), Tracker(CONFIG)
+    tracker, shuffled_tracker = MaskTracker(CONFIG), MaskTracker(CONFIG)
     time_s, gone, begun = 0.0, set[int](), set[int]()
     for seq, (found, step_s) in enumerate(frames, 1):
         # of twins, the same but for their masks, which one is shown may follow the order
@@ -127,10 +128,10 @@ def test_any_input_keeps_the_promises(frames, with_masks, random) -> None:  # ty
 
 def test_two_streams_fed_in_turn_are_as_two_fed_alone() -> None:
     def alone(seed: int) -> list[TrackedDetections]:
-        tracker = Tracker(CONFIG)
+        tracker = MaskTracker(CONFIG)
         return [tracker.update(*frame) for frame in crowd(seed)]
 
-    first, second = Tracker(CONFIG), Tracker(CONFIG)
+    first, second = MaskTracker(CONFIG), MaskTracker(CONFIG)
     both = [(first.update(*a), second.update(*b)) for a, b in zip(crowd(1), crowd(2), strict=True)]
     for results in zip(*both, strict=True):
         started = [span.track_id for result in results for span in result.started]
