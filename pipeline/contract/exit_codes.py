@@ -17,6 +17,8 @@ EXIT_AWAY = 4
 """a worker lost its connection to Redis where it could not wait; starting it again helps"""
 EXIT_ABORTED = 5
 """of `python -m workers job`: the job could not continue, so its result logs may lack their end messages"""
+EXIT_MEMORY = 6
+"""a worker could not allocate memory; the supervisor treats it as a crash"""
 EXIT_DEFECT = 70
 """an unexpected exception (EX_SOFTWARE in sysexits.h); the supervisor treats it as a crash"""
 EXIT_INTERRUPTED = 130
