@@ -68,8 +68,8 @@ class Life:
     def install_signal_handlers(self) -> None:
         """Stop at the first SIGTERM or SIGINT; end the process at the second, and at the drain deadline.
 
-        A thread receives the signals, because the main thread runs no Python handler while it is inside a C call such as
-        reading a source that has fallen silent. A supervised process ignores SIGINT: Ctrl-C goes to its parent, too.
+        A thread receives the signals, because the main thread runs no Python handler while it is inside a C call, such
+        as reading a source that has fallen silent. A supervised process ignores SIGINT: Ctrl-C goes to its parent, too.
         """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
@@ -104,9 +104,8 @@ def _leave_with_parent() -> None:
 
 def set_up_logging(label: str) -> None:
     """Write log lines to standard error as `LEVEL label: text`. The supervisor forwards them by their level."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"%(levelname)s {label}: %(message)s".replace("%%", "%"), force=True
-    )
+    line_format = f"%(levelname)s {label}: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line_format, force=True)
     if SUPERVISED in os.environ:  # the supervisor reports an outage once for all workers
         logging.getLogger("pipeline.bus.log_cursor").setLevel(logging.ERROR)
 

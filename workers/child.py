@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it."""
+"""A worker process as its parent sees it: start, restart after a crash, log lines, end."""
 
 from __future__ import annotations
 
@@ -13,59 +13,95 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, SUPERVISED
+from pipeline.backoff import Backoff
+from pipeline.contract.exit_codes import EXIT_AWAY, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY, EXIT_USAGE, SUPERVISED
 from pipeline.contract.path_json import encode_with_paths
-from workers.tasks import InferTask, Task, TrackTask, describe
+from workers.memory import num_oom_kills
+from workers.roles.role import Position, Role
+from workers.tasks import Task
 
 RESTART_FIRST_S = 0.25
 RESTART_MOST_S = 15.0
 STEADY_S = 30.0
-"""a worker that lived so long has proved itself: its deaths are counted anew"""
+"""a worker without work that has lived this long was sound: its earlier crashes no longer count"""
 
 FINAL_CODES = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE)
-"""a worker that chose one of these will choose it again; any other end is a crash, or a role held by somebody else"""
+"""exit codes by which a worker says that starting it again would not help; any other end is a crash"""
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-Listener = Callable[[str, str], None]
-"""called with a level (debug, warning, error) and a line of text, from a thread of its own"""
+LineListener = Callable[[str, str], None]
+"""called with a level (debug, warning or error) and a line of text, also from other threads than the main one"""
 
 
 class Child:
-    """Starts one worker, starts it again with growing pauses when it crashes, passes on what it says."""
+    """Starts one worker, starts it again after a crash, and forwards its log lines."""
 
-    def __init__(self, task: Task, listener: Listener) -> None:
+    def __init__(self, role: Role, task: Task, listener: LineListener) -> None:
+        self.role = role
         self.task = task
-        self.name = describe(task)
+        """what the worker is told at its next start"""
+        self.name = task.label
         self.num_crashes = 0
-        """since the last steady time"""
+        """crashes since the last progress"""
+        self.best: tuple[int, ...] = ()
+        """the highest value so far of each element of the worker's position"""
         self.last_error = ""
-        """the last line it wrote as an error"""
-        self._last_words = ""
-        """the same while nothing follows it: it may be what the parent ends with, and be told there"""
+        """the last line that the worker logged as an error"""
+        self.last_end = ""
+        """how the process ended most recently, in words"""
         self.final_code: int | None = None
-        """its exit code once it is over for good"""
+        """exit code of a worker that is not started again"""
+        self.completed = False
+        """whether the worker ended by itself, with its work done"""
+        self._unreported_error = ""
+        """`last_error` until it is given to the listener; a parent that raises it reports it itself"""
+        self._has_work = False
         self._leaving = False
         self._listener = listener
+        self._backoff = Backoff(RESTART_FIRST_S, RESTART_MOST_S)
         self._start_at_s = 0.0
         self._started_at_s = 0.0
+        self._oom_kills_before = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
     @property
-    def running(self) -> bool:
-        """Whether there is a process."""
-        return self._process is not None
+    def is_due(self) -> bool:
+        """Whether the process is to be started: it does not run, and the pause since its last end is over."""
+        return self._process is None and self.final_code is None and time.monotonic() >= self._start_at_s
 
-    def tend(self) -> None:
-        """Notice that it ended, start it when it is time. To be called in a loop."""
+    def reap(self) -> None:
+        """Notice the end of the process."""
         if self._process is not None and (code := self._process.poll()) is not None:
             self._bury(code)
-        if self._process is None and self.final_code is None and time.monotonic() >= self._start_at_s:
+
+    def start_if_due(self) -> None:
+        """Start the process if it is to be started."""
+        if self.is_due:
             self._start()
 
+    def take_position(self, position: Position) -> None:
+        """Compare the worker's position with its best. After progress, earlier crashes no longer count."""
+        best = self.best or tuple(-1 for _ in position.values)
+        if any(value > highest for value, highest in zip(position.values, best, strict=True)):
+            self.forget_crashes()
+        self.best = tuple(map(max, position.values, best))
+        self._has_work = position.has_work
+
+    def forget_crashes(self) -> None:
+        """Count crashes from 0 again, and restart after the shortest pause."""
+        self.num_crashes = 0
+        self._backoff.reset()
+
+    def retry_with(self, task: Task) -> None:
+        """Start the worker once more with another task, at once; one more crash without progress is one too many."""
+        self.task = task
+        self.num_crashes -= 1
+        self._backoff.reset()
+
     def terminate(self) -> None:
-        """Ask it to finish what it holds and leave; it is not started again."""
+        """Ask the worker to finish the work that it has begun, and to end; it is not started again."""
         self._leaving = True
         if self._process is None:
             self.final_code = self.final_code if self.final_code is not None else EXIT_DONE
@@ -73,12 +109,12 @@ class Child:
             self._process.terminate()
 
     def revive(self) -> None:
-        """What it did was lost after it had ended: start it again, as after a crash."""
+        """Start a worker again that had ended, because its work was lost on the server; this counts as a crash."""
         self.final_code = None
-        self._count_crash("its work was lost")
+        self._crashed("its work was lost")
 
     def kill(self) -> None:
-        """End it now."""
+        """End the process by SIGKILL; it is not started again."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -86,8 +122,13 @@ class Child:
             self._process = None
         self.final_code = self.final_code if self.final_code is not None else EXIT_FAILED
 
+    def kill_now(self) -> None:
+        """Send SIGKILL and do not wait; for a parent that ends at once."""
+        if self._process is not None:
+            self._process.kill()
+
     def wait(self, timeout_s: float) -> bool:
-        """Whether it was over within the time."""
+        """Wait until the process has ended; returns False if it still runs after `timeout_s`."""
         if self._process is not None:
             try:
                 self._bury(self._process.wait(timeout_s))
@@ -97,9 +138,10 @@ class Child:
 
     def _start(self) -> None:
         environment = {**os.environ, SUPERVISED: "1", "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
-        if not isinstance(self.task, InferTask):  # these keep one core busy; pools of threads would only fight over it
+        if not self.role.is_multithreaded:
             environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         self._started_at_s = time.monotonic()
+        self._oom_kills_before = num_oom_kills()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "workers", *self.name.split()],
             stdin=subprocess.PIPE,
@@ -112,28 +154,47 @@ class Child:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(encode_with_paths(self.task) + b"\n")
                 self._process.stdin.flush()
-        self._reader = threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True)
+        self._reader = threading.Thread(target=self._forward, args=(self._process.stderr,), daemon=True)
         self._reader.start()
 
     def _bury(self, code: int) -> None:
         process, self._process = self._process, None
         if process is not None:
             self._close(process)
-        over = code in FINAL_CODES or self._leaving
-        words, self._last_words = self._last_words, ""
-        if words and not (over and isinstance(self.task, InferTask | TrackTask)):  # a job ends with those of these
-            self._listener("error", words)
-        if over:
-            self.final_code = code
+        is_final = code in FINAL_CODES or self._leaving
+        error, self._unreported_error = self._unreported_error, ""
+        if is_final:
+            self.final_code, self.completed = code, code == EXIT_DONE and not self._leaving
+            if error and self.role.when_given_up != "job":  # else the job ends with this error
+                self._listener("error", error)
+        elif code == EXIT_AWAY:  # no crash: the supervisor reports outages of Redis itself
+            self._restart_later(f"{self.name} lost Redis", "debug")
+        elif code == EXIT_MEMORY:
+            self._crashed(self.last_error)
         else:
-            self._count_crash(f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}")
+            if error:
+                self._listener("error", error)
+            self._crashed(self._describe_end(code))
 
-    def _count_crash(self, end: str) -> None:
-        lived_s = time.monotonic() - self._started_at_s
-        self.num_crashes = 1 if lived_s >= STEADY_S else self.num_crashes + 1
-        pause_s = min(RESTART_FIRST_S * 2 ** (self.num_crashes - 1), RESTART_MOST_S)
+    def _describe_end(self, code: int) -> str:
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        if code == -signal.SIGKILL and num_oom_kills() > self._oom_kills_before:
+            return f"{name}, from the kernel because memory ran out; {self.role.memory_advice}"
+        return name
+
+    def _crashed(self, end: str) -> None:
+        if not self._has_work and time.monotonic() - self._started_at_s >= STEADY_S:
+            self.forget_crashes()
+        self.num_crashes += 1
+        self.last_end = end
+        self._restart_later(f"{self.name} ended: {end}", "warning")
+
+    def _restart_later(self, reason: str, level: str) -> None:
+        pause_s = self._backoff.next_s()
         self._start_at_s = time.monotonic() + pause_s
-        self._listener("warning", f"{self.name} ended: {end}; starting it again in {pause_s:.2g} s")
+        self._listener(level, f"{reason}; starting it again in {pause_s:.2g} s")
 
     def _close(self, process: subprocess.Popen[bytes]) -> None:
         if process.stdin is not None:
@@ -143,10 +204,9 @@ class Child:
         if process.stderr is not None:
             process.stderr.close()
 
-    def _pass_on(self, lines: BinaryIO) -> None:
-        """Lines with a level go to the listener; the rest (a trace, a library's words) belongs to the line before.
-
-        An error that nothing follows is kept as the last words.
+    def _forward(self, lines: BinaryIO) -> None:
+        """Give the process's lines to the listener. A line without a level, as of a stack trace, has that of the line
+        before it. An error that no other line follows is kept back, see `_unreported_error`.
         """
         level = "debug"
         for raw in lines:
@@ -157,12 +217,12 @@ class Child:
                 line = rest
             if not line:
                 continue
-            if self._last_words:
-                self._listener("error", self._last_words)
-                self._last_words = ""
+            if self._unreported_error:
+                self._listener("error", self._unreported_error)
+                self._unreported_error = ""
             if head in ("ERROR", "CRITICAL"):
                 self.last_error = line.partition(": ")[2]
-                self._last_words = line
+                self._unreported_error = line
             else:
                 self._listener(level, line)
 

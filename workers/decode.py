@@ -7,19 +7,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.backoff import Backoff
 from pipeline.bus import Bus, Offer
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import FrameHeader, SourceEnd
-from pipeline.errors import BusError, PositionMovedError, SourceError
+from pipeline.errors import BusError, JobLostError, PositionMovedError, SourceError
 from pipeline.models.registry import bus_hw
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
-from workers.base import Life, Reconnecting, log
-from workers.tasks import DecodeTask
+from workers.base import DRAIN_S, Life, Reconnecting, log, log_outage
+from workers.roles.decode import DecodeTask
 
 LEASE_POLL_S = 0.25
+FINISH_S = 10.0
+"""part of the drain deadline in which a decoder without a supervisor waits for the last results"""
 FULL_FIRST_PAUSE_S = 0.005
 FULL_MOST_PAUSE_S = 0.1
 """forty waiting decoders that asked two hundred times a second took more of two cores than the model did"""
@@ -38,20 +41,40 @@ def run(task: DecodeTask, life: Life) -> None:
         raise BusError(f"no stream {task.stream_id!r} on this Redis: start it with a source")
     if stream.live and task.result_ttl_s is not None:
         log.info("no pictures are kept for a video: that is written where decoder and sink are of one job on one host")
+    failure: SourceError | None = None
     try:
-        Decoder(bus, stream, life, task.num_threads).run()
-    finally:
-        if task.result_ttl_s is not None:
-            _finish(bus, task.stream_id, task.result_ttl_s, Reconnecting(bus, life))
+        Decoder(task, bus, stream, life).run()
+    except SourceError as error:
+        failure = error
+    if task.result_ttl_s is not None:
+        _finish(bus, task.stream_id, task.result_ttl_s, life)
+    if failure is not None:
+        raise failure
 
 
-def _finish(bus: Bus, stream_id: str, result_ttl_s: int, reconnecting: Reconnecting) -> None:
-    """Wait until the last result is committed and every required reader has it, then remove the stream."""
-    log.info("waiting for the last results of %s; a second Ctrl-C leaves them", stream_id)
+def _finish(bus: Bus, stream_id: str, result_ttl_s: int, life: Life) -> None:
+    """Wait until the last result is committed and every required reader has read it, then remove the stream from Redis.
+
+    A worker that is asked to stop waits at most FINISH_S, and leaves the stream in Redis if that was not enough.
+    Raises JobLostError.
+    """
+    log.info("waiting for the last results of %s; a second Ctrl-C leaves at once", stream_id)
+    reconnecting = Reconnecting(life)
     while True:
         status = reconnecting(lambda: bus.stream_status(stream_id, None))
         if status.is_over and all(seq >= status.seq for seq in status.sinks.values()):
             break
+        if reconnecting(lambda: bus.log_id(stream_id)) is None:
+            raise JobLostError(f"Redis no longer holds the job of {stream_id}")
+        if life.drain_left_s <= DRAIN_S - FINISH_S:
+            log.warning(
+                "leaving before the last results of %s: %d of %d frames have one; check that infer, track and the "
+                "readers of the log run (maskstream status)",
+                stream_id,
+                status.seq,
+                status.last_seq,
+            )
+            return
         time.sleep(LEASE_POLL_S)
     reconnecting(lambda: bus.finish_job(stream_id, result_ttl_s))
 
@@ -59,13 +82,14 @@ def _finish(bus: Bus, stream_id: str, result_ttl_s: int, reconnecting: Reconnect
 class Decoder:
     """Holds the `decode` role of one stream."""
 
-    def __init__(self, bus: Bus, stream: StreamConfig, life: Life, num_threads: int) -> None:
+    def __init__(self, task: DecodeTask, bus: Bus, stream: StreamConfig, life: Life) -> None:
         self._bus = bus
         self._stream = stream
         self._life = life
         self._writer = bus.frame_writer(stream)
-        self._reconnecting = Reconnecting(bus, life)
-        self._converter = Converter(num_threads)
+        self._reconnecting = Reconnecting(life)
+        self._converter = Converter(task.num_threads)
+        self._crashed_on = frozenset(task.skipped_seqs)
         self._segments = SegmentWriter(Path(stream.segment_folder)) if stream.segment_folder else None
         self._num_corrupt = 0
         self._num_offered = 0
@@ -100,14 +124,15 @@ class Decoder:
                 self._end(reason, reader.unreadable)
                 return
             except PositionMovedError as moved:
-                log.warning("the bus is elsewhere than remembered, decoding again from there: %s", moved)
+                log_outage("Redis lost its latest writes, decoding again from the last result: %s", moved)
             except SourceError as error:
                 self._fail(error)
                 raise
 
     def _run_live(self) -> None:
         """Connect again for ever, with growing pauses that a good connection resets."""
-        opened, pause_s = False, REOPEN_FIRST_S
+        opened, problem = False, ""
+        backoff = Backoff(REOPEN_FIRST_S, REOPEN_MOST_S)
         while not self._life.stopping:
             try:
                 with self._keeping_packets(), self._open_source() as reader:
@@ -118,23 +143,26 @@ class Decoder:
                     over = self._feed(reader, None)
                 if self._life.stopping or over:
                     break
-                problem, pause_s = "the source ended", REOPEN_FIRST_S
+                problem = "the source ended"
+                backoff.reset()
             except PositionMovedError as moved:
-                log.warning("the bus is elsewhere than remembered, opening again: %s", moved)
+                log_outage("Redis lost its latest writes, opening the source again: %s", moved)
                 continue
             except SourceError as error:
                 problem = str(error)
                 if self._num_offered:
-                    pause_s = REOPEN_FIRST_S
+                    backoff.reset()
             self._num_offered = 0
             self._num_reconnects += 1
+            pause_s = backoff.next_s()
             log.warning("%s: %s; connecting again in %.1f s", self._stream.stream_id, problem, pause_s)
             self._set_status(phase="stalled", error=problem, num_reconnects=self._num_reconnects)
             self._rest(pause_s)
-            pause_s = min(pause_s * 2, REOPEN_MOST_S)
-        if not opened:  # stopped before the source was ever there
+        if opened:
+            self._end("stopped" if self._life.stopping else "finished", "")
+        else:
             self._reconnecting(self._writer.open)
-        self._end("stopped" if self._life.stopping else "finished", "")
+            self._end("stopped", f"the source was never reached: {problem}" if problem else "")
 
     def _open_source(self) -> Reader:
         return open_source(
@@ -180,7 +208,10 @@ class Decoder:
                 if stream.policy == "latest" and not stream.live:
                     first_pts_s = picture.pts_s if first_pts_s is None else first_pts_s
                     self._rest(picture.pts_s - first_pts_s - (time.monotonic() - start_s))
-                self._offer(picture, decode_from_s)
+                if number in self._crashed_on and not stream.live:
+                    self._writer.skip("error", "the decoder crashed on this frame")
+                else:
+                    self._offer(picture, decode_from_s)
                 self._tell_status()
             if selection.done:
                 return True
@@ -215,7 +246,7 @@ class Decoder:
             full_range=frame.full_range,
             source_name=picture.source_name,
         )
-        pause_s = FULL_FIRST_PAUSE_S
+        backoff = Backoff(FULL_FIRST_PAUSE_S, FULL_MOST_PAUSE_S)
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
             if self._life.stopping:
                 return
@@ -223,8 +254,7 @@ class Decoder:
                 self._reconnecting(lambda: self._writer.skip("overflow", "the bus was full"))
                 return
             self._tell_status()
-            self._life.sleep(pause_s)
-            pause_s = min(pause_s * 2, FULL_MOST_PAUSE_S)
+            self._life.sleep(backoff.next_s())
         self._num_offered += 1
 
     def _rest(self, seconds: float) -> None:

@@ -12,7 +12,8 @@ from pipeline.engine import Engine, Pending, load_engine
 from pipeline.engine.batching import Batcher
 from pipeline.models.registry import bus_hw
 from workers.base import Life, Reconnecting, log
-from workers.tasks import InferTask
+from workers.memory import describe_out_of_memory, is_out_of_memory
+from workers.roles.infer import InferTask
 
 TYPICAL_SOURCE_HW = (1080, 1920)
 """most cameras have its shape, and the first frame of another only costs a little more"""
@@ -56,7 +57,7 @@ class InferWorker:
         self._engine = engine
         self._life = life
         self._queue: FrameQueue = bus.frame_queue(task.name)
-        self._reconnecting = Reconnecting(bus, life)
+        self._reconnecting = Reconnecting(life)
         self._batcher: Batcher[QueuedFrame] = Batcher(task.batch, task.batch_timeout_ms / 1000)
         self._running: RunningBatch | None = None
         self._detail = f"{engine.spec.name} on {engine.device_name}, {engine.precision}"
@@ -70,9 +71,11 @@ class InferWorker:
         while not self._life.stopping:
             try:
                 self._step()
-            except LOST_CONNECTION:
-                self._reconnecting.wait()
+            except LOST_CONNECTION as error:
+                self._reconnecting.failed(error)
                 self._queue.reload()
+            else:
+                self._reconnecting.succeeded()
         self._infer(self._batcher.take())
         self._finish()
 
@@ -139,10 +142,14 @@ class InferWorker:
     def _failed(self, batch: RunningBatch, failure: Exception) -> None:
         """Find the frame it was, each alone, and give that one up."""
         if len(batch.entries) > 1:
+            if is_out_of_memory(failure):
+                log.warning("%s; inferring the batch frame by frame", describe_out_of_memory(failure))
             for entry in batch.entries:
                 self._infer([entry])
                 self._finish()
             return
+        if is_out_of_memory(failure):  # the other frames need as much: end with the cause instead of a gap for each
+            raise failure
         entry = batch.entries[0]
         log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id, exc_info=failure)
         self._counters["errors"] += 1

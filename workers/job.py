@@ -24,7 +24,8 @@ from pipeline.errors import BusError, MaskStreamError, UsageError
 from pipeline.job.build import MIB, Job, decode_job, demo_source
 from pipeline.segments import segment_folders
 from pipeline.synthetic import demo_video
-from workers.supervisor import JobObserver, Supervisor
+from workers.report import JobObserver
+from workers.supervisor import Supervisor
 
 
 def run_job(job: Job, observer: JobObserver) -> int:

@@ -18,7 +18,7 @@ from pipeline.errors import BusError, OutputError
 from pipeline.exports.summary import Summary
 from pipeline.exports.writer import MessageStore, Position, Writer, open_writer
 from workers.base import Life, log
-from workers.tasks import SINK_NAME, SinkTask
+from workers.roles.sink import SINK_NAME, SinkTask
 
 FLUSH_INTERVAL_S = 0.5
 

@@ -8,10 +8,10 @@ from pipeline.bus import Bus, seq_range
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import GapCause
 from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap
-from pipeline.errors import FencedError, PositionMovedError
+from pipeline.errors import JobLostError, PositionMovedError
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.tracking.results import Commit, ResultAssembler
-from workers.base import log
+from workers.base import log_outage
 
 LOST_CHECK_S = 1.0
 """time without progress after which the stream asks Redis whether the next frame number still exists"""
@@ -52,7 +52,7 @@ class StreamTracker:
     def step(self) -> None:
         """Take the lease if it is free, read new messages, and commit every message that is next in order.
 
-        Raises FencedError if another process has taken the lease, and the errors of LOST_CONNECTION.
+        Raises FencedError if another process has taken the lease, JobLostError, and the errors of LOST_CONNECTION.
         """
         if not self._has_lease:
             if not self.log.lease.try_take():
@@ -70,7 +70,7 @@ class StreamTracker:
             if time.monotonic() - self._moved_at_s >= LOST_CHECK_S:
                 self._commit_lost()
         except PositionMovedError as moved:
-            log.warning("the position in Redis is not the expected one, loading it again: %s", moved)
+            log_outage("Redis lost its latest writes, loading the position again: %s", moved)
             self.forget()
         self._set_status()
 
@@ -93,7 +93,7 @@ class StreamTracker:
         self._moved_at_s = time.monotonic()
         position = self.log.load()
         if position is None:
-            raise FencedError(f"the job of {self.stream.stream_id} is no longer on the bus")
+            raise JobLostError(f"Redis no longer holds the job of {self.stream.stream_id}")
         self._log_id, self._ended = position.log_id, position.ended
         self._assembler = self._new_assembler(position.seq, position.checkpoint)
         self._loaded = True

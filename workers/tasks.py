@@ -1,67 +1,46 @@
-"""What a worker is told when it starts: one struct per role, the same on the command line and under the supervisor."""
+"""The base classes of the tasks: what a worker process is told when it starts.
+
+A task travels as JSON. The command line and the supervisor create the same tasks. They are dataclasses, so that the
+command line can import them without msgspec.
+"""
 
 from __future__ import annotations
 
-import msgspec
-
-SINK_NAME = "output"
-"""the name under which a result log waits for its files"""
+from dataclasses import dataclass
 
 
-class DecodeTask(msgspec.Struct, frozen=True, kw_only=True, tag="decode", tag_field="role"):
-    """Decode one stream of `ms:sources`."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every worker needs. The task of a role derives from NamedTask or StreamTask and sets `role`."""
 
+    role: str
+    """name of the role"""
     redis_url: str
-    stream_id: str
-    num_threads: int = 2
-    result_ttl_s: int | None = None
-    """a decoder that works alone removes the stream's keys in the end, but the result log, which stays for so long"""
+
+    @property
+    def label(self) -> str:
+        """The worker's name in log lines and in the list of processes."""
+        raise NotImplementedError
 
 
-class InferTask(msgspec.Struct, frozen=True, kw_only=True, tag="infer", tag_field="role"):
-    """Run one model over the frames of all streams that ask for it."""
+@dataclass(frozen=True, kw_only=True)
+class NamedTask(Task):
+    """A worker that serves every stream."""
 
-    redis_url: str
     name: str
-    model: str
-    weights: str | None
-    device: str
-    precision: str
-    batch: int
-    batch_timeout_ms: float
-    num_threads: int | None = None
-    """of torch on the CPU; None for all cores"""
+    """unique on the Redis server; the worker writes its heartbeat under it"""
+
+    @property
+    def label(self) -> str:
+        return self.name
 
 
-class TrackTask(msgspec.Struct, frozen=True, kw_only=True, tag="track", tag_field="role"):
-    """Order, track and commit the detections of all streams that nobody else tracks."""
+@dataclass(frozen=True, kw_only=True)
+class StreamTask(Task):
+    """A worker of one stream."""
 
-    redis_url: str
-    name: str
-
-
-class SinkTask(msgspec.Struct, frozen=True, kw_only=True, tag="sink", tag_field="role"):
-    """Write one stream's results to files."""
-
-    redis_url: str
     stream_id: str
-    output: str
-    """folder of the files"""
-    save: list[str]
-    """names of exports"""
-    overwrite: bool = False
-    """whether the files may replace the results of an earlier run"""
 
-
-Task = DecodeTask | InferTask | TrackTask | SinkTask
-
-
-def describe(task: Task) -> str:
-    """For people and logs, such as `decode cam1`."""
-    match task:
-        case DecodeTask(stream_id=stream_id):
-            return f"decode {stream_id}"
-        case SinkTask(stream_id=stream_id):
-            return f"sink {stream_id}"
-        case InferTask(name=name) | TrackTask(name=name):
-            return name
+    @property
+    def label(self) -> str:
+        return f"{self.role} {self.stream_id}"

@@ -7,12 +7,12 @@ import time
 from pipeline.bus import LOST_CONNECTION, Bus
 from pipeline.bus.stream_wait import wait_for_entries
 from pipeline.contract.arrays import Detections
-from pipeline.errors import FencedError
+from pipeline.errors import FencedError, JobLostError
 from pipeline.tracking.tracker import TrackerConfig
 from pipeline.tracking.trackers import make_tracker
-from workers.base import Life, Reconnecting, log
+from workers.base import Life, Reconnecting, log, log_outage
+from workers.roles.track import TrackTask
 from workers.stream_tracker import StreamTracker
-from workers.tasks import TrackTask
 
 IDLE_WAIT_S = 0.25
 REFRESH_INTERVAL_S = 1.0
@@ -37,7 +37,7 @@ class TrackWorker:
         self._task = task
         self._bus = bus
         self._life = life
-        self._reconnecting = Reconnecting(bus, life)
+        self._reconnecting = Reconnecting(life)
         self._trackers: dict[str, StreamTracker] = {}
         self._refresh_at_s = 0.0
 
@@ -47,10 +47,12 @@ class TrackWorker:
         while not self._life.stopping:
             try:
                 self._step()
-            except LOST_CONNECTION:
-                self._reconnecting.wait()
+            except LOST_CONNECTION as error:
+                self._reconnecting.failed(error)
                 for tracker in self._trackers.values():
                     tracker.forget()
+            else:
+                self._reconnecting.succeeded()
         for tracker in self._trackers.values():
             tracker.release()
 
@@ -62,10 +64,17 @@ class TrackWorker:
                 tracker.step()
             except FencedError as error:
                 log.warning("%s", error)
-                del self._trackers[stream_id]
-                self._refresh_at_s = 0.0
+                self._drop(stream_id)
+            except JobLostError as error:
+                log_outage("%s", error)
+                self._drop(stream_id)
         positions = dict(tracker.log.wait_position for tracker in self._trackers.values() if tracker.active)
         wait_for_entries(self._bus.client, positions, IDLE_WAIT_S)
+
+    def _drop(self, stream_id: str) -> None:
+        """Stop tracking the stream, and look at once for a job that took its place."""
+        del self._trackers[stream_id]
+        self._refresh_at_s = 0.0
 
     def _refresh(self) -> None:
         """Follow the streams of the bus. A stream whose configuration or log changed gets another StreamTracker."""

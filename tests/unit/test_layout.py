@@ -36,6 +36,7 @@ WITHOUT_TORCH = [
     "workers.track",
     "workers.sink",
     "workers.job",
+    "workers.roles",
     "workers.supervisor",
     "pipeline.terminal.train",
     "pipeline.client",

@@ -17,7 +17,7 @@ from pipeline.contract.wire import FrameDetections
 from pipeline.engine import Pending
 from workers.base import Life
 from workers.infer import InferWorker
-from workers.tasks import InferTask
+from workers.roles.infer import InferTask
 
 BAD_PIXEL = 7
 
@@ -45,12 +45,12 @@ class NotingEngine:
         self.calls.append(("submit", numbers))
         is_bad = BAD_PIXEL in numbers
         if is_bad and not self._fails_late:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no such layer")
 
         def collect() -> list[Detections]:
             self.calls.append(("collect", numbers))
             if is_bad:
-                raise RuntimeError("out of memory")
+                raise RuntimeError("no such layer")
             return [Detections.empty(frame.source_width, frame.source_height) for frame in frames]
 
         return Pending(collect)

@@ -123,7 +123,10 @@ def test_a_redis_that_comes_back_without_its_memory_ends_the_job_in_one_line(
     assert "Traceback" not in job.said
     errors = [line for line in job.err if line.startswith("maskstream: error: ")]
     assert len(errors) == 1, job.err
-    assert "forgot" in errors[0]
+    assert f"Redis at {server.url} lost the data of street: it was restarted without its data" in errors[0]
+    assert "start the command again, or use a server with AOF" in errors[0]
+    assert "took over" not in job.said
+    assert "no end message in out/street.jsonl" in job.said
 
 
 def test_a_frame_whose_pixels_are_gone_becomes_a_gap_and_the_job_goes_on(

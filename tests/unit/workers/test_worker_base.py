@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
 
-from pipeline.contract.exit_codes import EXIT_DEFECT, EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_USAGE
-from pipeline.errors import BusError, FencedError, ModelError, OutputError
+import pytest
+import redis
+
+from pipeline.contract.exit_codes import (
+    EXIT_AWAY,
+    EXIT_DEFECT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_MEMORY,
+    EXIT_USAGE,
+)
+from pipeline.errors import BusError, FencedError, JobLostError, ModelError, OutputError
 from workers.base import exit_code_of
 from workers.child import FINAL_CODES
 
@@ -18,6 +29,13 @@ from workers.child import FINAL_CODES
         (BusError("too old"), EXIT_FAILED),
         (ModelError("no such model"), EXIT_USAGE),
         (FencedError("another one has it"), EXIT_FENCED),
+        (JobLostError("the server forgot"), EXIT_AWAY),
+        (redis.ConnectionError("gone"), EXIT_AWAY),
+        (MemoryError(), EXIT_MEMORY),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"), EXIT_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), EXIT_MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), EXIT_MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), EXIT_MEMORY),
         (ZeroDivisionError("nobody foresaw this"), EXIT_DEFECT),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
@@ -27,7 +45,7 @@ def test_each_kind_of_end_has_its_exit_code(error: Exception | None, code: int) 
         if error is not None:
             raise error
 
-    assert exit_code_of(work) == code
+    assert exit_code_of(work, "use less") == code
 
 
 def test_only_what_a_worker_chose_is_final() -> None:
