@@ -321,9 +321,14 @@ def test_drawing_ten_instances_at_720p_is_fast() -> None:
     message, picture = result(hw, *instances), np.full((*hw, 3), 90, np.uint8)
     draw_result(picture, message)
     times_s = []
-    for _ in range(15):
-        begin_s = time.perf_counter()
-        draw_result(picture, message)
-        times_s.append(time.perf_counter() - begin_s)
-    # 4 ms were measured on a busy machine with two cores; the limit detects work on whole frames for each instance
+    num_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # so that the processor time of this thread is all of it, however busy the machine is
+    try:
+        for _ in range(15):
+            begin_s = time.thread_time()
+            draw_result(picture, message)
+            times_s.append(time.thread_time() - begin_s)
+    finally:
+        cv2.setNumThreads(num_threads)
+    # 4 ms on an idle core, 12 ms on a busy machine; the limit detects work on whole frames for each instance
     assert min(times_s) < 0.03
