@@ -33,7 +33,7 @@ from benchmarks.networks import SCORE_THRESHOLD, network_for, street_frames
 from benchmarks.roofline import Peaks, layers, least_s
 from pipeline.contract.arrays import I420Frame
 from pipeline.engine import Engine
-from pipeline.engine.network import Network
+from pipeline.engine.staged_network import StagedNetwork
 from pipeline.models.registry import get_model
 
 SIZES_WH = {"maskrcnn_resnet50_fpn": (1332, 800), "street": (568, 320), "maskrcnn_resnet50_fpn_v2": (1332, 800)}
@@ -161,7 +161,7 @@ def _stages_ms(model: str, device: torch.device) -> dict[str, float]:
     images, _ = source.transform(_pictures(frames, device))
     batch = images.tensors.bfloat16().to(memory_format=torch.channels_last)
     input_hws = torch.tensor(images.image_sizes, dtype=torch.float32, device=device)
-    network = Network(source, device, torch.bfloat16)
+    network = StagedNetwork(source, device, torch.bfloat16)
     min_scores = torch.full((len(frames), network.num_outputs), SCORE_THRESHOLD, device=device)
 
     def forward() -> Tensor:

@@ -1,10 +1,11 @@
-"""The networks by the architecture key of a `ModelSpec`, in torchvision's names, without their weights."""
+"""The table of architectures, and the protocol that their networks implement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v2
 from torchvision.models.detection import (
@@ -21,26 +22,60 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 
-def build(architecture: str, num_outputs: int) -> FasterRCNN:
-    """The network in evaluation mode with random weights; num_outputs counts the background too. Raises KeyError.
+class Network(Protocol):
+    """What the engine, the training and the benchmarks use of a network.
 
-    torchvision derives MaskRCNN and KeypointRCNN from FasterRCNN: which of the three it is follows from `spec.output`.
+    torchvision's FasterRCNN and its subclasses MaskRCNN and KeypointRCNN implement it. A network of another family must
+    be a torch module with these parts. The names of its parameters are the names in the weights file.
     """
-    network = _BUILDERS[architecture](num_outputs)
+
+    backbone: Any
+    """(B, 3, H, W) normalised images -> dict of (B, C, H, W) pyramid levels, finest first. `backbone.body` is the part
+    that training can freeze, `backbone.out_channels` is C"""
+    rpn: RegionProposalNetwork
+    """`head`, `anchor_generator`, `box_coder`, thresholds and counts are used; boxes.py selects the proposals"""
+    roi_heads: RoIHeads
+    """box branch, and the mask or keypoint branch if `has_mask()` or `has_keypoint()`; boxes.py selects the
+    detections"""
+    transform: GeneralizedRCNNTransform
+    """torchvision's preprocessing; only the comparisons with torchvision use it"""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def get_submodule(self, target: str) -> Any: ...
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def to(self, *args: Any, **kwargs: Any) -> Any: ...
+    def eval(self) -> Any: ...
+    def requires_grad_(self, requires_grad: bool = ...) -> Any: ...
+
+
+def build(architecture: str, num_outputs: int) -> Network:
+    """Create the network of an architecture, in evaluation mode, with random weights.
+
+    num_outputs is the number of outputs of the class head, including the background. Raises KeyError for a name that is
+    not in `ARCHITECTURES`.
+    """
+    network = ARCHITECTURES[architecture](num_outputs)
     network.eval()
     network.requires_grad_(requires_grad=False)
     return network
 
 
-def fold_batch_norm(module: nn.Module) -> None:
-    """Merges every batch norm that directly follows a convolution, in the order of registration, into it, in place.
+def fold_batch_norm(module: Network | nn.Module) -> None:
+    """Fold every batch norm into the convolution that is registered directly before it, in place.
 
-    That order is the order of execution in every network here; tests/unit/engine/test_architectures.py compares the
-    outputs.
+    This is correct only if the children of each module are registered in the order in which they run, as in every
+    architecture of the table; tests/unit/engine/test_architectures.py compares the outputs before and after.
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
@@ -57,7 +92,7 @@ def fold_batch_norm(module: nn.Module) -> None:
 
 
 def _street(num_outputs: int) -> MaskRCNN:
-    """MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 64, and light heads: 6.7 million weights."""
+    """MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 64 and small heads: 6.7 million parameters."""
     body = mobilenet_v2(norm_layer=FrozenBatchNorm2d).features[:18]
     channels = 128
     backbone = BackboneWithFPN(
@@ -78,30 +113,33 @@ def _street(num_outputs: int) -> MaskRCNN:
     )
 
 
-def _without_epsilon(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
-    """For weights trained when torchvision's frozen batch norm ignored its epsilon: it is 0, as torchvision sets it."""
+def _with_epsilon_0(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
+    """For published weights that were trained while torchvision's frozen batch norm ignored its epsilon: torchvision
+    sets the epsilon to 0 for them, and so does this.
+    """
 
     def builder(num_outputs: int) -> FasterRCNN:
-        network = _as_it_is(constructor)(num_outputs)
+        network = _from_torchvision(constructor)(num_outputs)
         for module in list(network.modules()):
             for name, child in module.named_children():
-                if isinstance(child, nn.BatchNorm2d):  # which takes no epsilon of 0
+                if isinstance(child, nn.BatchNorm2d):  # does not accept an epsilon of 0
                     setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=0.0))
         return network
 
     return builder
 
 
-def _as_it_is(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
+def _from_torchvision(constructor: Callable[..., FasterRCNN]) -> Callable[[int], FasterRCNN]:
     return lambda num_outputs: constructor(weights=None, weights_backbone=None, num_classes=num_outputs)
 
 
-_BUILDERS: dict[str, Callable[[int], FasterRCNN]] = {
+ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "street": _street,
-    "maskrcnn_resnet50_fpn": _without_epsilon(maskrcnn_resnet50_fpn),
-    "maskrcnn_resnet50_fpn_v2": _as_it_is(maskrcnn_resnet50_fpn_v2),
-    "keypointrcnn_resnet50_fpn": _without_epsilon(keypointrcnn_resnet50_fpn),
-    "fasterrcnn_resnet50_fpn": _without_epsilon(fasterrcnn_resnet50_fpn),
-    "fasterrcnn_resnet50_fpn_v2": _as_it_is(fasterrcnn_resnet50_fpn_v2),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": _as_it_is(fasterrcnn_mobilenet_v3_large_320_fpn),
+    "maskrcnn_resnet50_fpn": _with_epsilon_0(maskrcnn_resnet50_fpn),
+    "maskrcnn_resnet50_fpn_v2": _from_torchvision(maskrcnn_resnet50_fpn_v2),
+    "keypointrcnn_resnet50_fpn": _with_epsilon_0(keypointrcnn_resnet50_fpn),
+    "fasterrcnn_resnet50_fpn": _with_epsilon_0(fasterrcnn_resnet50_fpn),
+    "fasterrcnn_resnet50_fpn_v2": _from_torchvision(fasterrcnn_resnet50_fpn_v2),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _from_torchvision(fasterrcnn_mobilenet_v3_large_320_fpn),
 }
+"""name -> function that takes the number of outputs of the class head and returns the network"""

@@ -1,4 +1,4 @@
-"""The network run step by step: on the CPU, where counts are at hand and padding would cost time."""
+"""The CPU runner: runs the stages one after the other, with tensors of the exact number of detections."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from ops.preprocess import preprocess_batch
-from pipeline.engine.jobs import Found, Job
-from pipeline.engine.network import Network
+from pipeline.engine.runner import RunnerInput, RunnerOutput
+from pipeline.engine.staged_network import StagedNetwork
 from pipeline.models.registry import ModelSpec
 
 
 class EagerRunner:
-    """Runs a job when it is started."""
+    """Implements `Runner`; `start` runs the batch before it returns."""
 
-    def __init__(self, network: Network, spec: ModelSpec) -> None:
+    def __init__(self, network: StagedNetwork, spec: ModelSpec) -> None:
         self._network = network
         self._spec = spec
 
-    def start(self, job: Job) -> Callable[[], Found]:
-        """What gives the result."""
-        found = self._run(job)
-        return lambda: found
+    def start(self, batch: RunnerInput) -> Callable[[], RunnerOutput]:
+        """Run a batch. Returns a function that returns the result."""
+        output = self._run(batch)
+        return lambda: output
 
-    def warm_up(self, job: Job, max_batch: int) -> Found:
-        """Runs every stage once and finds one box, the whole of each picture."""
-        return self._run(job, at_least_one=True)
+    def warm_up(self, batch: RunnerInput, max_batch: int) -> RunnerOutput:
+        """Run every stage once. Returns one detection for each image, whose box is the whole image."""
+        return self._run(batch, at_least_one=True)
 
     @torch.inference_mode()
-    def _run(self, job: Job, *, at_least_one: bool = False) -> Found:
+    def _run(self, batch: RunnerInput, *, at_least_one: bool = False) -> RunnerOutput:
         network = self._network
-        input_hws = torch.tensor(job.input_hws, dtype=torch.float32)
-        pyramid, boxes = network.boxes(self._batch(job), input_hws, torch.from_numpy(job.min_scores))
+        input_hws = torch.tensor(batch.input_hws, dtype=torch.float32)
+        pyramid, boxes = network.boxes(self._input(batch), input_hws, torch.from_numpy(batch.min_scores))
         if at_least_one:
             boxes.xyxy[:, 0, 2:] = input_hws.flip(1)
             boxes.num.clamp_(min=1)
         details = None
         if network.detail_shape:
             details = network.details(pyramid, boxes, int(boxes.num.sum())).numpy()
-        return Found(boxes.xyxy.numpy(), boxes.scores.numpy(), boxes.outputs.numpy(), boxes.num.numpy(), details)
+        return RunnerOutput(boxes.xyxy.numpy(), boxes.scores.numpy(), boxes.outputs.numpy(), boxes.num.numpy(), details)
 
-    def _batch(self, job: Job) -> Tensor:
+    def _input(self, batch: RunnerInput) -> Tensor:
+        """(B, 3, H, W) normalised and padded input, channels last, in the network's dtype."""
         with record_function("preprocess"):
             bf16 = self._network.dtype == torch.bfloat16
             mean, std = self._spec.mean, self._spec.std
-            batch = torch.from_numpy(preprocess_batch(job.frames, job.input_hws, job.padded_hw, mean, std, bf16=bf16))
-            return (batch.view(torch.bfloat16) if bf16 else batch).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(
+                preprocess_batch(batch.frames, batch.input_hws, batch.padded_hw, mean, std, bf16=bf16)
+            )
+            return (pixels.view(torch.bfloat16) if bf16 else pixels).permute(0, 3, 1, 2)

@@ -1,8 +1,9 @@
-"""The network on CUDA: the forward pass of each (shape, batch, number of instances) is one captured CUDA graph.
+"""The CUDA runner: the forward pass for each (input shape, batch size, number of instances) is one CUDA graph.
 
-Three streams work side by side: frames of the next batch go up, the graph runs, results of the batch before come down.
-Frames go up as they came, 1.5 bytes a pixel, through pinned memory; the graph's first kernel makes the input of them.
-A batch is filled up to the next bucket with frames that want nothing. The host waits once, for a finished copy.
+Three CUDA streams overlap: upload of the next batch, computation of the current one, download of the previous one.
+Frames are uploaded as I420, 1.5 bytes per pixel, through pinned memory; the graph's first kernel converts, resizes and
+normalises them. Batch sizes are rounded up to a bucket with images whose minimum scores are infinite. The host
+synchronises once per batch, with the event of the finished download.
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ import torch
 from torch import Tensor
 
 from ops.preprocess import NUM_PARAMS, pack_frames
-from pipeline.engine.jobs import MAX_BATCH, Found, Job
 from pipeline.engine.kernels import preprocess
-from pipeline.engine.network import Network
+from pipeline.engine.runner import MAX_BATCH, RunnerInput, RunnerOutput
+from pipeline.engine.staged_network import StagedNetwork
 from pipeline.models.registry import ModelSpec
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, MAX_BATCH)
 
-# Instances per picture, on the average of a batch, that graphs are captured for, before the most there can be. The
-# masks of 100 instances are a fifth of all operations; street scenes have some 15.
+# Mean numbers of instances per image that graphs are captured for, besides the maximum. The masks of 100 instances are
+# a fifth of all operations, and street scenes have about 15 instances.
 _INSTANCE_BUCKETS = (8, 24)
 
-# The bucket leaves this much room above the batch before; a batch that has more yet is run again with the most.
+# Factor between the expected number of instances and the capacity. A batch with more instances than its graph has
+# capacity for is run again with the largest graph.
 _HEADROOM = 1.25
 
-# Batches that can be on their way: one goes up or comes down while the other is computed.
+# Number of batches in flight: one is transferred while the other is computed.
 _NUM_SLOTS = 2
 
-# Shapes and buckets that are kept captured.
+# Maximum number of (input shape, batch size) pairs whose graphs are kept.
 _MAX_LANES = 48
 
-# Eager runs before a capture: they compile kernels and let cuDNN choose its algorithms.
+# Eager runs before a capture: they compile the Triton kernels and let cuDNN choose its algorithms.
 _NUM_WARM_UPS = 2
 
 
 @dataclass(slots=True)
 class _Slot:
-    """Buffers of one batch on its way. Inputs are planes, params and min_scores."""
+    """Buffers and events of one batch in flight. The inputs are planes, params and min_scores."""
 
     host_inputs: list[Tensor]
     device_inputs: list[Tensor]
@@ -53,29 +55,29 @@ class _Slot:
     uploaded: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
     computed: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
     downloaded: torch.cuda.Event = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
-    collect: Callable[[], Found] | None = None
-    """of the batch that is in it"""
+    collect: Callable[[], RunnerOutput] | None = None
+    """waits for the batch that uses the slot"""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What batches of one shape and bucket need."""
+    """Buffers and graphs for batches of one input shape and batch size."""
 
     padded_hw: tuple[int, int]
     num_images: int
     inputs: list[Tensor]
-    """where the graphs read them"""
+    """device buffers that the graphs read"""
     slots: itertools.cycle[_Slot]
-    """in turns"""
+    """used in turn"""
     graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = field(default_factory=dict)
-    """by capacity for instances, with the output of each"""
+    """instance capacity -> graph and its output buffer"""
 
 
 class GraphRunner:
-    """Runs jobs of at most MAX_BATCH frames on a CUDA device; two of a shape can be on their way at once."""
+    """Implements `Runner` for batches of at most MAX_BATCH images; two batches of a shape can be in flight at once."""
 
-    def __init__(self, network: Network, spec: ModelSpec) -> None:
-        torch.backends.cudnn.benchmark = True  # shapes are fixed
+    def __init__(self, network: StagedNetwork, spec: ModelSpec) -> None:
+        torch.backends.cudnn.benchmark = True  # the input shapes are fixed
         self._network = network
         self._spec = spec
         self._compute, self._upload, self._download = (
@@ -87,46 +89,46 @@ class GraphRunner:
         self._instances_per_image = 0.0
 
     @torch.inference_mode()
-    def warm_up(self, job: Job, max_batch: int) -> Found:
-        """Captures every graph that batches of up to max_batch frames of this shape can need.
+    def warm_up(self, batch: RunnerInput, max_batch: int) -> RunnerOutput:
+        """Capture every graph for batches of up to max_batch images of this input shape.
 
-        Gives one box, the whole of each picture, with an empty mask.
+        Returns one detection for each image, whose box is the whole image and whose mask is empty.
         """
         for num_images in _BATCH_BUCKETS[: _BATCH_BUCKETS.index(_bucket(max_batch)) + 1]:
-            lane = self._lane(job.padded_hw, num_images)
+            lane = self._lane(batch.padded_hw, num_images)
             for capacity in self._capacities(num_images):
                 self._graph(lane, capacity)
-        found = self.start(job)()
-        found.xyxy[:, 0] = [[0.0, 0.0, width, height] for height, width in job.input_hws]
-        shape = (len(job.frames), *self._network.detail_shape)
-        return found._replace(num=np.ones_like(found.num), details=np.zeros(shape, np.float32) if shape[1:] else None)
+        output = self.start(batch)()
+        output.xyxy[:, 0] = [[0.0, 0.0, width, height] for height, width in batch.input_hws]
+        shape = (len(batch.frames), *self._network.detail_shape)
+        return output._replace(num=np.ones_like(output.num), details=np.zeros(shape, np.float32) if shape[1:] else None)
 
     @torch.inference_mode()
-    def start(self, job: Job) -> Callable[[], Found]:
-        """Starts on the job; what is returned waits for the result."""
-        lane = self._lane(job.padded_hw, _bucket(len(job.frames)))
+    def start(self, batch: RunnerInput) -> Callable[[], RunnerOutput]:
+        """Start to run a batch. Returns a function that waits for the result and returns it."""
+        lane = self._lane(batch.padded_hw, _bucket(len(batch.frames)))
         slot = next(lane.slots)
         if slot.collect is not None:
             slot.collect()
-        self._fill(slot.host_inputs, job)
+        self._fill(slot.host_inputs, batch)
         with torch.cuda.stream(self._upload):
             _copy(slot.host_inputs, slot.device_inputs)
             slot.uploaded.record()
-        expected = self._instances_per_image * len(job.frames) * _HEADROOM
+        expected = self._instances_per_image * len(batch.frames) * _HEADROOM
         capacities = self._capacities(lane.num_images)
         capacity = next((capacity for capacity in capacities if capacity >= expected), capacities[-1])
         self._run(lane, slot, capacity)
-        slot.collect = functools.cache(lambda: self._collected(lane, slot, capacity, len(job.frames)))
+        slot.collect = functools.cache(lambda: self._collected(lane, slot, capacity, len(batch.frames)))
         return slot.collect
 
-    def _fill(self, host_inputs: list[Tensor], job: Job) -> None:
-        """Behind the job's frames are empty pictures."""
+    def _fill(self, host_inputs: list[Tensor], batch: RunnerInput) -> None:
+        """Write the batch to the host buffers. The rows after its images keep what an earlier batch left there."""
         planes, params, min_scores = (host.numpy() for host in host_inputs)
-        pack_frames(job.frames, job.input_hws, planes, params)
-        min_scores[: len(job.frames)] = job.min_scores
+        pack_frames(batch.frames, batch.input_hws, planes, params)
+        min_scores[: len(batch.frames)] = batch.min_scores
 
     def _run(self, lane: _Lane, slot: _Slot, capacity: int) -> None:
-        """Enqueues the graph and the copy of its output to the host."""
+        """Enqueue the graph and the copy of its output to the host."""
         graph, output = self._graph(lane, capacity)
         self._compute.wait_event(slot.uploaded)
         with torch.cuda.stream(self._compute):
@@ -140,8 +142,10 @@ class GraphRunner:
             slot.downloaded.record()
 
     @torch.inference_mode()
-    def _collected(self, lane: _Lane, slot: _Slot, capacity: int, num_images: int) -> Found:
-        """Waits for the result of the first pictures; runs again, with room for all, where there was too little."""
+    def _collected(self, lane: _Lane, slot: _Slot, capacity: int, num_images: int) -> RunnerOutput:
+        """Wait for the result of the first num_images images. Runs the batch again with the largest graph if it has
+        more instances than capacity.
+        """
         slot.downloaded.synchronize()
         num_instances = int(slot.host_output[:num_images].sum())
         self._instances_per_image = max(0.9 * self._instances_per_image, num_instances / num_images)
@@ -151,7 +155,7 @@ class GraphRunner:
         return self._unpacked(slot.host_output, lane.num_images, num_images, num_instances)
 
     def _capacities(self, num_images: int) -> list[int]:
-        """How many instances graphs are captured for, rising; the last is all there can be."""
+        """Instance capacities that graphs are captured for, ascending; the last is the maximum number of instances."""
         most = self._network.max_detections
         if not self._network.detail_shape:
             return [0]
@@ -180,12 +184,12 @@ class GraphRunner:
             for _ in range(_NUM_SLOTS)
         ]
         lane = _Lane(padded_hw, num_images, self._inputs(padded_hw, num_images, device), itertools.cycle(slots))
-        # The zeros are written on the caller's stream; other streams write there next.
+        # The buffers are zeroed on the caller's stream, and other streams write to them next.
         torch.cuda.synchronize(device)
         return lane
 
     def _inputs(self, padded_hw: tuple[int, int], num_images: int, device: torch.device) -> list[Tensor]:
-        """Planes, params and min_scores."""
+        """Buffers for planes, params and min_scores."""
         return [
             _buffer((num_images, math.prod(padded_hw) * 3 // 2), torch.uint8, device),
             _buffer((num_images, NUM_PARAMS), torch.float32, device),
@@ -198,14 +202,16 @@ class GraphRunner:
                 for _ in range(_NUM_WARM_UPS):
                     self._forward(lane, capacity)
             graph = torch.cuda.CUDAGraph()
-            # other threads of the process may allocate meanwhile
+            # Other threads of the process may allocate CUDA memory during the capture.
             with torch.cuda.graph(graph, self._pool, self._compute, capture_error_mode="thread_local"):
                 output = self._forward(lane, capacity)
             lane.graphs[capacity] = graph, output
         return lane.graphs[capacity]
 
     def _forward(self, lane: _Lane, capacity: int) -> Tensor:
-        """Results in a row, (B + 6 * B * D + capacity * details,) float32, which holds counts and outputs exactly."""
+        """(B + 6 * B * D + capacity * size of a detail,) float32: num, scores, xyxy, outputs and details, flattened and
+        concatenated. float32 represents the integers among them exactly.
+        """
         planes, params, min_scores = lane.inputs
         batch = preprocess(planes, params, lane.padded_hw, self._spec.mean, self._spec.std, self._network.dtype)
         pyramid, boxes = self._network.boxes(batch, params[:, 2:4], min_scores)
@@ -214,13 +220,13 @@ class GraphRunner:
             parts.append(self._network.details(pyramid, boxes, capacity))
         return torch.cat([part.float().flatten() for part in parts])
 
-    def _unpacked(self, output: Tensor, lane_images: int, num_images: int, num_instances: int) -> Found:
-        """Copies of what `_forward` put in a row, for the first pictures."""
+    def _unpacked(self, output: Tensor, lane_images: int, num_images: int, num_instances: int) -> RunnerOutput:
+        """Split the output of `_forward` and copy the part of the first num_images images."""
         most, detail_shape = self._network.max_detections, self._network.detail_shape
         sizes = [lane_images * size for size in (1, most, 4 * most, most)]
         num, scores, xyxy, outputs, details = np.split(output.numpy(), np.cumsum(sizes))
         of_instances = details[: num_instances * math.prod(detail_shape)].reshape(-1, *detail_shape)
-        return Found(
+        return RunnerOutput(
             xyxy=xyxy.reshape(-1, most, 4)[:num_images].copy(),
             scores=scores.reshape(-1, most)[:num_images].copy(),
             outputs=outputs.reshape(-1, most)[:num_images].astype(np.int64),
@@ -234,7 +240,7 @@ def _bucket(num_images: int) -> int:
 
 
 def _buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on the host in pinned memory."""
+    """A buffer of zeros; on the host in pinned memory."""
     return torch.zeros(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu")
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
+from pipeline.engine.architectures import Network
 from pipeline.errors import ModelError
 from pipeline.models.registry import ModelSpec, weights_path
 
 
-def load_weights(network: nn.Module, spec: ModelSpec, override: str | None) -> None:
+def load_weights(network: Network, spec: ModelSpec, override: str | None) -> None:
     """Fills `network` with the weights of `spec` or of the file `override`; downloads torchvision's when not cached.
 
     Raises ModelError for weights that are missing, damaged, of another architecture or for other categories.

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
+from pipeline.engine.architectures import Network
 from pipeline.training.picture import MASK_TARGET_SIDE, Batch
 
 _MAX_IGNORED_SHARE = 0.5
@@ -68,7 +68,7 @@ class DetectionLoss:
 
     def __init__(
         self,
-        network: FasterRCNN,
+        network: Network,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         autocast: AbstractContextManager[object],

@@ -9,13 +9,13 @@ its large maps would cost most of the backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.engine.architectures import build, fold_batch_norm
+from pipeline.engine.architectures import Network, build, fold_batch_norm
 from pipeline.engine.weights import load_weights
 from pipeline.errors import UsageError
 from pipeline.models.registry import ModelSpec
@@ -23,7 +23,7 @@ from pipeline.models.registry import ModelSpec
 State = dict[str, Tensor]
 
 
-def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Sequence[str] = ()) -> FasterRCNN:
+def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Sequence[str] = ()) -> Network:
     """The network of `spec` with folded batch norms, in fp32, with the weights of `base` or of the file `init`.
 
     Rows of the class head and of the masks are taken over by the label; those of labels that `base` does not know
@@ -45,7 +45,7 @@ def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Se
     return network
 
 
-def frozen_part(network: FasterRCNN) -> nn.ModuleList:
+def frozen_part(network: Network) -> nn.ModuleList:
     """The layers of the body up to the first that the pyramid takes."""
     body = network.backbone.body
     first = next(iter(body.return_layers))
@@ -53,9 +53,10 @@ def frozen_part(network: FasterRCNN) -> nn.ModuleList:
     return nn.ModuleList(body[name] for name in names[: names.index(first) + 1])
 
 
-def _module(network: nn.Module, name: str) -> nn.Module:
+def _module(network: Network, name: str) -> Any:
     """By its dotted name. Raises UsageError with the names that there are at the place where it goes wrong."""
-    module, path = network, ""
+    module: Any = network
+    path = ""
     for part in name.split("."):
         children = dict(module.named_children())
         if part not in children:
@@ -82,7 +83,7 @@ def stored_state(spec: ModelSpec, folded: Mapping[str, Tensor]) -> State:
     return {name: state[name] for name in template.state_dict()}
 
 
-def _folded_norms(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _folded_norms(module: Network | nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(norm, convolution) names of each pair that `fold_batch_norm` merges."""
     before: tuple[str, nn.Module] | None = None
     for name, child in module.named_children():

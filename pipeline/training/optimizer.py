@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torchvision.models.detection import FasterRCNN
 
+from pipeline.engine.architectures import Network
 from pipeline.training.settings import OptimizerName
 
 BODY_LR_SHARE = 0.3
@@ -23,7 +23,7 @@ _ADAMW_DECAY, _SGD_DECAY, _SGD_MOMENTUM = 1e-2, 1e-4, 0.9
 _AVERAGE_DECAY = 0.998
 
 
-def make_optimizer(network: FasterRCNN, name: OptimizerName, lr: float) -> Optimizer:
+def make_optimizer(network: Network, name: OptimizerName, lr: float) -> Optimizer:
     """Over the parameters that are not frozen; biases and norms are not decayed."""
     decay = _ADAMW_DECAY if name == "adamw" else _SGD_DECAY
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -60,7 +60,7 @@ def set_lr(optimizer: Optimizer, peak: float, progress: float) -> float:
 class AveragedWeights:
     """The exponential average of the parameters that are trained, over about the last 500 steps."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         self._parameters = {name: item for name, item in network.named_parameters() if item.requires_grad}
         self.tensors = {name: item.detach().clone() for name, item in self._parameters.items()}
 

@@ -21,8 +21,8 @@ from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.engine.architectures import build
 from pipeline.engine.eager import EagerRunner
 from pipeline.engine.graphs import GraphRunner
-from pipeline.engine.jobs import Found, Job
-from pipeline.engine.network import Network
+from pipeline.engine.runner import RunnerInput, RunnerOutput
+from pipeline.engine.staged_network import StagedNetwork
 from pipeline.models.registry import MODELS
 
 SPEC = MODELS["street"]
@@ -84,7 +84,7 @@ def runner_class(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> type[
     return InterpretedRunner
 
 
-def network_on(device: torch.device) -> Network:
+def network_on(device: torch.device) -> StagedNetwork:
     """Small counts, so that the interpreter gets through, and every proposal a detection of some class."""
     torch.manual_seed(3)
     network = build("street", 7)
@@ -94,7 +94,7 @@ def network_on(device: torch.device) -> Network:
     network.roi_heads.score_thresh = 0.0
     for predictor in (network.rpn.head.cls_logits, network.roi_heads.box_predictor.cls_score):
         predictor.weight.mul_(20)
-    return Network(network, device, torch.float32)
+    return StagedNetwork(network, device, torch.float32)
 
 
 @pytest.fixture
@@ -108,12 +108,12 @@ def picture(seed: int, hw: tuple[int, int] = (30, 60)) -> I420Frame:
     return I420Frame(rgb_to_i420(rgb), hw[1], hw[0], hw[1], hw[0], ColourMatrix.BT601, full_range=True)
 
 
-def job(*frames: I420Frame, min_score: float = 0.0) -> Job:
+def job(*frames: I420Frame, min_score: float = 0.0) -> RunnerInput:
     wanted = np.full((len(frames), 7), min_score, np.float32)
-    return Job(list(frames), [(30, 60)] * len(frames), PADDED_HW, wanted)
+    return RunnerInput(list(frames), [(30, 60)] * len(frames), PADDED_HW, wanted)
 
 
-def assert_found(found: Found, expected: Found) -> None:
+def assert_found(found: RunnerOutput, expected: RunnerOutput) -> None:
     assert found.num.tolist() == expected.num.tolist()
     for index, num in enumerate(expected.num.tolist()):
         np.testing.assert_allclose(found.scores[index, :num], expected.scores[index, :num], atol=1e-4)

@@ -29,7 +29,7 @@ from pipeline.contract.arrays import ColourMatrix, I420Frame
 from pipeline.engine import Engine
 from pipeline.engine.architectures import build
 from pipeline.engine.boxes import Boxes, detect, propose
-from pipeline.engine.network import Instances, Network
+from pipeline.engine.staged_network import FlatBoxes, StagedNetwork
 from pipeline.models.registry import MODELS, ModelSpec
 from pipeline.synthetic import Scene, SceneConfig
 
@@ -67,7 +67,7 @@ class Judged(NamedTuple):
     codes: Tensor
     found: list[dict[str, Tensor]]
     """boxes, scores and labels of each picture"""
-    ours: Network
+    ours: StagedNetwork
     taken: FasterRCNN
     """the modules that `ours` took over and rewrote"""
 
@@ -99,7 +99,7 @@ def judged_on(name: str) -> Judged:
         dict(zip(("boxes", "scores", "labels"), of_image, strict=True)) for of_image in zip(*found, strict=True)
     ]
     taken = copy.deepcopy(theirs)
-    ours = Network(taken, torch.device("cpu"), torch.float32)
+    ours = StagedNetwork(taken, torch.device("cpu"), torch.float32)
     return Judged(
         spec,
         frames,
@@ -206,11 +206,11 @@ def as_boxes(proposals: list[Tensor]) -> Boxes:
     return Boxes(xyxy, torch.zeros(xyxy.shape[:2]), torch.zeros(xyxy.shape[:2], dtype=torch.int64), num)
 
 
-def as_instances(found: list[dict[str, Tensor]]) -> Instances:
+def as_instances(found: list[dict[str, Tensor]]) -> FlatBoxes:
     num = torch.tensor([sum(len(of_image["boxes"]) for of_image in found)])
     image_idx = torch.cat([torch.full((len(of_image["boxes"]),), index) for index, of_image in enumerate(found)])
     boxes, labels = (torch.cat([of_image[name] for of_image in found]) for name in ("boxes", "labels"))
-    return Instances(boxes, image_idx, labels, num)
+    return FlatBoxes(boxes, image_idx, labels, num)
 
 
 def test_the_random_networks_are_worth_comparing(judged: Judged) -> None:

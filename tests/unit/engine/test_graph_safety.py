@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.engine.architectures import build, fold_batch_norm
-from pipeline.engine.network import Network
+from pipeline.engine.staged_network import StagedNetwork
 
 CUDA = torch.device("cuda", 0)
 
@@ -39,7 +39,7 @@ def fake() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> Network:
+def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> StagedNetwork:
     """The network on the pretended device."""
     network = build(architecture, num_outputs)
     fold_batch_norm(network)
@@ -49,11 +49,11 @@ def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> Net
                 fresh = torch.empty(weight.shape, dtype=torch.bfloat16, device=CUDA)
                 setattr(module, name, nn.Parameter(fresh, requires_grad=False))
         network.to = lambda **_: network  # it is there already
-        return Network(network, CUDA, torch.bfloat16)
+        return StagedNetwork(network, CUDA, torch.bfloat16)
 
 
 @torch.no_grad()
-def run(network: Network, batch: int, capacity: int) -> Tensor | None:
+def run(network: StagedNetwork, batch: int, capacity: int) -> Tensor | None:
     pictures = torch.empty(batch, 3, 128, 192, dtype=torch.bfloat16, device=CUDA)
     pictures = pictures.contiguous(memory_format=torch.channels_last)
     input_hws = torch.empty(batch, 2, device=CUDA)
