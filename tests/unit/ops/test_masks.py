@@ -1,6 +1,16 @@
-"""Masks: run lengths against pycocotools, pasting against torchvision + pycocotools, geometry typed out by hand."""
+"""Masks: run-length encoding against pycocotools, pasting against torchvision and pycocotools, geometry by hand.
+
+torch resizes with float32 kernels whose rounding depends on its version and on the CPU: with or without fused
+multiply-adds, and with the source position in one rounding or in two. `paste_rle` always rounds in the same way, so its
+result does not depend on torch. The tests state the rounding of both exactly, in NumPy.
+"""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +19,104 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+from torch.nn.functional import interpolate
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ops import reference
 from ops.masks import decode_rle, encode_rle, pack_bits, paste_rle, rle_area
 
+MakeArray = Callable[[np.random.Generator], NDArray[np.float32]]
+
 FRAME_HW = (97, 143)
 NUM = 24
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a float32 bilinear resize rounds."""
+
+    fma: bool
+    """fused multiply-adds in the weighted sums"""
+    fused_position: bool
+    """one rounding of `(pixel + 0.5) * scale - 0.5` instead of two; outputs up to 128 px high plus wide have one
+    whenever there are fused multiply-adds"""
+
+
+PASTE_RLE = Rounding(fma=True, fused_position=False)
+ROUNDINGS = (PASTE_RLE, Rounding(fma=True, fused_position=True), Rounding(fma=False, fused_position=False))
+
+
+def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32], fused: bool) -> NDArray[np.float32]:
+    """a * b + c in one rounding (the float64 product of two float32 is exact) or in two."""
+    return (a.astype(np.float64) * b + c).astype(np.float32) if fused else a * b + c
+
+
+def source_cells(pixels: NDArray[np.int64], num_pixels: int, fused: bool) -> tuple[NDArray[Any], ...]:
+    """Lower and upper cell of the 30 padded cells, and their weights, for each output pixel."""
+    scale, half = np.float32(30) / np.float32(num_pixels), np.float32(0.5)
+    position = np.maximum(fma(pixels.astype(np.float32) + half, scale, -half, fused), np.float32(0))
+    lower = np.minimum(position.astype(np.int64), 29)
+    weight = np.minimum(position - lower.astype(np.float32), np.float32(1))
+    return lower, np.minimum(lower + 1, 29), np.float32(1) - weight, weight
+
+
+def resize_float32(
+    padded: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64], hw: tuple[int, int], how: Rounding
+) -> NDArray[np.float32]:
+    """The given rows and columns of (30, 30), resized to hw in float32."""
+    small = hw[0] + hw[1] <= 128
+    fused_position = how.fma if small else how.fused_position
+    y0, y1, wy0, wy1 = (values[:, None] for values in source_cells(rows, hw[0], fused_position))
+    x0, x1, wx0, wx1 = (values[None] for values in source_cells(columns, hw[1], fused_position))
+    if small:
+        value = fma(padded[y0, x0], wy0 * wx0, padded[y0, x1] * (wy0 * wx1), how.fma)
+        value = fma(padded[y1, x0], wy1 * wx0, value, how.fma)
+        return fma(padded[y1, x1], wy1 * wx1, value, how.fma)
+    upper = fma(padded[y0, x0], wx0, padded[y0, x1] * wx1, how.fma)
+    lower = fma(padded[y1, x0], wx0, padded[y1, x1] * wx1, how.fma)
+    return fma(upper, wy0, lower * wy1, how.fma)
+
+
+def paste_float32(
+    mask: NDArray[np.float32], box_xyxy: NDArray[np.float32], frame_hw: tuple[int, int], how: Rounding
+) -> NDArray[np.bool_]:
+    """(H, W) mask of the frame: the arithmetic of torchvision's `paste_mask_in_image` in NumPy."""
+    share, half = np.float32(30 / 28), np.float32(0.5)
+    x1, y1, x2, y2 = box_xyxy
+    half_w, half_h, centre_x, centre_y = (
+        (x2 - x1) * half * share,
+        (y2 - y1) * half * share,
+        (x2 + x1) * half,
+        (y2 + y1) * half,
+    )
+    left, top = int(centre_x - half_w), int(centre_y - half_h)
+    hw = max(int(centre_y + half_h) - top + 1, 1), max(int(centre_x + half_w) - left + 1, 1)
+    rows = np.arange(max(top, 0), min(top + hw[0], frame_hw[0]))
+    columns = np.arange(max(left, 0), min(left + hw[1], frame_hw[1]))
+    frame = np.zeros(frame_hw, np.bool_)
+    if len(rows) and len(columns):
+        frame[rows[:, None], columns] = resize_float32(np.pad(mask, 1), rows - top, columns - left, hw, how) > 0.5
+    return frame
+
+
+def paste_float32_rle(
+    masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], frame_hw: tuple[int, int], how: Rounding
+) -> list[bytes]:
+    pasted = [paste_float32(mask, box, frame_hw, how) for mask, box in zip(masks, boxes_xyxy, strict=True)]
+    return [coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in pasted]
+
+
+@functools.cache
+def torch_rounding() -> Rounding:
+    """The rounding of the installed torch on this CPU."""
+    padded = np.pad(np.random.default_rng(4).random((28, 28)).astype(np.float32), 1)
+    hws = [(211, 307), (90, 45), (31, 42)]
+    for how in ROUNDINGS:
+        resized = [resize_float32(padded, np.arange(h), np.arange(w), (h, w), how) for h, w in hws]
+        expected = [interpolate(torch.from_numpy(padded)[None, None], hw, mode="bilinear")[0, 0].numpy() for hw in hws]
+        if all(np.array_equal(*pair) for pair in zip(resized, expected, strict=True)):
+            return how
+    pytest.fail(f"torch {torch.__version__} resizes with a rounding that is none of {ROUNDINGS}")
 
 
 def torchvision_rle(
@@ -36,7 +137,7 @@ def noise(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def zeros_and_ones(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Half-way between a 0 and a 1 lies exactly the threshold: the worst case for rounding."""
+    """The worst case for rounding: half-way between a 0 and a 1 lies exactly the threshold."""
     return (rng.random((NUM, 28, 28)) > 0.5).astype(np.float32)
 
 
@@ -44,7 +145,7 @@ def eighths(rng: np.random.Generator) -> NDArray[np.float32]:
     return (np.round(noise(rng) * 8) / 8).astype(np.float32)
 
 
-def boxes_of_size(low_px: float, high_px: float, *, whole: bool = False, clipped: bool = True):
+def boxes_of_size(low_px: float, high_px: float, *, whole: bool = False, clipped: bool = True) -> MakeArray:
     def boxes(rng: np.random.Generator) -> NDArray[np.float32]:
         size = np.exp(rng.uniform(np.log(low_px), np.log(high_px), (NUM, 2)))
         centre = rng.random((NUM, 2)) * FRAME_HW[::-1]
@@ -65,26 +166,54 @@ BOXES = {
 }
 
 
-@pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES.keys())
-@pytest.mark.parametrize("make_masks", [blobs, noise, zeros_and_ones, eighths])
-def test_pasting_is_torchvisions_and_pycocotools_byte_for_byte(make_masks, boxes) -> None:
+MASKS = [blobs, noise, zeros_and_ones, eighths]
+
+
+def paste_cases(make_masks: MakeArray, boxes: MakeArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Masks and boxes; torchvision fails for a box outside the frame, so there is none."""
     rng = np.random.default_rng(7)
     masks, boxes_xyxy = make_masks(rng), boxes(rng)
-    # torchvision itself fails for a box that misses the frame
-    meets = (boxes_xyxy[:, :2] < FRAME_HW[::-1]).all(1) & (boxes_xyxy[:, 2:] > 0).all(1)
-    masks, boxes_xyxy = masks[meets], boxes_xyxy[meets]
-    assert paste_rle(masks, boxes_xyxy, FRAME_HW) == torchvision_rle(masks, boxes_xyxy, FRAME_HW)
+    inside = (boxes_xyxy[:, :2] < FRAME_HW[::-1]).all(1) & (boxes_xyxy[:, 2:] > 0).all(1)
+    return masks[inside], boxes_xyxy[inside]
 
 
-def test_half_a_pixel_aside_is_found_out() -> None:
+@pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES.keys())
+@pytest.mark.parametrize("make_masks", MASKS)
+def test_pasting_equals_torchvisions_arithmetic_byte_for_byte(make_masks: MakeArray, boxes: MakeArray) -> None:
+    masks, boxes_xyxy = paste_cases(make_masks, boxes)
+    pasted, theirs = paste_rle(masks, boxes_xyxy, FRAME_HW), torchvision_rle(masks, boxes_xyxy, FRAME_HW)
+    assert theirs == paste_float32_rle(masks, boxes_xyxy, FRAME_HW, torch_rounding())
+    assert pasted == paste_float32_rle(masks, boxes_xyxy, FRAME_HW, PASTE_RLE)
+    if torch_rounding() == PASTE_RLE or make_masks in (blobs, noise):
+        assert pasted == theirs
+
+
+@pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES.keys())
+@pytest.mark.parametrize("make_masks", MASKS)
+@pytest.mark.parametrize("how", ROUNDINGS, ids=str)
+def test_every_rounding_gives_the_same_pixels_except_at_the_threshold(
+    how: Rounding, make_masks: MakeArray, boxes: MakeArray
+) -> None:
+    masks, boxes_xyxy = paste_cases(make_masks, boxes)
+    for mask, box_xyxy, counts in zip(
+        masks[:6], boxes_xyxy[:6], paste_rle(masks, boxes_xyxy, FRAME_HW)[:6], strict=True
+    ):
+        differs = decode_rle(counts, FRAME_HW) != paste_float32(mask, box_xyxy, FRAME_HW, how)
+        if differs.any():
+            exact = reference.paste_mask(mask.astype(np.float64), box_xyxy, FRAME_HW)
+            assert np.abs(exact[differs] - 0.5).max() < 1e-5
+
+
+def test_a_shift_by_half_a_pixel_is_detected() -> None:
     rng = np.random.default_rng(7)
     masks, boxes_xyxy = blobs(rng), BOXES["ordinary"](rng)
     moved = paste_rle(masks, boxes_xyxy + np.float32(0.5), FRAME_HW)
     assert moved != torchvision_rle(masks, boxes_xyxy, FRAME_HW)
 
 
-def test_a_map_that_is_not_resized_lies_where_the_hand_puts_it() -> None:
-    # Centre 24.6, width 28 * 29 / 30: widened to 29, so from 10.1 to 39.1, pixels 10 to 39: the 30 padded columns.
+def test_a_mask_at_its_own_size_is_pasted_where_computed_by_hand() -> None:
+    # The box has its centre at 24.6 and a side of 28 * 29 / 30. Widened by 30 / 28, it has a side of 29 and reaches
+    # from 10.1 to 39.1: pixels 10 to 39, one for each of the 30 padded cells.
     low, high = 24.6 - 14 * 29 / 30, 24.6 + 14 * 29 / 30
     mask = np.random.default_rng(3).random((28, 28)) > 0.5
     expected = np.zeros((50, 60), np.bool_)
@@ -93,36 +222,36 @@ def test_a_map_that_is_not_resized_lies_where_the_hand_puts_it() -> None:
     np.testing.assert_array_equal(decode_rle(counts, (50, 60)), expected)
 
 
-def test_pasting_agrees_with_the_loops() -> None:
+def test_pasting_agrees_with_the_reference() -> None:
     rng = np.random.default_rng(5)
     masks, boxes_xyxy = noise(rng)[:6], boxes_of_size(3.0, 30.0, clipped=False)(rng)[:6]
     for mask, box_xyxy, counts in zip(masks, boxes_xyxy, paste_rle(masks, boxes_xyxy, FRAME_HW), strict=True):
         pasted = reference.paste_mask(mask.astype(np.float64), box_xyxy, FRAME_HW)
-        sure = np.abs(pasted - 0.5) > 1e-6  # the loops are in float64
+        sure = np.abs(pasted - 0.5) > 1e-6  # the reference computes in float64
         np.testing.assert_array_equal(decode_rle(counts, FRAME_HW)[sure], (pasted > 0.5)[sure])
 
 
-def test_the_frame_costs_nothing() -> None:
+def test_cost_does_not_depend_on_the_size_of_the_frame() -> None:
     mask = np.ones((1, 28, 28), np.float32)
     box_xyxy = np.array([[1000.0, 2000.0, 1100.0, 2200.0]], np.float32)
     (near,) = paste_rle(mask, box_xyxy, (2500, 1200))
-    (far,) = paste_rle(mask, box_xyxy, (1_000_000, 1_000_000))  # a bitmap of it would be 10^12 bytes
+    (far,) = paste_rle(mask, box_xyxy, (1_000_000, 1_000_000))  # a bitmap would take 10^12 bytes
     assert rle_area(far) == rle_area(near) > 100 * 200
 
 
 @pytest.mark.parametrize(
     "box_xyxy", [[-50, 10, -20, 40], [10, 300, 40, 340], [200, 10, 260, 40], [5, -90, 60, -60]], ids=str
 )
-def test_a_box_outside_the_frame_leaves_it_empty(box_xyxy: list[int]) -> None:
+def test_a_box_outside_the_frame_gives_an_empty_mask(box_xyxy: list[int]) -> None:
     counts = paste_rle(np.ones((1, 28, 28), np.float32), np.array([box_xyxy], np.float32), FRAME_HW)
     assert counts == [encode_rle(np.zeros(FRAME_HW, np.bool_))]
 
 
-def test_no_instances_no_strings() -> None:
+def test_no_instances_give_no_strings() -> None:
     assert paste_rle(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), FRAME_HW) == []
 
 
-def test_input_need_not_be_contiguous() -> None:
+def test_input_may_be_non_contiguous() -> None:
     rng = np.random.default_rng(2)
     masks, boxes_xyxy = blobs(rng), BOXES["ordinary"](rng)
     strided = paste_rle(np.asfortranarray(masks), np.asfortranarray(boxes_xyxy), FRAME_HW)
@@ -139,13 +268,13 @@ def test_input_need_not_be_contiguous() -> None:
     ],
     ids=["side", "dtype", "count", "nan"],
 )
-def test_wrong_input_is_refused(masks, boxes_xyxy, message: str) -> None:
+def test_wrong_input_raises(masks, boxes_xyxy, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paste_rle(masks, boxes_xyxy, FRAME_HW)
 
 
-def test_run_lengths_by_hand() -> None:
-    # down the columns: 0 1 | 1 1 | 0 0, that is one zero, three ones, two zeros
+def test_run_length_encoding_by_hand() -> None:
+    # column by column: 0 1 | 1 1 | 0 0, so the runs are one zero, three ones, two zeros
     mask = np.array([[0, 1, 0], [1, 1, 0]], np.bool_)
     assert encode_rle(mask) == b"132"
     np.testing.assert_array_equal(decode_rle(b"132", (2, 3)), mask)
@@ -154,7 +283,7 @@ def test_run_lengths_by_hand() -> None:
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 40), (40, 1), (7, 5), (300, 200)], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_run_lengths_are_pycocotools(hw: tuple[int, int], share: float) -> None:
+def test_run_length_encoding_equals_pycocotools(hw: tuple[int, int], share: float) -> None:
     mask = np.random.default_rng(11).random(hw) < share
     expected = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert encode_rle(mask) == expected == reference.encode_rle(mask)
@@ -176,14 +305,14 @@ def test_run_lengths_are_pycocotools(hw: tuple[int, int], share: float) -> None:
     ],
     ids=["short", "long", "blank", "high_bit", "cut", "endless", "negative", "empty"],
 )
-def test_malformed_run_lengths_are_refused(counts: bytes, message: str) -> None:
+def test_malformed_rle_raises(counts: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_rle(counts, (2, 3))
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=24))
-def test_any_bytes_decode_or_are_refused(counts: bytes) -> None:
+def test_any_bytes_decode_or_raise(counts: bytes) -> None:
     try:
         mask = decode_rle(counts, (4, 6))
     except ValueError:
@@ -191,7 +320,7 @@ def test_any_bytes_decode_or_are_refused(counts: bytes) -> None:
     assert mask.sum() == rle_area(counts)
 
 
-def test_packed_bits_hold_the_thresholded_map() -> None:
+def test_packed_bits_contain_the_thresholded_mask() -> None:
     masks = np.random.default_rng(1).random((5, 28, 28)).astype(np.float32)
     packed = pack_bits(masks)
     assert packed.shape == (5, 98)
