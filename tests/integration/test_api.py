@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be bus
 
 NUM_FRAMES = 10
 GONE_S = 10.0
+
+LeftBehind = Callable[[], list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +53,23 @@ def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def left_behind(private_tmp: Path) -> list[str]:
-    """Processes and files of the library that are still there after GONE_S."""
-    deadline_s = time.monotonic() + GONE_S
-    while (left := _left(private_tmp)) and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    return left
+@pytest.fixture
+def left_behind(private_tmp: Path) -> LeftBehind:
+    """Returns the processes and files of the test that are still there after GONE_S."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}  # servers that tests share
 
+    def left() -> list[str]:
+        children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+        running = [" ".join(child.cmdline()) for child in children if child.is_running()]
+        return [*running, *map(str, private_tmp.iterdir())]
 
-def _left(private_tmp: Path) -> list[str]:
-    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True) if child.is_running()]
-    return [*children, *map(str, private_tmp.iterdir())]
+    def wait() -> list[str]:
+        deadline_s = time.monotonic() + GONE_S
+        while left() and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        return left()
+
+    return wait
 
 
 def test_the_documented_examples_run_unchanged(folder: Path) -> None:
@@ -80,16 +89,16 @@ def test_the_documented_examples_run_unchanged(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["photo.jpg", "video.mp4"]
 
 
-def test_leaving_the_loop_early_leaves_nothing_behind(folder: Path, private_tmp: Path) -> None:
+def test_leaving_the_loop_early_leaves_nothing_behind(folder: Path, left_behind: LeftBehind) -> None:
     for result in run(folder / "video.mp4", model="street"):
         assert isinstance(result, FrameResult)
         assert result.frame_seq == 1
         assert psutil.Process().children()
         break
-    assert left_behind(private_tmp) == []
+    assert left_behind() == []
 
 
-def test_an_impossible_request_is_a_usage_error(folder: Path, private_tmp: Path) -> None:
+def test_an_impossible_request_is_a_usage_error(folder: Path, left_behind: LeftBehind) -> None:
     with pytest.raises(UsageError, match=r"source 'nope.mp4' does not exist"):
         next(run("nope.mp4"))
     with pytest.raises(ConfigError, match=r"^run\(\): conff: unknown field with the value 0.4: did you mean conf\?$"):
@@ -104,23 +113,23 @@ def test_an_impossible_request_is_a_usage_error(folder: Path, private_tmp: Path)
         next(run(7, frames=True))
     with pytest.raises(UsageError, match=r"fp16 needs CUDA; on the CPU use fp32 or bf16"):
         next(run(folder / "video.mp4", model="street", device="cpu", precision="fp16"))
-    assert left_behind(private_tmp) == []
+    assert left_behind() == []
 
 
-def test_a_failed_source_is_raised_after_the_frames_of_the_others(folder: Path, private_tmp: Path) -> None:
+def test_a_failed_source_is_raised_after_the_frames_of_the_others(folder: Path, left_behind: LeftBehind) -> None:
     words = folder.parent / "words.mp4"
     words.write_text("These are words.\n" * 1000)
     results, frames = run(words, folder / "video.mp4", model="street", max_frames=4), []
     with pytest.raises(SourceError, match=r"^words: .*words\.mp4"):
         frames.extend(results)
     assert [(frame.stream_id, frame.frame_seq) for frame in frames] == [("video", seq) for seq in range(1, 5)]
-    assert left_behind(private_tmp) == []
+    assert left_behind() == []
 
 
 # -- pixels -----------------------------------------------------------------------------------------------------------
 
 
-def test_frames_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
+def test_frames_are_yielded_with_their_pixels(folder: Path, left_behind: LeftBehind) -> None:
     """Every second frame: the pixels are those that PyAV decodes at the time that the result states."""
     with av.open(str(folder / "video.mp4")) as container:
         decoded = {round(float(frame.time), 3): frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)}
@@ -149,7 +158,7 @@ def test_frames_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -
     changed = (frames[-1].plot() != frames[-1].image_rgb).any(axis=2)
     assert changed.shape == (frames[-1].result.height, frames[-1].result.width)
     assert changed.any()
-    assert left_behind(private_tmp) == []
+    assert left_behind() == []
 
 
 def test_pictures_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
