@@ -32,7 +32,7 @@ from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError, OutputError, UsageError
 from pipeline.models.registry import ModelSpec, class_ids_of, cuda_expected, default_model, get_model, weights_path
-from pipeline.models.weights_table import overridden_properties, spec_of_weights
+from pipeline.models.weights_table import check_weights_file, overridden_properties, spec_of_weights
 from pipeline.source import ResolvedSource, resolve_sources
 
 MIB = 1024 * 1024
@@ -85,8 +85,10 @@ def build_job(config: JobConfig, sources: Sequence[str] = (), stream_ids: Sequen
     device = ("cuda" if cuda_expected() else "cpu") if config.device == "auto" else config.device
     base = get_model(config.model or default_model(device))
     weights = weights_path(base, config.weights) if config.weights else None
-    if weights and not weights.is_file():
-        raise ConfigError(f"weights: expected a file, found none at {weights}")
+    if weights:
+        if not weights.is_file():
+            raise ConfigError(f"weights: expected a file, found none at {weights}")
+        check_weights_file(base, weights)
     spec = spec_of_weights(base, weights)
     sources_by_id = _name_streams(config, sources, stream_ids)
     streams = _build_streams(config, spec, sources_by_id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_sound_frames
 from support.video_files import rgb_of_i420
 
 from pipeline.errors import SourceError
@@ -15,15 +15,6 @@ from pipeline.models.registry import bus_hw, get_model
 from pipeline.source import Converter, Reader, open_source
 
 LIMIT_S = 20.0
-NUM_FILES = 43
-
-# Files without a single picture in them.
-EMPTY = {
-    "mp4parse_clusterfuzz.mp4",
-    "mp4parse_invalid_userdata.mp4",
-    "small_AudioVideoInterleave.avi",
-    "small_Mpeg4.mp4",
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +23,6 @@ def odd_videos(shared_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no odd videos in {folder}")
     return folder
-
-
-def count_sound_frames(path: Path) -> int:
-    """By a plain loop over the file, without a thought for what may go wrong but an undecodable end."""
-    count = 0
-    try:
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_count = 1  # with more FFmpeg does not find all damage
-            for frame in container.decode(video=0):
-                count += not frame.is_corrupt
-    except (av.error.InvalidDataError, IndexError):
-        pass
-    return count
 
 
 def test_every_odd_video_gives_its_sound_pictures_or_one_clear_line(
@@ -56,7 +34,7 @@ def test_every_odd_video_gives_its_sound_pictures_or_one_clear_line(
     for path in paths:
         begin_s = time.monotonic()
         expected = count_sound_frames(path)
-        if path.name in EMPTY:
+        if path.name in WITHOUT_PICTURES:
             with pytest.raises(SourceError) as caught:
                 open_source(str(path), "file")
             assert path.name in str(caught.value)

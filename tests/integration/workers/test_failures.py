@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_sound_frames
 from support.pipeline_runs import (
     Ended,
     count_pictures,
@@ -22,7 +25,6 @@ from support.pipeline_runs import (
     running,
 )
 from support.redis_server import RedisServer
-from test_odd_videos import EMPTY, NUM_FILES, count_sound_frames
 
 from pipeline.models.registry import MODELS, get_model, weights_path
 from pipeline.source import resolve_sources
@@ -114,21 +116,26 @@ def test_no_redis_but_one_that_is_too_old_is_refused_at_once(clip: Path, tmp_pat
     one_line(ended, 2, "no usable Redis server: expected redis-server or valkey-server 6.2 or newer", "5.0.14")
 
 
-# -- shown once the model is loaded -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         pytest.param("garbage.safetensors", b"not weights at all" * 1000, id="garbage"),
         pytest.param("half.safetensors", None, id="truncated"),
+        pytest.param("words.pth", b"not weights at all" * 1000, id="text"),
+        pytest.param("empty.pth", b"", id="empty"),
     ],
 )
-def test_weights_that_cannot_be_read(clip: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_weights_that_cannot_be_read_are_refused_at_once(
+    clip: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
     half = weights_path(get_model("street"), None).read_bytes()[:1_000_000]
     (tmp_path / name).write_bytes(half if content is None else content)
-    ended = run(clip, "--weights", name, "--output", "out", folder=tmp_path, timeout_s=START_S)
+    ended = run(clip, "--weights", name, "--output", "out", folder=tmp_path, timeout_s=QUICK_S)
     one_line(ended, 2, f"weights {name}: cannot be read", "expected safetensors or a torch state dict", "street")
+    assert not (tmp_path / "out").exists()
+
+
+# -- shown once the model is loaded -----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -205,6 +212,21 @@ def test_a_file_without_a_video_fails_alone(clip: Path, tmp_path: Path) -> None:
     assert end_of(good).reason == "finished"
 
 
+def test_a_file_name_that_is_not_utf_8_is_processed(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in (b"street.mp4", b"caf\xe9.mp4"):
+        shutil.copyfile(clip, tmp_path / "clips" / os.fsdecode(name))
+    ended = run("clips", "--output", "out", "-v", folder=tmp_path)
+    assert ended.code == 0, ended
+    for stream_id in ("street", "caf"):
+        results = read_results(tmp_path / "out" / f"{stream_id}.jsonl")
+        assert covered(results) == list(range(1, 13))
+        assert end_of(results).reason == "finished"
+        assert count_pictures(tmp_path / "out" / f"{stream_id}.mp4") == 12
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert summary["streams"]["caf"]["source"] == r"clips/caf\xe9.mp4"
+
+
 def test_a_file_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
     make_scene(tmp_path / "whole.mp4", 30, width=320, height=180)
     with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "street.ts"), "w") as container:
@@ -234,7 +256,7 @@ def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], m
     for path, source in zip(paths, resolve_sources(list(map(str, paths))), strict=True):
         results = read_results(ended.folder / "out" / f"{source.default_stream_id}.jsonl")
         numbers = covered(results)
-        if path.name in EMPTY:
+        if path.name in WITHOUT_PICTURES:
             assert (numbers, end_of(results).reason) == ([], "failed")
             assert sum(path.name in line for line in errors) == 1
         else:
@@ -244,7 +266,7 @@ def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], m
             assert len(frames_of(results)) == expected
             assert end_of(results).reason == "finished"
             assert not any(path.name in line for line in errors)
-    assert len(errors) == sum(path.name in EMPTY for path in paths)
+    assert len(errors) == sum(path.name in WITHOUT_PICTURES for path in paths)
 
 
 @pytest.fixture(scope="module")
