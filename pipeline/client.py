@@ -1,4 +1,4 @@
-"""Subscribing to result logs.
+"""Subscribe to the result logs of streams.
 
     for result in subscribe("redis://localhost", "cam1"):
         print(result.frame_seq, result)
@@ -6,8 +6,8 @@
     async for result in subscribe_async("redis://localhost", "cam1", "cam2", start="start"):
         ...
 
-Both read the durable log, so nothing is missed or repeated, whatever happens to the connection or the server. More in
-docs/subscribing.md.
+Both functions read the durable log, so a lost connection or a restarted server loses and repeats no message.
+docs/subscribing.md describes the messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from redis.backoff import NoBackoff
 
 from pipeline.bus import redact_url
 from pipeline.bus.connection import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, connect
-from pipeline.bus.log_cursor import LogCursor, Start
+from pipeline.bus.log_cursor import LogCursor
+from pipeline.bus.log_entry import Start
 from pipeline.contract.results import AnyResult
 from pipeline.errors import BusError
 
@@ -38,20 +39,31 @@ def subscribe(
     wait_s: float | None = None,
     timeout_s: float | None = None,
 ) -> Generator[AnyResult, None, None]:
-    """The result messages of some streams, each stream's in order, until every one of them has ended.
+    """Yield the result messages of one or more streams until every stream has ended.
+
+    The messages of one stream come in order, each once.
 
     url        redis://, rediss:// or unix://
-    start      "now": what comes from here on, of a stream that has no log yet everything; "start": from the first
-               message kept; a number SEQ: I have seen frame SEQ, go on behind it; "SEQ-N": and also N companions of it
-    reader     a name from the job's `readers`: the log keeps every message until this subscriber has asked for the next
-    wait_s     seconds after which a stream that has no log is given up; default never
-    timeout_s  seconds after which a server that cannot be reached is given up; default never
+    streams    stream ids
+    start      "now": messages committed from now on, or all messages of a stream that has no log yet; "start": all
+               messages in the log; SEQ: messages after the frame or gap SEQ; "SEQ-N": messages after the entry SEQ-N
+    reader     name from the job's `readers`: the log keeps every message until this subscriber requests the next one
+    wait_s     seconds to wait for a stream that has no log yet; None: no limit
+    timeout_s  seconds to wait for a server that cannot be reached; None: no limit
 
-    A stream whose log is replaced by a new job's goes on at the beginning of that: another `log_id`, numbers from 1.
-    Raises UsageError at once for arguments that mean nothing; BusError while reading.
+    A stream that has no log yet is reported once, as a warning of the logger `pipeline.bus.log_cursor`. If a new job
+    replaces the log, the iteration continues at the beginning of the new log, whose messages have another `log_id`.
+
+    Raises UsageError at once for an invalid argument, and BusError while reading.
     """
     cursor = LogCursor(
-        *streams, start=start, reader=reader, wait_s=wait_s, timeout_s=timeout_s, server=f"Redis at {redact_url(url)}"
+        *streams,
+        start=start,
+        reader=reader,
+        wait_s=wait_s,
+        timeout_s=timeout_s,
+        server=f"Redis at {redact_url(url)}",
+        announce_missing=True,
     )
     return read_log(connect(url), cursor)
 
@@ -64,9 +76,15 @@ def subscribe_async(
     wait_s: float | None = None,
     timeout_s: float | None = None,
 ) -> AsyncGenerator[AnyResult, None]:
-    """The same as `subscribe`, for `async for`."""
+    """`subscribe` for `async for`: the same arguments, messages and exceptions."""
     cursor = LogCursor(
-        *streams, start=start, reader=reader, wait_s=wait_s, timeout_s=timeout_s, server=f"Redis at {redact_url(url)}"
+        *streams,
+        start=start,
+        reader=reader,
+        wait_s=wait_s,
+        timeout_s=timeout_s,
+        server=f"Redis at {redact_url(url)}",
+        announce_missing=True,
     )
     return _read_async(_connect_async(url), cursor)
 
@@ -74,9 +92,9 @@ def subscribe_async(
 def read_log(
     client: Any, cursor: LogCursor, check: Callable[[], None] = lambda: None
 ) -> Generator[AnyResult, None, None]:
-    """Drive a cursor over a connection, which is closed in the end.
+    """Yield the messages that `cursor` reads over `client`, and close `client` at the end.
 
-    `check` is called before every command, so at least about once a second; it raises to end the reading.
+    `check` is called before every command, which is at least about once a second. It can raise to stop the reading.
     """
     try:
         while (command := cursor.next_command(time.monotonic())) is not None:

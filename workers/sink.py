@@ -10,7 +10,8 @@ import msgspec
 import redis
 
 from pipeline.bus import Bus, redact_url
-from pipeline.bus.log_cursor import LogCursor, LogEntry
+from pipeline.bus.log_cursor import LogCursor
+from pipeline.bus.log_entry import LogEntry
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.exports import EXPORTS, check_source_safe, has_content, would_replace
 from pipeline.contract.results import AnyResult, EndResult

@@ -26,42 +26,34 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-import msgspec
 import redis
 
 from pipeline.backoff import Backoff
 from pipeline.bus import LOST_CONNECTION, StreamKeys
+from pipeline.bus.log_entry import EntryId, LogEntry, Start, decode_entry, parse_start
 from pipeline.bus.scripts import REPORT_POSITION
 from pipeline.contract.config import check_stream_id
-from pipeline.contract.results import SCHEMA_VERSION, AnyResult, EndResult, decode_result
+from pipeline.contract.results import EndResult
 from pipeline.errors import BusError, UsageError
 
-EntryId: TypeAlias = tuple[int, int]
-"""(frame_seq, n): the entry's id in Redis is `frame_seq-n`"""
-Start: TypeAlias = Literal["now", "start"] | int | str
 Command: TypeAlias = tuple[str | int, ...]
 
 BLOCK_S = 1.0
 """maximum time a read blocks; also the time without an entry after which the newest entry of a log is checked"""
 REPORT_INTERVAL_S = 0.5
 """minimum time between two reports of a required reader's position"""
+SCAN_COUNT = 5000
+"""number of keys that one SCAN looks at"""
 READ_COUNT = 64
 """maximum number of entries in one reply, over all streams; an entry with masks has about 10 KB, at most 100 KB"""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+MISSING_NOTICE_S = 2.0
+"""time after which a stream without a log is reported"""
 
-_ENTRY_ID = re.compile(r"(\d+)(?:-(\d+))?")
+_STREAM_KEY = re.compile(rb"ms:\{([^{}]+)\}:(?:state|results)")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One message of a result log, with its id and its JSON."""
-
-    entry_id: EntryId
-    payload: bytes
-    message: AnyResult
 
 
 @dataclass(slots=True)
@@ -108,6 +100,7 @@ class LogCursor:
         wait_s: float | None = None,
         timeout_s: float | None = None,
         server: str = "Redis",
+        announce_missing: bool = False,
     ) -> None:
         """
         streams    stream ids; a repeated id is read once
@@ -117,12 +110,13 @@ class LogCursor:
         wait_s     seconds to wait for a stream that has no log; None: no limit
         timeout_s  seconds to wait for a server that cannot be reached; None: no limit
         server     name of the server in error texts, without credentials
+        announce_missing  log one warning with the known streams if a stream has no log for MISSING_NOTICE_S
 
         Raises UsageError for an invalid argument.
         """
         if not streams:
             raise UsageError("no stream to subscribe to: give at least one stream id")
-        last_id = _parse_start(start)
+        last_id = parse_start(start)
         self._positions = [
             _StreamPosition(stream_id, StreamKeys.of(check_stream_id(stream_id)), last_id)
             for stream_id in dict.fromkeys(streams)
@@ -135,11 +129,9 @@ class LogCursor:
         self._report_at_s = float("-inf")
         self._lost_since_s: float | None = None
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
-
-    @property
-    def missing_streams(self) -> list[str]:
-        """Ids of the streams that had no log when the cursor last looked, and never had one before."""
-        return [one.stream_id for one in self._positions if one.missing_since_s is not None and not one.exists]
+        self._scan_cursor = 0 if announce_missing else None
+        """where the next SCAN for known streams continues; None once the missing streams were reported"""
+        self._known_streams: set[str] = set()
 
     def resume(self, stream_id: str, log_id: str, last_id: EntryId) -> None:
         """Continue after the entry `last_id` of the log `log_id`, instead of at `start`."""
@@ -154,6 +146,9 @@ class LogCursor:
             return report
         if not reading:
             return None
+        if self._scan_cursor is not None and self._missing_streams(now_s - MISSING_NOTICE_S):
+            self._parse = self._parse_scan
+            return ("SCAN", self._scan_cursor, "MATCH", "ms:{*}:*", "COUNT", SCAN_COUNT)
         for position in reading:
             if position.check_newest_at_s <= now_s:
                 self._parse = partial(self._parse_newest, position)
@@ -204,6 +199,9 @@ class LogCursor:
             raise BusError(
                 f"{self._server} refuses the credentials: {error}; put user and password into the URL"
             ) from None
+        if isinstance(error, redis.exceptions.NoPermissionError) and self._parse == self._parse_scan:
+            self._announce_missing(now_s, "the known streams cannot be listed without the right to SCAN")
+            return 0.0
         if not isinstance(error, LOST_CONNECTION):
             raise BusError(f"{self._server} refuses: {error}") from None
         if self._lost_since_s is None:
@@ -290,49 +288,31 @@ class LogCursor:
                 "check the stream id and that its job runs (maskstream status)"
             )
 
+    def _missing_streams(self, since_s: float) -> list[str]:
+        """Ids of the streams that have had no log since `since_s` or longer."""
+        return [
+            position.stream_id
+            for position in self._positions
+            if not position.exists and position.missing_since_s is not None and position.missing_since_s <= since_s
+        ]
+
+    def _parse_scan(self, reply: Any, now_s: float) -> Iterator[LogEntry]:
+        """Parse a reply to SCAN; the last one of an iteration reports the missing streams."""
+        self._scan_cursor, keys = int(reply[0]), reply[1]
+        self._known_streams.update(match[1].decode() for key in keys if (match := _STREAM_KEY.fullmatch(key)))
+        if self._scan_cursor == 0:
+            known = ", ".join(sorted(self._known_streams))
+            self._announce_missing(now_s, f"known streams: {known}" if known else "no stream is known there")
+        return iter(())
+
+    def _announce_missing(self, now_s: float, known: str) -> None:
+        self._scan_cursor = None
+        if missing := self._missing_streams(now_s):
+            _log.warning("waiting for stream %s: no results of it on %s; %s", ", ".join(missing), self._server, known)
+
     def _entry(self, position: _StreamPosition, raw_id: bytes, fields: dict[bytes, bytes]) -> LogEntry:
-        seq, _, index = raw_id.decode().partition("-")
         position.exists = True
-        payload = fields.get(b"j", b"")
-        try:
-            message = decode_result(payload)
-        except msgspec.DecodeError as error:
-            self._refuse_newer(position, _schema_of(payload))
-            raise BusError(
-                f"entry {seq}-{index} of {position.keys.results} on {self._server} is not a result: {error}"
-            ) from None
-        self._refuse_newer(position, message.schema)
-        return LogEntry((int(seq), int(index)), payload, message)
-
-    def _refuse_newer(self, position: _StreamPosition, schema: int) -> None:
-        if schema > SCHEMA_VERSION:
-            raise BusError(
-                f"stream {position.stream_id!r} on {self._server} is written in result schema {schema}, this program "
-                f"reads {SCHEMA_VERSION}: install a newer maskstream"
-            )
-
-
-class _SchemaOnly(msgspec.Struct):
-    schema: int = 0
-
-
-def _schema_of(payload: bytes) -> int:
-    """The field `schema` of a message that could not be decoded; 0 if there is none."""
-    try:
-        return msgspec.json.decode(payload, type=_SchemaOnly).schema
-    except msgspec.DecodeError:
-        return 0
-
-
-def _parse_start(start: Start) -> EntryId | None:
-    if start == "now":
-        return None
-    if start == "start":
-        return (0, 0)
-    match = _ENTRY_ID.fullmatch(str(start))
-    if match is None:
-        raise UsageError(f"start {start!r}: expected now, start, a frame number, or the id of an entry such as 42-1")
-    return int(match[1]), int(match[2] or 0)
+        return decode_entry(raw_id, fields, position.keys.results, self._server)
 
 
 def _id_text(entry_id: EntryId) -> str:

@@ -20,7 +20,7 @@ SUBSCRIBE_EPILOG = """
 [bold]Exit codes[/]
 
   0    every stream has ended, or the reader of the output closed the pipe
-  1    the connection to Redis was lost for good
+  1    the connection to Redis was lost for good, or --timeout has passed
   2    wrong arguments, or no usable Redis server
   130  interrupted by Ctrl-C
 """
@@ -39,6 +39,16 @@ def subscribe(
     output_format: Annotated[
         str, cli.option("--format", "json (one message per line) or text (for people)", "json|text")
     ] = "json",
+    timeout_s: Annotated[
+        float | None,
+        cli.option(
+            "--timeout",
+            "seconds to wait for a stream that has no results yet, or for a server that cannot be reached; "
+            "without it there is no limit",
+            "S",
+            min=0,
+        ),
+    ] = None,
     redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
     """Print the result messages of some streams, one per line, until every stream has ended."""
@@ -50,7 +60,7 @@ def subscribe(
     if output_format not in {"json", "text"}:
         raise UsageError(f"--format: expected json or text, got {output_format!r}")
     url = cli.required_redis_url(redis_url)
-    results = results_of(url, *streams, start=start)
+    results = results_of(url, *streams, start=start, wait_s=timeout_s, timeout_s=timeout_s)
     Bus(url).check()
     lines = ResultLines()
     try:

@@ -386,6 +386,56 @@ def test_a_stream_that_does_not_come_is_given_up(redis_url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_stream_is_reported_once_with_the_known_streams(
+    redis_url: str, redis_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Known are streams with a job and streams with a log; the two present streams are read meanwhile."""
+    redis_client.hset(StreamKeys.of("yard").state, "log_id", "a1")
+    redis_client.mset({f"other:{index}": "" for index in range(6000)})  # more than one SCAN
+    commit(redis_client, *job(1, 20, stream_id="door"))
+    results = subscribe(redis_url, "door", "dor", start="start", wait_s=4.5)
+    with pytest.raises(BusError, match="no results of stream 'dor'"):
+        list(results)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"waiting for stream dor: no results of it on Redis at {redis_url}; known streams: door, yard"
+
+
+def test_a_missing_stream_on_an_empty_server_is_reported(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def collect() -> list[AnyResult]:
+        return [result async for result in subscribe_async(redis_url, "cam1", "cam2", wait_s=2.5)]
+
+    with pytest.raises(BusError, match="no results of stream"):
+        asyncio.run(collect())
+    (record,) = caplog.records
+    assert record.getMessage().startswith("waiting for stream cam1, cam2: ")
+    assert record.getMessage().endswith("; no stream is known there")
+
+
+def test_a_missing_stream_is_reported_without_the_right_to_scan(
+    own_redis: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_redis()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~ms:*", "+xread", "+xrevrange")
+    url = f"unix://reader:pw@{server.url.removeprefix('unix://')}"
+    timer = threading.Timer(3, lambda: commit(server.client(), *job(1, 5), end(5)))
+    timer.start()
+    assert list(subscribe(url, "cam1")) == [*job(1, 5), end(5)]
+    timer.join()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("the known streams cannot be listed without the right to SCAN")
+
+
+def test_a_stream_that_appears_in_time_is_not_reported(
+    redis_url: str, redis_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    timer = threading.Timer(0.5, lambda: commit(redis_client, *job(1, 5), end(5)))
+    timer.start()
+    assert list(subscribe(redis_url, "cam1")) == [*job(1, 5), end(5)]
+    timer.join()
+    assert caplog.records == []
+
+
 def test_a_server_that_is_away_is_given_up() -> None:
     with pytest.raises(BusError, match=r"no answer from Redis at unix:///nowhere/redis\.sock for 0\.3 s"):
         list(subscribe("unix:///nowhere/redis.sock", "cam1", timeout_s=0.3))

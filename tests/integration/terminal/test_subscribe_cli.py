@@ -99,7 +99,9 @@ def decoded(lines: list[str]) -> list[AnyResult]:
 
 def test_from_start_replays_all_messages_in_order_and_continues_live(watched: Watched) -> None:
     assert watched.exit_codes == [0, 0, 0, 0]
-    assert watched.complaints == []
+    assert all(
+        line.startswith("waiting for stream street: no results of it on Redis at ") for line in watched.complaints
+    ), "only the subscribers that came before the job say that they wait"
     assert covered(watched.results) == list(range(1, NUM_FRAMES + 1))
     assert end_of(watched.results).reason == "finished"
     assert decoded(watched.early) == watched.results
@@ -121,6 +123,15 @@ def test_text_format_prints_one_line_per_message(watched: Watched) -> None:
     assert (text.code, text.err, len(text.out)) == (0, [], len(watched.results))
     assert text.out[0].startswith("street #1 0.00 s: ")
     assert text.out[-1].startswith(f"street #{NUM_FRAMES}: finished: {NUM_FRAMES} frames")
+
+
+def test_an_unknown_stream_is_reported_and_given_up(watched: Watched) -> None:
+    done = run("subscribe", "stret", "--timeout", "4", "--redis-url", watched.server.url, folder=watched.folder)
+    assert (done.code, done.out) == (1, [])
+    waiting, given_up = done.err
+    url = watched.server.url
+    assert waiting == f"waiting for stream stret: no results of it on Redis at {url}; known streams: street"
+    assert f"no results of stream 'stret' on Redis at {url} after 4 s: check the stream id" in given_up
 
 
 def test_a_pipe_into_head_prints_no_error(watched: Watched) -> None:
