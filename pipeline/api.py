@@ -95,7 +95,7 @@ def _run(config: JobConfig, sources: list[str], frames: bool) -> Iterator[Any]:
         for message in read_log(connect(redis_url), cursor, process.check):
             if isinstance(message, FrameResult):
                 yield joiners[message.stream_id].join(message) if frames else message
-            elif isinstance(message, EndResult) and message.reason == "failed":
+            elif isinstance(message, EndResult) and message.reason in ("failed", "truncated"):
                 failures.append(f"{message.stream_id}: {message.detail}")
     if failures:
         raise SourceError("; ".join(failures))

@@ -121,7 +121,10 @@ class Decoder:
                     reason: EndReason = "finished" if self._feed(reader, opened.seq) else "stopped"
                 if reader.unreadable:
                     log.warning("%s: %s", self._stream.stream_id, reader.unreadable)
-                self._end(reason, reader.unreadable)
+                if reader.truncation:
+                    reason = "truncated"
+                    self._set_status(error=reader.truncation)
+                self._end(reason, reader.truncation or reader.unreadable)
                 return
             except PositionMovedError as moved:
                 log_outage("Redis lost its latest writes, decoding again from the last result: %s", moved)

@@ -204,7 +204,7 @@ class Supervisor:
     def _exit_code(self) -> int:
         if self._num_signals:
             return EXIT_INTERRUPTED
-        failed = [status for status in self._report.statuses.values() if status.phase == "failed"]
+        failed = [status for status in self._report.statuses.values() if status.phase in ("failed", "truncated")]
         return EXIT_FAILED if failed or self._output_failed else EXIT_DONE
 
     def _name_incomplete_files(self) -> None:

@@ -185,7 +185,7 @@ class Bus:
         written = self.client.hmget(keys.state, [f"sink:{name}" for name in names]) if names else []
         phase: Any = text.get("phase", "waiting")
         if ended:
-            reasons: dict[bytes, Phase] = {b"failed": "failed", b"stopped": "stopped"}
+            reasons: dict[bytes, Phase] = {b"failed": "failed", b"stopped": "stopped", b"truncated": "truncated"}
             phase = reasons.get(ended, "ended")
         return StreamStatus(
             stream_id=stream_id,

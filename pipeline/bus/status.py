@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "stopped", "failed"]
+Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "truncated", "stopped", "failed"]
 
 
 class StreamStatus(msgspec.Struct, kw_only=True):
@@ -45,7 +45,7 @@ class StreamStatus(msgspec.Struct, kw_only=True):
     @property
     def is_over(self) -> bool:
         """Whether the result log has its end message."""
-        return self.phase in ("ended", "stopped", "failed")
+        return self.phase in ("ended", "truncated", "stopped", "failed")
 
 
 class WorkerStatus(msgspec.Struct, kw_only=True):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 1
 
 GapCause = Literal["overflow", "stale", "corrupt", "error", "lost"]
-EndReason = Literal["finished", "failed", "stopped"]
+EndReason = Literal["finished", "truncated", "failed", "stopped"]
 ClockOrigin = Literal["rtcp", "host", "file"]
 
 
@@ -150,7 +150,8 @@ class EndResult(Message, frozen=True, kw_only=True, tag="end"):
     """The last message of a stream, with its totals."""
 
     reason: EndReason
-    """finished: the source reached its end; failed: see `detail`; stopped: the job was interrupted"""
+    """finished: the source reached its end; truncated: the file ends before the end that its container announces, see
+    `detail`; failed: see `detail`; stopped: the job was interrupted"""
     detail: str = ""
     num_frames: int
     """number of frames with a result"""

@@ -13,6 +13,7 @@ import av
 
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
+from pipeline.source.announced_end import AnnouncedEnd
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
 from pipeline.source.packet_times import PacketTimes, has_invented_times
 from pipeline.source.picture import MediaClock, Orientations
@@ -85,22 +86,23 @@ class VideoReader(Reader):
 
     def _read_header(self) -> None:
         stream, container = self._stream, self._container
-        for other in container.streams:
-            if other.index != stream.index:
-                other.discard = av.stream.Discard.all
         self.fps = picture_rate(stream)
         self._packet_times = PacketTimes(stream, is_live=self._live)
         self.time_offsets_s = self._packet_times.offsets_s
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
         self.has_audio = bool(container.streams.audio)
         duration_s = container.duration / av.time_base if container.duration else None
-        if stream.duration and stream.time_base:
-            duration_s = float(stream.duration * stream.time_base)
         self.is_finite = not self._live or duration_s is not None
+        self._announced_end = AnnouncedEnd(container, stream, self.fps)
+        duration_s = self._announced_end.duration_s or duration_s
         if stream.frames:
             self.num_frames_expected = stream.frames
         elif duration_s and duration_s > 0 and self.fps:
             self.num_frames_expected = max(1, round(duration_s * self.fps))
+        read = {stream.index for stream in self._announced_end.streams}
+        for other in container.streams:
+            if other.index not in read:
+                other.discard = av.stream.Discard.all
 
     def _emptiness(self) -> str:
         codec = self._stream.codec_context.name
@@ -109,6 +111,7 @@ class VideoReader(Reader):
     def _decode(self) -> Iterator[Decoded]:
         media_clock = MediaClock(self.fps, self._stream.time_base)
         clock: ClockOrigin = "host" if self._live else "file"
+        num_frames = 0
         for frame in self._frames():
             if frame.is_corrupt:
                 self.num_corrupt += 1
@@ -116,7 +119,22 @@ class VideoReader(Reader):
             pts_s = media_clock.of(frame)
             captured_at_ns = self._capture_clock.of(frame.pts, pts_s) if self._capture_clock else None
             orientation = self._orientations.of(frame)
+            num_frames += 1
             yield Decoded(frame, pts_s, orientation, captured_at_ns, clock if captured_at_ns is None else "rtcp")
+        self._check_end(num_frames)
+
+    def _check_end(self, num_frames: int) -> None:
+        """Set `truncation` of a file that ends early. Raises SourceError for a source on the network."""
+        end = self._announced_end
+        if end.is_reached:
+            return
+        if is_remote(self.source):
+            raise SourceError(
+                f"{redact(self.source)} broke off: {end.read_s:.1f} of {end.duration_s or 0.0:.1f} s came; "
+                "check the server and the network, and run the job again"
+            )
+        expected = f"{end.num_frames}" if end.num_frames else f"about {self.num_frames_expected}"
+        self.truncation = f"{num_frames} of {expected} frames: the file ends early"
 
     def _frames(self) -> Iterator[Any]:
         """Everything the decoder gives out, damaged or not."""
@@ -138,10 +156,13 @@ class VideoReader(Reader):
     def _packets(self) -> Iterator[Any]:
         """Packets with data in them: an empty one would end the decoder's work."""
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.size == 0:
+            for packet in self._container.demux(self._announced_end.streams):
+                is_video = packet.stream_index == self._stream.index
+                if is_video and packet.size:
+                    self._packet_times.correct(packet)
+                self._announced_end.note(packet, is_video=is_video)
+                if packet.size == 0 or not is_video:
                     continue
-                self._packet_times.correct(packet)
                 if self._capture_clock:
                     self._capture_clock.note(packet)
                 if self._on_packet:

@@ -132,7 +132,7 @@ class Display:
         streams = [summaries.get(stream_id) or _summary_of(row) for stream_id, row in self._rows.items()]
         for summary in streams:
             detail = one_line(summary.detail)
-            if summary.reason == "failed" and not any(detail in error for error in self._errors):
+            if summary.reason in ("failed", "truncated") and not any(detail in error for error in self._errors):
                 self.message("error", f"{summary.stream_id}: {detail}")
         if not self._quiet:
             print(*_report_lines(streams, output, redis_url), sep="\n", file=self._report, flush=True)
@@ -161,7 +161,12 @@ def _summary_of(row: Row) -> StreamSummary:
     """A summary from the latest status of the stream."""
     summary = StreamSummary(stream_id=row.stream_id)
     if row.status is not None:
-        reasons: dict[str, EndReason] = {"ended": "finished", "stopped": "stopped", "failed": "failed"}
+        reasons: dict[str, EndReason] = {
+            "ended": "finished",
+            "truncated": "truncated",
+            "stopped": "stopped",
+            "failed": "failed",
+        }
         summary.reason, summary.detail = reasons.get(row.status.phase), row.status.error
         summary.num_frames, summary.num_tracks = row.status.num_frames, row.status.num_tracks
         summary.num_corrupt, summary.gaps = row.status.num_corrupt, {"lost": row.num_dropped}

@@ -39,7 +39,10 @@ _DISPENSABLE = ("instances", "progress", "dropped", "left", "tracks", "fps", "st
 """columns that a narrow terminal leaves out, in this order"""
 _COLUMN_GAP = 2
 _PHASE_WORDS = {"ended": "done"}
-_PHASE_STYLES = {"live": "green", "connecting": "yellow", "stalled": "bold yellow", "failed": "bold red"}
+_PHASE_STYLES = {
+    "live": "green", "connecting": "yellow", "stalled": "bold yellow", "truncated": "bold yellow",
+    "failed": "bold red",
+}
 
 
 def one_line(text: str) -> str:
@@ -113,7 +116,7 @@ class Row:
     @property
     def trouble(self) -> str:
         """Why the stream gives no frames; empty if it does."""
-        if self.status is None or self.status.phase not in {"connecting", "stalled", "failed"}:
+        if self.status is None or self.status.phase not in {"connecting", "stalled", "truncated", "failed"}:
             return ""
         return one_line(self.status.error)
 

@@ -89,7 +89,7 @@ def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]
     problems = [
         f"stream {stream.stream_id} is {stream.phase}{_in_brackets(stream.error)}"
         for stream in streams
-        if stream.phase in {"failed", "stalled"}
+        if stream.phase in {"failed", "truncated", "stalled"}
     ]
     if not all(stream.is_over for stream in streams):
         present = {worker.role for worker in workers}

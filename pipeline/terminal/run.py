@@ -33,7 +33,7 @@ RUN_EPILOG = """
 [bold]Exit codes[/]
 
   0    every stream ran to its end
-  1    a stream or an output file failed
+  1    a stream or an output file failed, or a source file ends early (its results are complete up to there)
   2    the request cannot be carried out: wrong arguments, or no usable Redis server
   130  interrupted by Ctrl-C or SIGTERM
 

@@ -25,6 +25,7 @@ from support.pipeline_runs import (
     running,
 )
 from support.redis_server import RedisServer
+from support.video_files import counting_frames, write_video
 
 from pipeline.models.registry import MODELS, get_model, weights_path
 from pipeline.source import resolve_sources
@@ -292,3 +293,19 @@ def test_all_odd_videos_at_once_beside_a_good_one(odd_videos: Path, clip: Path, 
     assert len(paths) == NUM_FILES
     ended = run(*paths, clip, "--output", "out", "--save", "jsonl", folder=tmp_path, timeout_s=3500)
     assert_each_is_finished_or_one_clear_line(ended, [*paths, clip], None)
+
+
+def test_a_file_that_was_cut_short_keeps_its_results_and_says_so(tmp_path: Path) -> None:
+    whole = write_video(
+        tmp_path / "whole.mp4", counting_frames(50), options={"qp": "0"}, container_options={"movflags": "faststart"}
+    )
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    ended = run("cut.mp4", "whole.mp4", "--output", "out", folder=tmp_path)
+    end = end_of(read_results(tmp_path / "out" / "cut.jsonl"))
+    assert 10 < end.num_frames < 40
+    told = f"{end.num_frames} of 50 frames: the file ends early"
+    assert (ended.code, end.reason, end.detail) == (1, "truncated", told)
+    assert [line for line in ended.err if told in line] == [f"error: cut: {told}"]
+    assert any(line.startswith("cut: ") and line.endswith("truncated") for line in ended.out)
+    assert count_pictures(tmp_path / "out" / "cut.mp4") == end.num_frames
+    assert end_of(read_results(tmp_path / "out" / "whole.jsonl")).reason == "finished"
