@@ -40,7 +40,10 @@ _DISPENSABLE = ("instances", "progress", "dropped", "left", "tracks", "fps", "st
 _COLUMN_GAP = 2
 _PHASE_WORDS = {"ended": "done"}
 _PHASE_STYLES = {
-    "live": "green", "connecting": "yellow", "stalled": "bold yellow", "truncated": "bold yellow",
+    "live": "green",
+    "connecting": "yellow",
+    "stalled": "bold yellow",
+    "truncated": "bold yellow",
     "failed": "bold red",
 }
 
