@@ -42,7 +42,7 @@ LIMBS = (
 
 
 class Drawable(Protocol):
-    """What `draw_result` needs of a result: the size of its picture in pixels, and the instances on it."""
+    """The properties of a result that `draw_result` reads: size of the picture in pixels, and instances."""
 
     @property
     def width(self) -> int: ...

@@ -21,9 +21,9 @@ PREROLL_S = 0.1
 """Sound copied from before the first picture, because a decoder needs it to start. Players skip it."""
 READ_TIMEOUT_S = 10.0
 JOIN_STEP_BACK_S = 0.1
-"""where the times of the sound step back further, the next recording of a source of joined recordings begins"""
+"""a longer step back in the times of the sound marks the start of the next of several joined recordings"""
 JOIN_STEP_AHEAD_S = 10.0
-"""so does it after a longer step ahead, where the pictures have reached another recording"""
+"""a longer step ahead does so, too, if the pictures have reached the next recording"""
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pipeline.source.picture import MediaClock, Orientations, Picture
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """An undamaged picture of a camera.
+    """An undamaged picture of a camera, with what its connection says about it.
 
     epoch          stream epoch of its connection, as in the results
     picture        with the same pts_s as in decode; `ordinal` counts the pictures of this reader
