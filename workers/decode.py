@@ -40,9 +40,7 @@ def run(task: DecodeTask, life: Life) -> None:
     if stream is None:
         raise BusError(f"no stream {task.stream_id!r} on this Redis: start it with a source")
     if stream.live and task.result_ttl_s is not None:
-        log.info(
-            "this decoder stores no pictures: the video of a camera is written by a job that decodes and writes on one host"
-        )
+        log.info("this decoder stores no pictures: a camera's video needs decoder and sink in one job on one host")
     failure: SourceError | None = None
     try:
         Decoder(task, bus, stream, life).run()
