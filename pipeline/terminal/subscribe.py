@@ -43,9 +43,9 @@ def subscribe(
         float | None,
         cli.option(
             "--timeout",
-            "seconds to wait for a stream that has no results yet, or for a server that cannot be reached; "
-            "without it there is no limit",
+            "maximum time to wait for a stream without results, or for an unreachable server, in seconds",
             "S",
+            default="no limit",
             min=0,
         ),
     ] = None,
