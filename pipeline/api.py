@@ -38,7 +38,7 @@ from pipeline.job.build import MIB, Job, build_job, demo_source, drop_unused_fol
 from pipeline.job.yaml_file import convert_fields
 from pipeline.models.registry import default_model, get_model
 from pipeline.models.weights_table import spec_of_weights
-from pipeline.source import redact
+from pipeline.redaction import redact_url
 
 if TYPE_CHECKING:
     from pipeline.frames import Frame, FrameJoiner, PictureDetections
@@ -165,7 +165,7 @@ def _joiners(job: Job) -> Iterator[tuple[StreamConfig, FrameJoiner]]:
         if stream.live:
             raise UsageError(
                 f"run(frames=True) reads each source a second time, so it needs files or pictures, got "
-                f"{redact(stream.source)}: leave frames out, or save the annotated video with save=['video']"
+                f"{redact_url(stream.source)}: leave frames out, or save the annotated video with save=['video']"
             )
         path = demo_source(job.output, stream.stream_id) if stream.source == "demo" else stream.source
         yield stream, FrameJoiner(msgspec.structs.replace(stream, source=str(path)))

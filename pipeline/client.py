@@ -23,12 +23,12 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
-from pipeline.bus import redact_url
-from pipeline.bus.connection import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, connect
+from pipeline.bus.connection import CONNECT_TIMEOUT_S, EXPECTED_URL, REPLY_TIMEOUT_S, connect
 from pipeline.bus.log_cursor import LogCursor
 from pipeline.bus.log_entry import Start
 from pipeline.contract.results import AnyResult
 from pipeline.errors import BusError
+from pipeline.redaction import redact_url
 
 
 def subscribe(
@@ -141,5 +141,6 @@ def _connect_async(url: str) -> Any:
             retry=AsyncRetry(NoBackoff(), 0),
             protocol=2,
         )
-    except ValueError as error:
-        raise BusError(f"Redis URL {redact_url(url)!r}: expected redis://, rediss:// or unix://; {error}") from None
+    except (ValueError, TypeError):
+        # the library's own text may quote parts of a password
+        raise BusError(f"Redis URL {redact_url(url)!r}: {EXPECTED_URL}") from None

@@ -33,9 +33,9 @@ def run_task(task: Task) -> int:
     role = ROLES[task.role]
 
     def work() -> None:
-        with contextlib.closing(Bus(task.redis_url)) as bus:
+        with contextlib.closing(Bus(task.redis_url)) as bus, bus.explained_errors():
             Reconnecting(life)(bus.client.ping)
-        importlib.import_module(role.module).run(task, life)
+            importlib.import_module(role.module).run(task, life)
 
     return exit_code_of(work, role.memory_advice)
 

@@ -37,7 +37,9 @@ def _verb_of(role: Role) -> Callable[..., int]:
 
         config = cli.config_of(context)
         bus = Bus(cli.required_redis_url(redis_url))
-        return run_task(role.command(config, bus, **flags))
+        with bus.explained_errors():
+            task = role.command(config, bus, **flags)
+        return run_task(task)
 
     run_worker.__doc__ = role.command.__doc__
     run_worker.__annotations__ = {}

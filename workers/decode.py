@@ -15,8 +15,9 @@ from pipeline.contract.wire import FrameHeader, SourceEnd
 from pipeline.errors import BusError, JobLostError, PositionMovedError, SourceError
 from pipeline.models.registry import bus_hw
 from pipeline.models.weights_table import spec_of_stream
+from pipeline.redaction import redact_url
 from pipeline.segments import SegmentWriter
-from pipeline.source import Converter, Picture, Reader, Selection, open_source, redact
+from pipeline.source import Converter, Picture, Reader, Selection, open_source
 from workers.base import DRAIN_S, Life, Reconnecting, log, log_outage
 from workers.roles.decode import DecodeTask
 
@@ -103,7 +104,7 @@ class Decoder:
             if self._life.stopping:
                 return
             self._life.sleep(LEASE_POLL_S)
-        self._set_status(source=redact(self._stream.source), phase="connecting")
+        self._set_status(source=redact_url(self._stream.source), phase="connecting")
         try:
             if self._stream.live:
                 self._run_live()

@@ -42,6 +42,7 @@ def run_job(job: Job, observer: JobObserver) -> int:
         bus = Bus(server.url if server else str(job.redis_url))
         stack.callback(bus.close)
         bus.check()
+        stack.enter_context(bus.explained_errors())
         job = with_segment_folders(_with_demo_rendered(job, observer), stack)
         return Supervisor(job, bus, server, observer).run()
 

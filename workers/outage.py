@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from pipeline.bus import LOST_CONNECTION, Bus, EmbeddedRedis, redact_url
+from pipeline.bus import LOST_CONNECTION, Bus, EmbeddedRedis
 from pipeline.errors import BusError, JobLostError
+from pipeline.redaction import redact_url
 from workers.base import describe_outage
 from workers.child import LineListener
 

@@ -12,7 +12,7 @@ from pipeline.bus import Bus, StreamStatus, WorkerStatus
 from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, has_content
 from pipeline.exports.summary import StreamSummary, write_summary
 from pipeline.job.build import Job
-from pipeline.source import redact
+from pipeline.redaction import redact_url
 
 
 class JobObserver(Protocol):
@@ -78,6 +78,6 @@ class JobReport:
                 summary = StreamSummary(stream_id=stream.stream_id, reason="stopped")
             else:
                 continue
-            summary.source = redact(stream.source)
+            summary.source = redact_url(stream.source)
             summaries[stream.stream_id] = summary
         write_summary(self._job.output / SUMMARY_NAME, summaries)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import redis
 
-from pipeline.bus import Bus, redact_url
+from pipeline.bus import Bus
 from pipeline.bus.log_cursor import LogCursor
 from pipeline.bus.log_entry import LogEntry
 from pipeline.contract.config import StreamConfig
@@ -18,6 +18,7 @@ from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
 from pipeline.exports.summary import Summary
 from pipeline.exports.writer import MessageStore, Position, Writer, open_writer
+from pipeline.redaction import redact_url
 from workers.base import Life, log
 from workers.roles.sink import SINK_NAME, SinkTask
 

@@ -82,8 +82,14 @@ class TrackWorker:
         for stream_id, tracker in list(self._trackers.items()):
             if streams.get(stream_id) != tracker.stream or self._bus.log_id(stream_id) != tracker.log_id:
                 del self._trackers[stream_id]
-        for stream_id, stream in streams.items():
-            if stream_id not in self._trackers:
-                self._trackers[stream_id] = StreamTracker(self._bus, stream)
+        added = streams.keys() - self._trackers.keys()
+        for stream_id in sorted(added):
+            self._trackers[stream_id] = StreamTracker(self._bus, streams[stream_id])
+        if denied := self._bus.denied_channels(sorted(added)):
+            log.warning(
+                "the Redis user may not publish on %s: the log is complete, the channel stays silent; "
+                "ACL SETUSER name '&ms:results:*' gives the right",
+                ", ".join(denied),
+            )
         self._bus.beat("track", self._task.name, "running", counters={"streams": float(len(self._trackers))})
         self._refresh_at_s = time.monotonic() + REFRESH_INTERVAL_S

@@ -1,7 +1,7 @@
 """The bus: Redis, and the rules of the contract. See docs/contract.md."""
 
 from pipeline.bus.bus import Bus
-from pipeline.bus.connection import LOST_CONNECTION, StreamKeys, redact_url
+from pipeline.bus.connection import LOST_CONNECTION, StreamKeys
 from pipeline.bus.embedded import EmbeddedRedis
 from pipeline.bus.frame_queue import FrameQueue, QueuedFrame
 from pipeline.bus.frame_writer import FrameWriter, Offer
@@ -20,6 +20,5 @@ __all__ = [
     "StreamKeys",
     "StreamStatus",
     "WorkerStatus",
-    "redact_url",
     "seq_range",
 ]

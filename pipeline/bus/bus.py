@@ -9,6 +9,8 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import msgspec
@@ -20,18 +22,18 @@ from pipeline.bus.connection import (
     WORKER_PREFIX,
     RedisClock,
     StreamKeys,
-    check_server,
     connect,
-    redact_url,
 )
 from pipeline.bus.frame_queue import FrameQueue
 from pipeline.bus.frame_writer import FrameWriter
 from pipeline.bus.lease import LEASE_S
 from pipeline.bus.result_log import ResultLog
+from pipeline.bus.server_check import check_server, denied_channels, explained_errors
 from pipeline.bus.status import Phase, StreamStatus, WorkerStatus
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.errors import BusError
+from pipeline.redaction import redact_url
 
 WORKER_TTL_S = 30
 """a heartbeat that was not renewed for so long is forgotten"""
@@ -48,8 +50,16 @@ class Bus:
         self._log_ids: dict[str, str] = {}
 
     def check(self) -> None:
-        """Raises BusError in one line when the server is away, refuses, or is too old."""
+        """Raises BusError in one line when the server is away, refuses, is too old, or would evict keys of a job."""
         check_server(self.client, self.url)
+
+    def denied_channels(self, stream_ids: Iterable[str]) -> list[str]:
+        """Result channels of these streams on which the user may not publish, as far as the server can tell."""
+        return denied_channels(self.client, stream_ids)
+
+    def explained_errors(self) -> AbstractContextManager[None]:
+        """A context that turns an error reply of the server into a BusError of one line."""
+        return explained_errors(self.client, self.url)
 
     def close(self) -> None:
         """Close the connections."""
@@ -178,8 +188,8 @@ class Bus:
         keys = StreamKeys.of(stream_id)
         pipe = self.client.pipeline(transaction=False)
         pipe.hgetall(keys.status)
-        pipe.hmget(keys.state, "last", "seq", "epoch", "sinks", "ended")
-        status, (last, seq, epoch, sinks, ended) = pipe.execute()
+        pipe.hmget(keys.state, "last", "seq", "epoch", "sinks", "ended", "num_unpublished")
+        status, (last, seq, epoch, sinks, ended, num_unpublished) = pipe.execute()
         text = {name.decode(): value.decode() for name, value in status.items()}
         names = [name for name in (sinks or b"").decode().split(",") if name]
         written = self.client.hmget(keys.state, [f"sink:{name}" for name in names]) if names else []
@@ -206,6 +216,7 @@ class Bus:
             num_corrupt=int(text.get("num_corrupt", 0)),
             sinks={name: int(value or 0) for name, value in zip(names, written, strict=True)},
             num_reconnects=int(text.get("num_reconnects", 0)),
+            num_unpublished=int(num_unpublished or 0),
         )
 
     def stream_statuses(self) -> list[StreamStatus]:

@@ -39,7 +39,10 @@ end
 redis.call('HSET', KEYS[1], 'seq', after, 'results_bytes', bytes, 'tracker', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'track_beat', 1)
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'ended', ARGV[8]) end
-for i = 1, count do
-  redis.pcall('PUBLISH', ARGV[6], ARGV[9 + 2 * i]) -- a user without rights on channels still gets the log
+local num_unpublished = 0
+for i = 1, count do -- a user without rights on the channel still writes the log
+  local reply = redis.pcall('PUBLISH', ARGV[6], ARGV[9 + 2 * i])
+  if type(reply) == 'table' and reply.err then num_unpublished = num_unpublished + 1 end
 end
+if num_unpublished > 0 then redis.call('HINCRBY', KEYS[1], 'num_unpublished', num_unpublished) end
 return {'ok'}

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import redis
 
-from pipeline.bus.connection import MIN_VERSION
+from pipeline.bus.server_check import MIN_VERSION
 from pipeline.errors import BusError
 
 START_TIMEOUT_S = 15.0

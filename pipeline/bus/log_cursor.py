@@ -125,6 +125,8 @@ class LogCursor:
         self._wait_s = wait_s
         self._timeout_s = timeout_s
         self._server = server
+        self._keys_read: list[str] = []
+        """the logs that the last command reads"""
         self._parse: Callable[[Any, float], Iterator[LogEntry]] | None = None
         self._report_at_s = float("-inf")
         self._lost_since_s: float | None = None
@@ -152,12 +154,13 @@ class LogCursor:
         for position in reading:
             if position.check_newest_at_s <= now_s:
                 self._parse = partial(self._parse_newest, position)
+                self._keys_read = [position.keys.results]
                 return ("XREVRANGE", position.keys.results, "+", "-", "COUNT", 1)
         self._parse = self._parse_entries
         block_s = min(position.check_newest_at_s for position in reading) - now_s
         block_ms = max(1, int(1000 * min(block_s, BLOCK_S)))
         count = max(1, READ_COUNT // len(reading))
-        keys = [position.keys.results for position in reading]
+        keys = self._keys_read = [position.keys.results for position in reading]
         ids = [_id_text(position.last_id or (0, 0)) for position in reading]
         return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *keys, *ids)
 
@@ -196,8 +199,11 @@ class LogCursor:
         Raises BusError if a retry cannot help, or if the server was away for `timeout_s`.
         """
         if isinstance(error, redis.AuthenticationError):
+            raise BusError(f"{self._server} refuses the credentials: put user and password into the URL") from None
+        if "WRONGTYPE" in str(error):
             raise BusError(
-                f"{self._server} refuses the credentials: {error}; put user and password into the URL"
+                f"{self._server}: one of {', '.join(self._keys_read)} is not a stream: another program wrote it; "
+                "remove it with redis-cli DEL"
             ) from None
         if isinstance(error, redis.exceptions.NoPermissionError) and self._parse == self._parse_scan:
             self._announce_missing(now_s, "the known streams cannot be listed without the right to SCAN")

@@ -41,6 +41,8 @@ class StreamStatus(msgspec.Struct, kw_only=True):
     sinks: dict[str, int]
     """highest number each required reader has written durably"""
     num_reconnects: int
+    num_unpublished: int = 0
+    """results that are in the log but not on the channel, because the Redis user may not publish there"""
 
     @property
     def is_over(self) -> bool:

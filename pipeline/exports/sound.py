@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from pipeline.errors import SourceError
-from pipeline.source import redact
+from pipeline.redaction import redact_url
 from pipeline.source.container import open_container
 
 MP4_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus"})
@@ -124,7 +124,7 @@ class Sound:
             self._stop(error)
 
     def _stop(self, error: Exception) -> None:
-        _log.warning("the sound of %s ends early: %s", redact(self._source), error)
+        _log.warning("the sound of %s ends early: %s", redact_url(self._source), error)
         self._packets = iter(())
 
     def _encode(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -149,5 +149,5 @@ def open_sound(source: str, output: Any, start_s: float, time_offsets_s: Sequenc
     try:
         return Sound(source, output, start_s, time_offsets_s)
     except (SourceError, av.FFmpegError, ValueError) as error:
-        _log.warning("%s is written without sound: %s", redact(source), error)
+        _log.warning("%s is written without sound: %s", redact_url(source), error)
         return None

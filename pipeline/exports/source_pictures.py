@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pipeline.contract.config import StreamConfig
 from pipeline.errors import SourceError
-from pipeline.source import Picture, Reader, Selection, open_source, redact
+from pipeline.redaction import redact_url
+from pipeline.source import Picture, Reader, Selection, open_source
 
 
 class SourcePictures:
@@ -31,7 +32,7 @@ class SourcePictures:
         found = next(self._numbered, None)
         if found is None:
             raise SourceError(
-                f"{redact(self._stream.source)} yielded {self.last_seq} pictures when it was read again, but its "
+                f"{redact_url(self._stream.source)} yielded {self.last_seq} pictures when it was read again, but its "
                 f"results reach frame {wanted_seq}: the source was changed meanwhile; run the job again"
             )
         self.last_seq, picture = found

@@ -25,7 +25,7 @@ from msgspec import inspect as kinds
 import pipeline.contract.config
 from pipeline.contract.config import STREAM_DEFAULTS, STREAM_ID, JobConfig, StreamEntry
 from pipeline.errors import ConfigError
-from pipeline.source.redaction import redact
+from pipeline.redaction import redact_text
 
 Place = tuple[str | int, ...]
 """path from the root of the configuration to a value, such as ("streams", "cam1", "classes", 0)"""
@@ -309,7 +309,7 @@ def _show(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
-    text = redact(str(value))
+    text = redact_text(str(value))
     text = text if len(text) <= _LONGEST_SHOWN_VALUE else text[: _LONGEST_SHOWN_VALUE - 1] + "…"
     return repr(text) if isinstance(value, str) else text
 

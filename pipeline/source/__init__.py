@@ -30,7 +30,6 @@ from pipeline.source.names import ResolvedSource, resolve_sources
 from pipeline.source.opening import open_source
 from pipeline.source.picture import Picture
 from pipeline.source.reader import Reader
-from pipeline.source.redaction import redact
 from pipeline.source.selection import Selection
 
 __all__ = [
@@ -40,6 +39,5 @@ __all__ = [
     "ResolvedSource",
     "Selection",
     "open_source",
-    "redact",
     "resolve_sources",
 ]

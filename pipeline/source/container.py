@@ -19,7 +19,7 @@ import av
 import av.logging
 
 from pipeline.errors import SourceError
-from pipeline.source.redaction import redact, redact_secrets_of
+from pipeline.redaction import redact_secrets_of, redact_url
 
 RtspTransport = Literal["tcp", "udp"]
 
@@ -55,10 +55,12 @@ def failure_text(source: str, what: str, error: Exception, ffmpeg_says: str, tim
         why = f"nothing came for {timeout_s:g} s"
     else:
         why = getattr(error, "strerror", None) or str(error)
+    why, ffmpeg_says = redact_secrets_of(source, why), redact_secrets_of(source, ffmpeg_says)
+    why = why or "FFmpeg's message is not shown, because it may quote parts of the password"
     details = f" ({ffmpeg_says})" if ffmpeg_says and ffmpeg_says not in why else ""
     advice = _advice(source, error)
-    line = f"{redact(source)} {what}: {why}{details}; {advice}"
-    return " ".join(redact_secrets_of(source, line).split())
+    line = f"{redact_url(source)} {what}: {why}{details}; {advice}"
+    return " ".join(line.split())
 
 
 @contextmanager

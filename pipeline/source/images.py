@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UsageError
+from pipeline.redaction import redact_url
 from pipeline.source.names import VIDEO_EXTENSIONS
 from pipeline.source.picture_files import read_rgb, to_rgb
-from pipeline.source.redaction import redact
 
 ImageLike: TypeAlias = NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 
@@ -49,5 +49,5 @@ def _refuse_streams(name: str) -> None:
         kind = "a video"
     else:
         return
-    shown = redact(name)
+    shown = redact_url(name)
     raise UsageError(f"{shown} is {kind}, but segment() takes pictures: use run({shown!r})")

@@ -29,8 +29,8 @@ from urllib.parse import unquote, urlsplit
 from pipeline.contract.config import SourceKind
 from pipeline.contract.source_kinds import SOURCE_KINDS, kind_of_extension, kind_of_scheme
 from pipeline.errors import UsageError
+from pipeline.redaction import redact_url
 from pipeline.source.picture_files import is_animation
-from pipeline.source.redaction import redact
 
 PICTURE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 URL_FILE_EXTENSIONS = frozenset(
@@ -113,7 +113,7 @@ def _resolve(argument: str) -> list[tuple[str, SourceKind]]:
     if glob.has_magic(name):
         return _resolve_many(str(path), [Path(match) for match in glob.glob(str(path))], f"the pattern {name!r}")
     raise UsageError(
-        f"source {redact(name)!r} does not exist: give a file, a folder, a pattern, a URL, webcam:0 or demo"
+        f"source {redact_url(name)!r} does not exist: give a file, a folder, a pattern, a URL, webcam:0 or demo"
     )
 
 
@@ -151,7 +151,7 @@ def _is_picture(path: Path) -> bool:
 def _kind_of_url(url: str, scheme: str) -> SourceKind:
     kind = kind_of_scheme(scheme)
     if kind is None and scheme not in {"http", "https"}:
-        raise UsageError(f"source {redact(url)}: expected rtsp, rtsps, http or https, got {scheme}")
+        raise UsageError(f"source {redact_url(url)}: expected rtsp, rtsps, http or https, got {scheme}")
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -159,7 +159,7 @@ def _kind_of_url(url: str, scheme: str) -> SourceKind:
     except ValueError:
         host = extension = ""
     if not host:
-        raise UsageError(f"source {redact(url)}: expected {scheme}://HOST/…, found no host")
+        raise UsageError(f"source {redact_url(url)}: expected {scheme}://HOST/…, found no host")
     return kind or ("file" if extension in URL_FILE_EXTENSIONS else "live")
 
 

@@ -14,9 +14,9 @@ import av
 
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
+from pipeline.redaction import redact_url
 from pipeline.source.container import RtspTransport
 from pipeline.source.picture import Orientation, Picture
-from pipeline.source.redaction import redact
 
 PacketTap: TypeAlias = Callable[[Any], None]
 """called with every av packet that holds data, in the order of the stream, before it is decoded; must not raise"""
@@ -77,7 +77,7 @@ class Reader(ABC):
             numbered = self._number()
             first = next(numbered, None)
             if first is None:
-                raise SourceError(f"{redact(source)} holds no sound picture{self._emptiness()}")
+                raise SourceError(f"{redact_url(source)} holds no sound picture{self._emptiness()}")
         except BaseException:
             self.close()
             raise

@@ -13,12 +13,12 @@ import av
 
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
+from pipeline.redaction import redact_url
 from pipeline.source.announced_end import AnnouncedEnd
 from pipeline.source.container import RtspTransport, failure_text, is_remote, open_container
 from pipeline.source.packet_times import PacketTimes, has_invented_times
 from pipeline.source.picture import MediaClock, Orientations
 from pipeline.source.reader import Decoded, OpenOptions, PacketTap, Reader
-from pipeline.source.redaction import redact
 
 # Far more than a decoder holds back, and above it the container's rate is a clock, not a picture rate.
 MAX_FPS = 1000.0
@@ -82,7 +82,7 @@ class VideoReader(Reader):
                 return stream
             kinds.add("a cover picture" if is_cover else stream.type)
         found = f"only {' and '.join(sorted(kinds, key=len))}" if kinds else "no stream at all"
-        raise SourceError(f"{redact(source)} holds no video: found {found}; expected a file with pictures")
+        raise SourceError(f"{redact_url(source)} holds no video: found {found}; expected a file with pictures")
 
     def _read_header(self) -> None:
         stream, container = self._stream, self._container
@@ -130,7 +130,7 @@ class VideoReader(Reader):
             return
         if is_remote(self.source):
             raise SourceError(
-                f"{redact(self.source)} broke off: {end.read_s:.1f} of {end.duration_s or 0.0:.1f} s came; "
+                f"{redact_url(self.source)} broke off: {end.read_s:.1f} of {end.duration_s or 0.0:.1f} s came; "
                 "check the server and the network, and run the job again"
             )
         expected = f"{end.num_frames}" if end.num_frames else f"about {self.num_frames_expected}"

@@ -92,8 +92,9 @@ def run(
     ] = False,
 ) -> int:
     """Turn cameras or video files into tracked instance masks on Redis channels."""
-    from pipeline.bus import LOST_CONNECTION, redact_url
+    from pipeline.bus import LOST_CONNECTION
     from pipeline.job.build import build_job, drop_unused_folder
+    from pipeline.redaction import redact_url
     from pipeline.terminal.progress import Display, read_summaries
 
     run_job: JobRunner = context.obj
@@ -117,10 +118,10 @@ def run(
 
 def _name_sources(job: Job, display: Display) -> None:
     """Say which streams were renamed and, to a verbose user, which source each stream reads."""
-    from pipeline.source import redact
+    from pipeline.redaction import redact_url
 
     for stream in job.streams:
-        source = redact(stream.source)
+        source = redact_url(stream.source)
         if (name := job.renamed.get(stream.stream_id)) is None:
             display.message("debug", f"{source} is stream {stream.stream_id}")
         else:

@@ -37,7 +37,8 @@ def status(
     bus = Bus(cli.required_redis_url(redis_url))
     bus.check()
     try:
-        streams, workers = bus.stream_statuses(), bus.worker_statuses()
+        with bus.explained_errors():
+            streams, workers = bus.stream_statuses(), bus.worker_statuses()
     except LOST_CONNECTION as error:
         raise BusError(f"Redis went away: {error}") from None
     problems = problems_of(streams, workers)

@@ -15,7 +15,7 @@ from support.paths import ROOT
 LAYERS = ["ops", "pipeline", "maskstream", "workers", "run_pipeline"]
 """each may import itself and those before it"""
 ROOMS = [
-    {"backoff", "console", "errors"},
+    {"backoff", "console", "errors", "redaction"},
     {"contract"},
     {"coco", "models", "source", "synthetic", "tracking"},
     {"bus", "engine", "segments"},

@@ -10,8 +10,9 @@ import pytest
 from support.bus_parts import Clock, Job, set_read, stream_config
 from support.redis_server import RedisServer
 
-from pipeline.bus import Bus, redact_url
+from pipeline.bus import Bus
 from pipeline.errors import BusError, FencedError
+from pipeline.redaction import redact_url
 
 
 @pytest.mark.parametrize("role", ["decode", "track"])
@@ -142,11 +143,11 @@ def test_wrong_credentials_are_one_line(own_redis: Callable[..., RedisServer]) -
     ("url", "shown"),
     [
         ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("redis://:pw@host/1", "redis://:***@host/1"),
-        ("rediss://me:p@ss:w/rd@host:1/1", "rediss://me:***@host:1/1"),
-        ("redis://me@host", "redis://me@host"),
+        ("redis://:pw@host/1", "redis://***@host/1"),
+        ("rediss://me:p@ss:w/rd@host:1/1", "rediss://***@host:1/1"),
+        ("redis://me@host", "redis://***@host"),
         ("unix:///run/redis.sock?db=1&password=pw", "unix:///run/redis.sock?db=1&password=***"),
-        ("unix://me:pw@/run/redis.sock", "unix://me:***@/run/redis.sock"),
+        ("unix://me:pw@/run/redis.sock", "unix://***@/run/redis.sock"),
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:

@@ -236,7 +236,7 @@ def test_a_running_server_that_is_too_old_is_refused_in_one_line(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = Bus(server.url)
-    monkeypatch.setattr("pipeline.bus.connection.MIN_VERSION", (99, 0))
+    monkeypatch.setattr("pipeline.bus.server_check.MIN_VERSION", (99, 0))
     with pytest.raises(BusError, match=rf"is version {server.version}: expected 99.0 or newer"):
         bus.check()
     bus.close()

@@ -10,8 +10,7 @@ import pytest
 
 from pipeline.contract.config import STREAM_ID
 from pipeline.errors import UsageError
-from pipeline.source import Selection, redact, resolve_sources
-from pipeline.source.redaction import redact_secrets_of
+from pipeline.source import Selection, resolve_sources
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -127,30 +126,6 @@ def test_what_cannot_be_a_source_is_one_clear_line(tmp_path: Path, argument: str
     assert expected in text
     assert "\n" not in text
     assert "pw" not in text
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("rtsp://joe:secret@cam/1", "rtsp://***@cam/1"),
-        ("rtsp://joe@cam/1", "rtsp://***@cam/1"),
-        ("open 'RTSPS://joe:p@ss/w#?@cam/1' failed", "open 'RTSPS://***@cam/1' failed"),
-        ("http://cam/v?user=joe&password=secret&n=1", "http://cam/v?user=joe&password=***&n=1"),
-        ("https://cam/v?n=1&access_token=secret#t", "https://cam/v?n=1&access_token=***#t"),
-        ("https://cam/v?X-Amz-Signature=secret", "https://cam/v?X-Amz-Signature=***"),
-        ("rtsp://cam/user=joe_password=secret_channel=1", "rtsp://cam/user=joe_password=***"),
-        ("rtsp://cam:554/stream?n=1", "rtsp://cam:554/stream?n=1"),
-        ("from rtsp://a:b@c/ to rtsp://d:e@f/", "from rtsp://***@c/ to rtsp://***@f/"),
-        ("d/caf\udce9.mp4 is no video", r"d/caf\xe9.mp4 is no video"),
-    ],
-)
-def test_redact(text: str, expected: str) -> None:
-    assert redact(text) == expected
-
-
-def test_the_password_is_hidden_wherever_it_is_quoted() -> None:
-    source = "rtsp://joe:s%40cret@cam/1"
-    assert redact_secrets_of(source, "no host s@cret, s%40cret") == "no host ***, ***"
 
 
 @pytest.mark.parametrize(

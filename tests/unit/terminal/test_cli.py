@@ -121,7 +121,7 @@ def test_the_password_of_a_redis_url_is_not_printed(run: Run) -> None:
 
 
 def test_an_old_redis_is_refused(run: Run, own_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.bus.connection.MIN_VERSION", (99, 1))
+    monkeypatch.setattr("pipeline.bus.server_check.MIN_VERSION", (99, 1))
     code, _, err = run("status", "--redis-url", own_redis().url)
     assert code == 2
     assert err.count("\n") == 1
