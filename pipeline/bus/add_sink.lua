@@ -1,6 +1,6 @@
--- add_sink: the log of a running job is kept for one more required reader.
+-- add_sink: adds a required reader to a running job. The result log keeps what a required reader has not read.
 -- KEYS state
--- ARGV name
+-- ARGV name of the reader
 -- -> 1 | 0 (no job)
 local sinks = redis.call('HGET', KEYS[1], 'sinks')
 if not sinks then return 0 end

@@ -1,7 +1,7 @@
-"""Keeping the memory of frames in the process.
+"""Settings of the C allocator for blocks of the size of a frame.
 
-glibc maps every block of some 100 KB and more anew and gives it back when freed, so that each frame is paid for in page
-faults on both sides of the bus. `python -m benchmarks.bus` measures what the setting below is worth.
+By default glibc maps each block of more than about 100 KB anew and unmaps it when it is freed, so every frame causes
+page faults in the sender and in the receiver. `python -m benchmarks.bus` measures the effect of the settings.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _SETTINGS = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 1 << 30, _M_TOP_PAD: 64 << 20}
-"""32 MiB is the most that glibc accepts for the first"""
+"""in bytes; 32 MiB is the largest value that glibc accepts for M_MMAP_THRESHOLD"""
 
 
 def keep_large_blocks() -> None:
-    """Have glibc keep freed memory for the next frame. Elsewhere (macOS, musl) it does nothing."""
+    """Make glibc keep freed blocks for the next frame. Does nothing with other C libraries (macOS, musl)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in _SETTINGS.items():

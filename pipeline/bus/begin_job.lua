@@ -1,7 +1,9 @@
--- begin: a new job takes over a stream id; what an earlier one left is removed, its result log too.
+-- begin_job: starts a job under a stream id and removes everything of an earlier job, its result log included.
+-- A role of the earlier job is free if it has no owner, or if its owner and heartbeat are those that the caller saw
+-- unchanged for the length of a lease.
 -- KEYS state, frames, detections, results, status
--- ARGV log_id, mode (file|live), sinks (comma-separated), name of the pixel keys without session and number,
---      then what the caller saw standing still: decode owner, decode beat, track owner, track beat
+-- ARGV log_id, mode (file|live), required readers (comma-separated), prefix of the pixel keys,
+--      then the unchanged values: decode owner, decode beat, track owner, track beat
 -- -> {'ok'} | {'owned', decode owner, decode beat, track owner, track beat}
 local seen = redis.call('HMGET', KEYS[1], 'decode', 'decode_beat', 'track', 'track_beat')
 for i = 1, 4 do seen[i] = seen[i] or '' end

@@ -1,17 +1,17 @@
--- claim: an infer worker takes one frame of another whose beat stands still. In one step, so that two who see the same
--- dead worker do not take the same frame. A consumer that holds nothing any more is removed.
+-- claim: an infer worker takes over one pending frame of a worker whose heartbeat stopped. It is one step, so that two
+-- workers cannot claim the same frame. A consumer of the stopped worker without pending frames is deleted.
 -- KEYS frames
--- ARGV consumer group, the worker, the dead worker
--- -> {id, how often it was handed out, fields} | false
+-- ARGV consumer group, consumer that claims, consumer of the stopped worker
+-- -> {id, number of deliveries, fields} | false
 local claimed = false
-for _, owed in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 64, ARGV[3])) do
-  local entry = redis.call('XRANGE', KEYS[1], owed[1], owed[1])[1]
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 64, ARGV[3])) do
+  local entry = redis.call('XRANGE', KEYS[1], pending[1], pending[1])[1]
   if entry then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, owed[1])
-    claimed = {owed[1], owed[4] + 1, entry[2]}
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, pending[1])
+    claimed = {pending[1], pending[4] + 1, entry[2]}
     break
   end
-  redis.call('XACK', KEYS[1], ARGV[1], owed[1]) -- withdrawn; 6.2 would keep it pending for ever
+  redis.call('XACK', KEYS[1], ARGV[1], pending[1]) -- removed from the stream; Redis 6.2 would keep it pending for ever
 end
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[3]) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])

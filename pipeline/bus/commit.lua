@@ -1,9 +1,9 @@
--- commit: the tracker's only write. Appends results under explicit ids, moves `seq`, stores the checkpoint, removes what
--- was consumed, publishes last.
+-- commit: the only script by which a tracker writes results. It appends results under explicit ids, sets `seq`, stores
+-- the checkpoint, removes the consumed detections, and publishes the results last.
 -- KEYS state, results, detections
--- ARGV 1 token, 2 seq before, 3 seq after, 4 session the result comes from ('' for any), 5 bytes the log may hold,
---      6 channel, 7 checkpoint, 8 'ended' reason or '', 9 number of entries (at least 1), then id and JSON of each in
---      ascending order, then the ids to remove from detections
+-- ARGV 1 token, 2 seq before, 3 seq after, 4 decode session of the results ('' for any), 5 maximum bytes of the log,
+--      6 channel, 7 checkpoint, 8 reason of the end or '', 9 number of entries (at least 1), then id and JSON of each
+--      entry in ascending order, then the ids to remove from detections
 -- -> {'ok'} | {'none'} (no job) | {'fenced', owner} | {'moved', seq}
 local state = redis.call('HMGET', KEYS[1], 'track', 'seq', 'mode', 'session', 'sinks', 'results_bytes', 'last', 'log_id')
 if not state[8] then return {'none'} end
@@ -12,7 +12,8 @@ local count = tonumber(ARGV[9])
 local seq, before, after = tonumber(state[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 local last_id = ARGV[8 + 2 * count]
-if newest and newest[1] == last_id and seq == after then return {'ok'} end -- said again because the reply was lost
+-- a repetition, because the first reply was lost
+if newest and newest[1] == last_id and seq == after then return {'ok'} end
 if seq ~= before or after > tonumber(state[7]) then return {'moved', seq} end
 if state[3] == 'file' and ARGV[4] ~= '' and ARGV[4] ~= state[4] then return {'moved', seq} end
 local number, companion = 0, 0
@@ -27,11 +28,12 @@ for i = 1, count do
   number, companion = c, d
 end
 
-redis.call('XDEL', KEYS[3], '0-0', unpack(ARGV, 10 + 2 * count)) -- frees memory first: a script that began so may go on at maxmemory
+-- XDEL frees memory, so that Redis lets the script go on at maxmemory
+redis.call('XDEL', KEYS[3], '0-0', unpack(ARGV, 10 + 2 * count))
 local bytes = tonumber(state[6])
 for i = 1, count do bytes = bytes + #ARGV[9 + 2 * i] end
 if bytes > tonumber(ARGV[5]) and newest then
-  bytes = cap_log(KEYS[1], KEYS[2], bytes, tonumber(ARGV[5]), before, state[5])
+  bytes = trim_log(KEYS[1], KEYS[2], bytes, tonumber(ARGV[5]), before, state[5])
 end
 for i = 1, count do
   redis.call('XADD', KEYS[2], ARGV[8 + 2 * i], 'j', ARGV[9 + 2 * i])

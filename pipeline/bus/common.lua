@@ -1,19 +1,23 @@
--- What several scripts need; stands in front of each of them.
+-- Functions that several scripts use. This text is prepended to every script.
 
+-- The value of a field in a stream entry {id, {name, value, …}}.
 local function field(entry, name)
   for i = 1, #entry[2], 2 do
     if entry[2][i] == name then return entry[2][i + 1] end
   end
 end
 
--- Removes the pixels that a decode session set for a frame which it had not offered yet: those of the number behind
--- `last`, or behind the numbers it meant to skip (`held`).
-local function drop_unoffered(prefix, session, last, held)
+-- Removes the pixels that a decode session set without having its frame accepted: those of number `last + 1`, and those
+-- of the last refused frame, which has a higher number if numbers before it were skipped.
+local function drop_unoffered(prefix, session, last, refused_seq)
   if not session then return end
   redis.call('DEL', prefix .. session .. ':' .. (last + 1))
-  if held and tonumber(held) > tonumber(last) then redis.call('DEL', prefix .. session .. ':' .. held) end
+  if refused_seq and tonumber(refused_seq) > tonumber(last) then
+    redis.call('DEL', prefix .. session .. ':' .. refused_seq)
+  end
 end
 
+-- Removes all frames with their pixels.
 local function drop_frames(frames)
   for _, entry in ipairs(redis.call('XRANGE', frames, '-', '+')) do
     redis.call('DEL', field(entry, 'px'))
@@ -21,9 +25,10 @@ local function drop_frames(frames)
   redis.call('DEL', frames)
 end
 
--- Removes the oldest results until the log holds `most` bytes, but none that a required reader has not read and never the
--- newest. Without required readers everything committed counts as read. Returns the bytes that are left.
-local function cap_log(state, results, bytes, most, seq, sinks)
+-- Removes the oldest results until the log holds at most `max_bytes` of JSON. Results that a required reader has not
+-- read and the newest result stay. Without required readers every result up to `seq` may be removed.
+-- Returns the number of bytes that are left.
+local function trim_log(state, results, bytes, max_bytes, seq, sinks)
   local read = seq
   for name in string.gmatch(sinks, '[^,]+') do
     read = math.min(read, tonumber(redis.call('HGET', state, 'sink:' .. name)) or 0)
@@ -31,11 +36,11 @@ local function cap_log(state, results, bytes, most, seq, sinks)
   local newest = redis.call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
   local from, to = '-', string.format('%d-18446744073709551615', read)
   local trim_from
-  while bytes > most do
+  while bytes > max_bytes do
     local entries = redis.call('XRANGE', results, from, to, 'COUNT', 64)
     if #entries == 0 then break end
     for _, entry in ipairs(entries) do
-      if bytes <= most or entry[1] == newest[1] then
+      if bytes <= max_bytes or entry[1] == newest[1] then
         to = nil
         break
       end

@@ -1,12 +1,11 @@
--- deliver: an infer worker hands in what it made of one frame: acknowledges and removes the frame and its pixels, appends
--- the message. A frame that is no longer there, or stands there again from another decode session, was somebody else's:
--- nothing is written.
+-- deliver: an infer worker appends the detections (or the gap) of one frame, and acknowledges and removes the frame and
+-- its pixels. Nothing is written if the frame was removed or belongs to another decode session by now.
 -- KEYS frames, detections
--- ARGV consumer group, id of the frame, session of the frame, message
+-- ARGV consumer group, id of the frame, decode session of the frame, message
 -- -> 1 | 0
 local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 if not entry then
-  redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[2]) -- NOGROUP: the stream was removed
+  redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[2]) -- pcall: NOGROUP if the stream was removed
   return 0
 end
 if field(entry, 's') ~= ARGV[3] then return 0 end

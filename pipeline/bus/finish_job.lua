@@ -1,7 +1,7 @@
--- finish: the job is over; its result log stays for a while, everything else goes.
+-- finish_job: ends a job. The result log expires later; everything else is removed at once.
 -- KEYS state, frames, detections, results, status
--- ARGV log_id of the job ('' for whichever is there), seconds the log stays, name of the pixel keys without session and number
--- -> 1 | 0 (another job has taken the stream id over)
+-- ARGV log_id of the job ('' for any), seconds until the log expires, prefix of the pixel keys
+-- -> 1 | 0 (another job uses the stream id)
 local old = redis.call('HMGET', KEYS[1], 'log_id', 'session', 'last', 'refused_seq')
 if ARGV[1] ~= '' and old[1] and old[1] ~= ARGV[1] then return 0 end
 drop_unoffered(ARGV[3], old[2], old[3], old[4])

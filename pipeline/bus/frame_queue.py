@@ -1,4 +1,4 @@
-"""The infer worker's end of the bus: frames of all streams in, detections out."""
+"""The infer worker's interface to the bus: it reads frames of all streams and delivers detections."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ from pipeline.contract.results import GapCause
 from pipeline.contract.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
 
 INFER_LEASE_S = 15.0
-"""frames of an infer worker whose beat stands still for so long are claimed by others; longer than any batch"""
+"""pending frames of an infer worker whose heartbeat stopped for this time are claimed; longer than any batch takes"""
 CLAIM_INTERVAL_S = 2.0
 MAX_DELIVERIES = 3
-"""a frame that was handed out so often without an answer is given up"""
+"""a frame that was delivered more often than this without an answer becomes a gap"""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedFrame:
-    """A frame that was handed to this worker and not answered yet."""
+    """A frame that was delivered to this worker and has no answer yet."""
 
     stream_id: str
     entry_id: bytes
     header: FrameHeader
     pixels: bytes | None
-    """None when they are no longer there"""
+    """I420 planes; None if the key no longer exists"""
     num_deliveries: int
-    """1 for a frame that nobody had before"""
+    """1 for a frame that was delivered to no other consumer before"""
 
 
 class FrameQueue:
-    """Reads the frames of many streams through the consumer group. One per infer worker; `name` outlives restarts."""
+    """Reads the frames of many streams through a consumer group.
+
+    Each infer worker has one. `name` is the name of the consumer and must stay the same after a restart of the worker,
+    which then reads its own pending frames first.
+    """
 
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
@@ -48,7 +52,7 @@ class FrameQueue:
         self._wake_ids: dict[str, bytes] = {}
 
     def set_streams(self, stream_ids: Iterable[str]) -> None:
-        """The streams to read. Those that were not read before begin with what this worker still owes."""
+        """Set the streams to read. A stream that was not read before starts with the pending frames of this worker."""
         wanted = set(stream_ids)
         known = set(self._streams)
         for stream_id in wanted - known:
@@ -60,25 +64,26 @@ class FrameQueue:
             self._wake_ids.pop(StreamKeys.of(stream_id).frames, None)
 
     def reload(self) -> None:
-        """After a lost connection: a reply that never came left frames pending under our name, so read them first."""
+        """Read the pending frames of this worker first, because a lost reply may have left frames pending."""
         self._own_pending.update(self._streams)
         self._wake_ids.clear()
 
-    def read(self, most: int) -> list[QueuedFrame]:
-        """Up to `most` frames nobody had before, of as many streams as possible. Does not wait."""
+    def read(self, max_frames: int) -> list[QueuedFrame]:
+        """Read up to `max_frames` new frames, from as many streams as possible. Does not block."""
         if not self._streams:
             return []
         self._streams.rotate(-1)
-        chosen = list(self._streams)[:most] if len(self._streams) > most else list(self._streams)
-        share, extra = divmod(most, len(chosen))
+        chosen = list(self._streams)[:max_frames] if len(self._streams) > max_frames else list(self._streams)
+        share, extra = divmod(max_frames, len(chosen))
         counts = {stream_id: share + (index < extra) for index, stream_id in enumerate(chosen)}
         return self._with_pixels([(*entry, 1) for entry in self._read_group(counts, ">")])
 
     def read_pending(self) -> QueuedFrame | None:
-        """One frame that was handed out before without an answer: our own first, then those of dead workers; or None.
+        """One frame that was delivered before without an answer, or None.
 
-        It is meant to be inferred alone, so that a poisonous frame takes no neighbour along; one that was tried too
-        often becomes a gap. Answer it before the next call, which gives the same frame again otherwise.
+        The pending frames of this worker come first, then those of workers whose heartbeat stopped. The caller should
+        infer the frame alone, because the frame may have crashed a worker, and must answer it before the next call,
+        which otherwise returns the same frame. A frame with more than MAX_DELIVERIES deliveries becomes a gap.
         """
         while self._own_pending:
             stream_id = next(iter(self._own_pending))
@@ -86,7 +91,7 @@ class FrameQueue:
             if not entries:
                 self._own_pending.discard(stream_id)
                 continue
-            if (frame := self._owed(*entries[0])) is not None:
+            if (frame := self._pending_frame(*entries[0])) is not None:
                 return frame
         if time.monotonic() >= self._claim_at_s:
             for stream_id in list(self._streams):
@@ -96,22 +101,22 @@ class FrameQueue:
         return None
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until a frame may be there, at most `timeout_s`."""
+        """Block until there may be a frame to read, at most `timeout_s`."""
         positions = {key: self._wake_ids.get(key, b"0-0") for key in self._frame_keys()}
-        rung = wait_for_entries(self._client, positions, timeout_s)
-        if rung:
-            self._wake_ids.update(rung)
-        else:  # a file that is decoded again gives lower ids: look at everything once more
+        found = wait_for_entries(self._client, positions, timeout_s)
+        if found:
+            self._wake_ids.update(found)
+        else:  # a file that is decoded again has lower ids than before: wait from the beginning
             self._wake_ids.clear()
 
     def deliver(self, frame: QueuedFrame, message: BusMessage) -> bool:
-        """Answer one frame. False when it was answered by somebody else or withdrawn."""
+        """Answer a frame. Returns False if another worker answered it or if it was removed."""
         keys = StreamKeys.of(frame.stream_id)
         arguments = [FRAME_GROUP, frame.entry_id, frame.header.session, encode(message)]
         return bool(scripts.DELIVER(self._client, [keys.frames, keys.detections], arguments))
 
     def give_up(self, frame: QueuedFrame, cause: GapCause, detail: str) -> None:
-        """Answer a frame with a gap."""
+        """Answer a frame with a gap instead of detections."""
         header = frame.header
         gap = FrameGap(
             session=header.session,
@@ -127,7 +132,7 @@ class FrameQueue:
         return [StreamKeys.of(stream_id).frames for stream_id in self._streams]
 
     def _read_group(self, counts: dict[str, int], position: str) -> list[tuple[str, bytes, dict[bytes, bytes]]]:
-        """One XREADGROUP per stream, pipelined: a stream that does not exist (yet) disturbs no other."""
+        """One XREADGROUP per stream, pipelined, so that a stream that does not exist fails alone (NOGROUP)."""
         pipe = self._client.pipeline(transaction=False)
         for stream_id, count in counts.items():
             pipe.xreadgroup(FRAME_GROUP, self._name, {StreamKeys.of(stream_id).frames: position}, count=count)
@@ -140,19 +145,19 @@ class FrameQueue:
             found += [(stream_id, entry_id, fields) for _, entries in reply or [] for entry_id, fields in entries]
         return found
 
-    def _owed(self, stream_id: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> QueuedFrame | None:
+    def _pending_frame(self, stream_id: str, entry_id: bytes, fields: dict[bytes, bytes] | None) -> QueuedFrame | None:
         key = StreamKeys.of(stream_id).frames
         if not fields:
-            self._client.xack(key, FRAME_GROUP, entry_id)  # the frame was withdrawn
+            self._client.xack(key, FRAME_GROUP, entry_id)  # the frame was removed from the stream
             return None
         pending = self._client.xpending_range(key, FRAME_GROUP, entry_id, entry_id, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
-        return self._unless_hopeless(stream_id, entry_id, fields, deliveries)
+        return self._frame_or_gap(stream_id, entry_id, fields, deliveries)
 
-    def _unless_hopeless(
+    def _frame_or_gap(
         self, stream_id: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int
     ) -> QueuedFrame | None:
-        """The frame; or None after one that was tried too often was given up."""
+        """The frame, or None if it had too many deliveries and was answered with a gap."""
         frame = self._with_pixels([(stream_id, entry_id, fields, deliveries)])[0]
         if deliveries > MAX_DELIVERIES:
             self.give_up(frame, "error", f"no answer after {deliveries - 1} attempts")
@@ -160,26 +165,26 @@ class FrameQueue:
         return frame
 
     def _claim(self, stream_id: str) -> QueuedFrame | None:
-        """One frame of a worker whose beat stands still."""
+        """Claim one pending frame of a worker whose heartbeat stopped; None if there is none."""
         key = StreamKeys.of(stream_id).frames
         try:
             consumers = self._client.xpending(key, FRAME_GROUP)["consumers"]
-        except redis.ResponseError:  # NOGROUP: the stream is gone or not open yet
+        except redis.ResponseError:  # NOGROUP: no decoder has opened the stream, or its job is over
             return None
         for consumer in consumers or []:
             name = consumer["name"]
-            if name == self._name.encode() or not self._stands_still(name):
+            if name == self._name.encode() or not self._has_stopped(name):
                 continue
             while (reply := scripts.CLAIM(self._client, [key], [FRAME_GROUP, self._name, name])) is not None:
                 entry_id, deliveries, flat = reply
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                if (frame := self._unless_hopeless(stream_id, entry_id, fields, deliveries)) is not None:
+                if (frame := self._frame_or_gap(stream_id, entry_id, fields, deliveries)) is not None:
                     return frame
         return None
 
-    def _stands_still(self, consumer: bytes) -> bool:
+    def _has_stopped(self, consumer: bytes) -> bool:
         beat = self._client.get(f"{WORKER_PREFIX}infer:{consumer.decode()}")
-        seen, since_s = self._others.get(consumer, (b"never seen", 0.0))
+        seen, since_s = self._others.get(consumer, (b"unknown consumer", 0.0))
         if beat != seen:
             self._others[consumer] = (beat, time.monotonic())
             return False

@@ -1,4 +1,4 @@
-"""The decoder's end of the bus."""
+"""The decoder's interface to the bus."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.contract.wire import FrameHeader, SourceEnd, encode
 from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 LATEST_QUEUE = 2
-"""undelivered frames kept in policy `latest`: one to run, one to follow; more would only grow older until inferred"""
+"""undelivered frames in policy `latest`: the next one and its successor; further ones would be too old when inferred"""
 LATEST_BACKLOG = 512
-"""numbers between decoder and log in policy `latest`; most are gaps, which are small"""
+"""maximum numbers in flight in policy `latest`; most of them are gaps, which need little memory"""
 
 
 class Offer(Enum):
-    """What became of an offered frame."""
+    """Outcome of `FrameWriter.offer`."""
 
     ACCEPTED = auto()
     FULL = auto()
@@ -30,7 +30,7 @@ class Offer(Enum):
 
 @dataclass(slots=True)
 class _Skip:
-    """A run of numbers that were given to no frame, and the gap to write for them."""
+    """A run of numbers without a frame, and the cause and detail of the gap to write for them."""
 
     count: int
     cause: GapCause
@@ -39,17 +39,17 @@ class _Skip:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where a decode session begins."""
+    """The position at which a decode session begins."""
 
     seq: int
-    """highest committed number: a file goes on right behind it"""
+    """highest committed number; a file continues after it"""
     last: int
-    """highest number given"""
+    """highest number assigned to a frame"""
     epoch: int
 
 
 class FrameWriter:
-    """Gives numbers to frames and puts them on the bus. One per decode process; holds the `decode` role."""
+    """Numbers frames and writes them to the bus. Each decode worker has one; it holds the `decode` lease."""
 
     def __init__(self, client: Client, stream: StreamConfig) -> None:
         self._client = client
@@ -63,12 +63,12 @@ class FrameWriter:
 
     @property
     def stream_id(self) -> str:
-        """The stream whose frames these are."""
+        """Id of the stream."""
         return self._stream.stream_id
 
     @property
     def session(self) -> str:
-        """Marks everything this decoder writes."""
+        """Id of this decode session, which marks everything the decoder writes; the token of the lease."""
         return self.lease.token
 
     @property
@@ -78,7 +78,7 @@ class FrameWriter:
 
     @property
     def next_seq(self) -> int:
-        """The number the next accepted frame will have."""
+        """The number of the next frame."""
         return self._last + self._num_skipped + 1
 
     @property
@@ -86,7 +86,7 @@ class FrameWriter:
         return sum(skip.count for skip in self._skips)
 
     def open(self) -> Opened:
-        """Begin a session under the lease.
+        """Begin a session; the lease must have been taken.
 
         Raises FencedError, JobLostError, or PositionMovedError if the job is over.
         """
@@ -102,10 +102,12 @@ class FrameWriter:
         return opened
 
     def offer(self, header: FrameHeader, pixels: memoryview) -> Offer:
-        """Put one frame on the bus. `header.frame_seq` must be `next_seq`. After FULL offer it again or call `skip`.
+        """Write one frame, whose `header.frame_seq` must be `next_seq`; `pixels` are its I420 planes.
 
-        Raises FencedError, JobLostError, PositionMovedError, or what a lost connection raises (then the same call may
-        be repeated).
+        After FULL, offer the frame again or call `skip`.
+
+        Raises FencedError, JobLostError, PositionMovedError, or an exception of LOST_CONNECTION, after which the same
+        call can be repeated.
         """
         key = self.keys.pixels(self.session, header.frame_seq)
         try:
@@ -118,7 +120,7 @@ class FrameWriter:
                 self._pixels_set_for = header.frame_seq
         except redis.exceptions.OutOfMemoryError:
             return Offer.FULL
-        if reply[0] == b"unset":  # the server forgot the pixels
+        if reply[0] == b"unset":  # the server lost the pixels
             self._pixels_set_for = None
             return Offer.FULL
         if reply[0] == b"full":
@@ -128,9 +130,9 @@ class FrameWriter:
         return Offer.ACCEPTED
 
     def skip(self, cause: GapCause, detail: str) -> None:
-        """Give `next_seq` to a frame that is not offered, or that was refused as FULL.
+        """Assign `next_seq` to a frame that is not offered or that was refused as FULL.
 
-        The gap of this number, with `cause` and `detail`, is written with the next frame or the end of the source.
+        A gap with `cause` and `detail` is written for the number, together with the next frame or the end.
         """
         if self._pixels_set_for is not None:
             self._client.delete(self.keys.pixels(self.session, self._pixels_set_for))
@@ -141,7 +143,7 @@ class FrameWriter:
             self._skips.append(_Skip(1, cause, detail))
 
     def end(self, end: SourceEnd) -> None:
-        """Say that no number follows. Raises as `offer`."""
+        """Write that no number follows. Raises the same exceptions as `offer`."""
         reply = self._send("end", encode(end), "")
         self._check(reply)
         self._last += self._num_skipped

@@ -1,8 +1,8 @@
-"""Keeps an embedded Redis alive exactly as long as the process that asked for it.
+"""Stop an embedded Redis server when the process that started it ends.
 
-Run as a plain script (`python -I guard.py FOLDER SERVER ARGUMENT...`), so that it starts in milliseconds. Its standard
-input is a pipe whose other end only the parent holds: the kernel closes it however the parent goes, even by SIGKILL.
-Then the server is stopped and its folder removed.
+Run as a plain script (`python -I guard.py FOLDER SERVER ARGUMENT...`), without imports of this package, so that it
+starts in milliseconds. Its standard input is a pipe whose other end only the parent process holds. The kernel closes
+the pipe however the parent ends, even by SIGKILL; the guard then stops the server and removes its folder.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ POLL_S = 0.5
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the guard itself is killed (Linux; elsewhere the guard is trusted)."""
+    """Ask the kernel to kill the server when the guard is killed. Linux only; other systems have no such request."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

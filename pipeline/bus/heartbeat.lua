@@ -1,6 +1,7 @@
--- heartbeat: a worker tells that it lives, also at maxmemory.
--- KEYS the worker's key
--- ARGV JSON, seconds it is kept
+-- heartbeat: renews the heartbeat of a worker.
+-- KEYS key of the worker
+-- ARGV status as JSON, time to live in seconds
+-- DEL frees memory: Redis lets a script go on at maxmemory if its first write command did not need memory
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1

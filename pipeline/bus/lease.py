@@ -1,4 +1,7 @@
-"""Who may write: one owner per role and stream, found without trusting any clock but one's own."""
+"""Leases: at most one decoder and one tracker write to a stream.
+
+A lease depends only on the monotonic clock of the process that observes it, never on the clock of the server.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,18 @@ from pipeline.bus.connection import Client, StreamKeys
 from pipeline.errors import FencedError, JobLostError
 
 LEASE_S = 3.0
-"""an owner whose beat stands still for so long is taken for dead"""
+"""a candidate takes a role over if owner and heartbeat were unchanged for this time"""
 BEAT_INTERVAL_S = LEASE_S / 4
 
 Role = Literal["decode", "track"]
 
 
 class Lease:
-    """One process' claim to one role of one stream.
+    """The lease of one role of one stream, as one process holds or seeks it.
 
-    An owner beats (most of its writes do it for it). A candidate that saw owner and beat unchanged for `LEASE_S` takes
-    the token over by compare-and-set, so two candidates cannot both win and a changed server clock means nothing.
+    The owner renews the lease with a heartbeat counter; `offer`, `open` and `commit` renew it, too. A candidate that
+    saw owner and heartbeat unchanged for `LEASE_S` takes the role over by compare-and-set, so only one of two
+    candidates succeeds. `token` is the fencing token that every write is checked against.
     """
 
     def __init__(self, client: Client, keys: StreamKeys, role: Role) -> None:
@@ -34,9 +38,12 @@ class Lease:
         self._beat_at_s = float("-inf")
 
     def try_take(self) -> bool:
-        """Take the role if nobody has it, or if its owner stood still long enough. Else False: call again later."""
-        stood_still = time.monotonic() - self._seen_since_s >= LEASE_S
-        seen = self._seen if stood_still else (b"", b"")
+        """Take the role if it is free or its lease has expired, and return whether this process owns it.
+
+        Call it again later if it returns False: the lease can only expire under repeated observation.
+        """
+        expired = time.monotonic() - self._seen_since_s >= LEASE_S
+        seen = self._seen if expired else (b"", b"")
         verdict, *rest = self._call("take", *seen)
         if verdict == b"ok":
             self._beat_at_s = time.monotonic()
@@ -47,7 +54,7 @@ class Lease:
         return False
 
     def beat(self) -> None:
-        """Tell that the owner is alive, at most every `BEAT_INTERVAL_S`.
+        """Renew the lease; does nothing if it was renewed less than `BEAT_INTERVAL_S` ago.
 
         Raises FencedError if another process owns the role, JobLostError if Redis no longer holds the job.
         """
@@ -61,7 +68,7 @@ class Lease:
         self._beat_at_s = time.monotonic()
 
     def release(self) -> None:
-        """Give the role back, so that a successor need not wait. Harmless when it is not ours."""
+        """Give the role up, so that a successor need not wait. Does nothing if another process owns it."""
         self._call("release")
 
     def _call(self, verb: str, *seen: bytes) -> list[bytes]:

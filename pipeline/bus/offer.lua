@@ -1,18 +1,19 @@
--- offer: the decoder's only write. Appends a frame under the next number, or the end of the source; before either, the
--- numbers it had to skip.
+-- offer: the only script by which a decoder writes frames. It appends a frame under the next number, or the end of the
+-- source, and before either one gap for each run of skipped numbers.
 -- KEYS state, frames, detections, results
--- ARGV 1 token, 2 the number before the skipped ones, 3 how many were skipped, 4 policy (lossless|latest),
---      5 most frames between decoder and log, 6 most frames waiting undelivered (latest), 7 bytes the result log may hold,
+-- ARGV 1 token, 2 last number before the skipped ones, 3 number of skipped numbers, 4 policy (lossless|latest),
+--      5 maximum numbers in flight (`last - seq`), 6 maximum undelivered frames (latest), 7 maximum bytes of the log,
 --      8 consumer group, 9 epoch, 10 kind (frame|end), 11 header or message, 12 pixel key,
---      then for each run of skipped numbers: its length, the cause of its gap, the detail of its gap
--- -> {'ok'} | {'full'} | {'unset'} (the pixels are not there) | {'none'} (no job) | {'fenced', owner} | {'moved', last}
-local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks', 'source_ended', 'log_id')
+--      then for each run of skipped numbers: its length, and cause and detail of its gap
+-- -> {'ok'} | {'full'} | {'unset'} (no pixels under the key) | {'none'} (no job) | {'fenced', owner} | {'moved', last}
+local state = redis.call('HMGET', KEYS[1], 'decode', 'last', 'seq', 'results_bytes', 'session', 'sinks',
+  'source_ended', 'log_id')
 local last, seq = tonumber(state[2]), tonumber(state[3])
 local before, skipped = tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_frame = ARGV[10] == 'frame'
 local number = before + skipped + (is_frame and 1 or 0)
 
--- The pixels were set just before this script: away with them, unless the frame they belong to stands in the queue.
+-- The pixels were set just before this script: removes them, unless a frame in the queue refers to them.
 local function answer_without_frame(...)
   if is_frame then
     local entry = redis.call('XRANGE', KEYS[2], number .. '-0', number .. '-0')[1]
@@ -23,19 +24,20 @@ end
 
 if not state[8] then return answer_without_frame('none') end
 if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return answer_without_frame('fenced', state[1] or '') end
-if last == number and (is_frame or state[7]) then return answer_without_frame('ok') end -- said again: the reply was lost
+-- a repetition, because the first reply was lost
+if last == number and (is_frame or state[7]) then return answer_without_frame('ok') end
 if last ~= before then return answer_without_frame('moved', last) end
 if is_frame and redis.call('EXISTS', ARGV[12]) == 0 then return {'unset'} end
 
-redis.call('HDEL', KEYS[1], 'refused_seq') -- frees memory first: a script that began so may go on at maxmemory
+redis.call('HDEL', KEYS[1], 'refused_seq') -- frees memory, so that Redis lets the script go on at maxmemory
 redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
 if is_frame then
-  local bytes, most_bytes = tonumber(state[4]), tonumber(ARGV[7])
-  if bytes > most_bytes then
-    bytes = cap_log(KEYS[1], KEYS[4], bytes, most_bytes, seq, state[6])
+  local bytes, max_bytes = tonumber(state[4]), tonumber(ARGV[7])
+  if bytes > max_bytes then
+    bytes = trim_log(KEYS[1], KEYS[4], bytes, max_bytes, seq, state[6])
     redis.call('HSET', KEYS[1], 'results_bytes', bytes)
   end
-  if last - seq >= tonumber(ARGV[5]) or bytes > most_bytes then
+  if last - seq >= tonumber(ARGV[5]) or bytes > max_bytes then
     redis.call('HSET', KEYS[1], 'refused_seq', number)
     return {'full'}
   end

@@ -1,9 +1,10 @@
--- open: the decoder that holds the `decode` token begins a session.
--- A file starts again right behind the last committed frame: what was not committed is deleted. A live source cannot go
--- back: its numbers go on, also when this server forgot some of them, and a new epoch begins.
+-- open: the owner of the `decode` role begins a session.
+-- A file continues after the last committed frame: frames and detections that were not committed are deleted. A live
+-- source cannot go back: a new epoch begins, and its numbers continue after the larger of the decoder's and the
+-- server's last number, because the server may have lost its latest writes.
 -- KEYS state, frames, detections
--- ARGV token (also the session), the highest number this decoder remembers, consumer group, name of the pixel keys
---      without session and number
+-- ARGV token of the decoder (also the id of the session), highest number that the decoder assigned, consumer group,
+--      prefix of the pixel keys
 -- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} | {'none'} (no job)
 local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'refused_seq')
 if not state[1] then return {'none'} end
@@ -11,12 +12,13 @@ if state[2] ~= ARGV[1] then return {'fenced', state[2] or ''} end
 if state[7] then return {'ended'} end
 local seq, last = tonumber(state[4]), tonumber(state[5])
 
-redis.call('HDEL', KEYS[1], 'refused_seq', 'source_ended') -- frees memory first: a script that began so may go on at maxmemory
+-- HDEL frees memory, so that Redis lets the script go on at maxmemory
+redis.call('HDEL', KEYS[1], 'refused_seq', 'source_ended')
 drop_unoffered(ARGV[4], state[6], last, state[8])
 local epoch
 if state[3] == 'file' then
   drop_frames(KEYS[2])
-  redis.call('XTRIM', KEYS[3], 'MAXLEN', 0) -- not DEL: ids of later messages must stay behind a reader's cursor
+  redis.call('XTRIM', KEYS[3], 'MAXLEN', 0) -- not DEL: later ids must be above those that a tracker has read
   last, epoch = seq, 1
   redis.call('HSET', KEYS[1], 'epoch', 1)
 else
@@ -25,5 +27,5 @@ else
 end
 redis.call('HSET', KEYS[1], 'last', last, 'session', ARGV[1])
 redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
-redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM') -- BUSYGROUP: it is there
+redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM') -- pcall: BUSYGROUP if it exists
 return {'ok', seq, last, epoch}

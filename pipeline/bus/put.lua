@@ -1,8 +1,9 @@
--- put: fields of the `state` or `status` hash of a running job; nothing where the job is over.
--- KEYS state, the hash
+-- put: sets fields of the `state` or `status` hash of a running job.
+-- KEYS state, the hash to write
 -- ARGV field, value …
--- -> 1 | 0
+-- -> 1 | 0 (no job: nothing is written)
 if redis.call('HEXISTS', KEYS[1], 'log_id') == 0 then return 0 end
-redis.call('HDEL', KEYS[2], '') -- a freeing command first: a script that began so may go on at maxmemory
+-- there is no such field, but a first write command that needs no memory lets the script go on at maxmemory
+redis.call('HDEL', KEYS[2], '')
 redis.call('HSET', KEYS[2], unpack(ARGV))
 return 1

@@ -1,4 +1,4 @@
-"""The tracker's end of the bus: detections in any order in, results in order out, each exactly once."""
+"""The tracker's interface to the bus: it reads detections in any order and commits each result once, in order."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ READ_COUNT = 128
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a tracker that takes a stream over goes on."""
+    """The committed position of a stream."""
 
     log_id: str
     seq: int
     """highest committed number"""
     last: int
-    """highest number given to a frame"""
+    """highest number assigned to a frame"""
     ended: bool
     checkpoint: bytes
-    """empty at the beginning"""
+    """state of the tracker after `seq`; empty before the first commit"""
 
 
 class ResultLog:
-    """Reads one stream's detections and commits its results. One per stream and worker; holds the `track` role."""
+    """Reads the detections of one stream and commits its results; holds the `track` lease."""
 
     def __init__(self, client: Client, stream: StreamConfig) -> None:
         self._client = client
@@ -42,7 +42,7 @@ class ResultLog:
         self._session = b""
 
     def load(self) -> Position | None:
-        """The committed position, and detections are read from the start again. None when there is no job."""
+        """Return the committed position, or None without a job, and restart `read` at the first message."""
         self._cursor = b"-"
         fields = self._client.hmget(self.keys.state, "log_id", "seq", "last", "ended", "tracker")
         if fields[0] is None:
@@ -56,16 +56,17 @@ class ResultLog:
         )
 
     def read(self) -> list[tuple[bytes, BusMessage]]:
-        """Messages that were not read since `load`, with their ids. Does not wait."""
+        """The messages that were not read since `load`, with their ids. Does not block."""
         entries = self._client.xrange(self.keys.detections, min=self._cursor, count=READ_COUNT)
         if entries:
             self._cursor = b"(" + entries[-1][0]
         return [(entry_id, decode_message(fields[b"m"])) for entry_id, fields in entries]
 
     def first_present_seq(self, from_seq: int) -> int | None:
-        """The lowest number >= `from_seq` that some stage still has, or None; it tells lost numbers from slow ones.
+        """The lowest number >= `from_seq` among the frames and detections in Redis, or None if there is none.
 
-        The frames are looked at before the detections: a frame delivered in between is then seen twice, never missed.
+        Numbers below it are lost, not late. The frames are read before the detections: a frame that is delivered in
+        between is then seen twice rather than missed.
         """
         frames = self._client.xrange(self.keys.frames, min=f"{from_seq}-0", count=1)
         numbers = [int(frames[0][0].split(b"-")[0])] if frames else []
@@ -77,7 +78,7 @@ class ResultLog:
         return min(numbers, default=None)
 
     def last_assigned_seq(self) -> int:
-        """The highest number given to a frame so far. Results without a session belong to the one that gave it."""
+        """The highest number assigned to a frame; `commit` attributes results without a session to its session."""
         last, session = self._client.hmget(self.keys.state, "last", "session")
         self._session = session or b""
         return int(last or 0)
@@ -93,14 +94,16 @@ class ResultLog:
         checkpoint: bytes,
         ended: str = "",
     ) -> None:
-        """Append results under their ids (`seq-n`, ascending) and move to `seq_after`, in one step.
+        """Append results and set the committed position to `seq_after`, in one step.
 
-        session   that the results come from; "" for numbers that nobody has any more, by the last `last_assigned_seq`
-        consumed  ids of the messages that went into them
-        ended     the reason, when nothing follows
+        results   (id, message) pairs in ascending order; an id is `seq-n`
+        session   decode session of the results; "" for gaps of lost numbers, which belong to the session that the last
+                  call of `last_assigned_seq` found
+        consumed  ids of the detections messages to remove
+        ended     reason of the end of the stream; "" if more results follow
 
-        Raises FencedError, JobLostError, PositionMovedError (load again), or what a lost connection raises (then the
-        same call may be repeated).
+        Raises FencedError, JobLostError, PositionMovedError (load again), or an exception of LOST_CONNECTION, after
+        which the same call can be repeated.
         """
         entries: list[Any] = [part for entry_id, result in results for part in (entry_id, encode_result(result))]
         log_bytes = self._stream.log_bytes
@@ -127,18 +130,18 @@ class ResultLog:
             raise PositionMovedError(f"{self._stream.stream_id}: {reply}")
 
     def discard(self, entry_ids: list[bytes]) -> None:
-        """Remove messages that no result needs (numbers that are committed already, sessions that are over)."""
+        """Remove messages that no result needs: those of committed numbers and of earlier sessions."""
         if entry_ids:
             self._client.xdel(self.keys.detections, *entry_ids)
 
     @property
     def wait_position(self) -> tuple[str, bytes]:
-        """Key and position for `wait_for_entries`."""
+        """Key and position to pass to `wait_for_entries`."""
         return self.keys.detections, self._cursor.lstrip(b"(") if self._cursor != b"-" else b"0-0"
 
 
 def seq_range(message: BusMessage) -> tuple[int, int]:
-    """First and last number a message speaks of; for the end of a source the number behind its last, twice."""
+    """The first and the last number that a message covers; for a SourceEnd, twice the number after its last."""
     if isinstance(message, FrameDetections):
         return message.header.frame_seq, message.header.frame_seq
     if isinstance(message, FrameGap):

@@ -1,4 +1,4 @@
-"""Sleeping until something stands in one of many streams, without spinning and without taking anything out."""
+"""Blocking until one of many Redis streams has an entry, without consuming it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pipeline.bus.connection import Client
 
 
 def wait_for_entries(client: Client, positions: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes]:
-    """Key -> id of the first entry behind the given position, for the streams that have one; empty after `timeout_s`.
+    """Block until a stream has an entry after its position, at most `timeout_s`.
 
-    positions   key -> id; a key that does not exist (yet) is waited for like an empty one
+    positions   key -> id of an entry; a key that does not exist counts as an empty stream
+    returns     key -> id of the first entry after the position, for the streams that have one; empty after the timeout
     """
     if not positions:
         time.sleep(timeout_s)

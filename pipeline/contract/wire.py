@@ -1,4 +1,4 @@
-"""What travels on the bus between decode, infer and track, as MessagePack. Never pickle."""
+"""The messages between decode, infer and track workers, encoded as MessagePack."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.contract.results import ClockOrigin, EndReason, GapCause
 
 
 class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a frame but its pixels."""
+    """The metadata of a frame."""
 
     stream_id: str
     session: str
-    """token of the decode process that numbered the frame"""
+    """id of the decode session that numbered the frame"""
     frame_seq: int
     stream_epoch: int
     pts_s: float
@@ -23,11 +23,11 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
     arrived_at_ns: int
     decode_ms: float
     max_staleness_s: float | None
-    """older frames are not inferred; None in policy lossless"""
+    """age in seconds above which the frame is not inferred; None in policy `lossless`"""
     min_score: float
-    """detections below are not sent"""
+    """lowest score of the detections to send"""
     class_ids: list[int] | None
-    """only these categories are sent; None for all"""
+    """classes of the detections to send; None for all"""
     width: int
     height: int
     source_width: int
@@ -38,7 +38,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
     """file name of the picture, in a source of pictures"""
 
     def frame(self, pixels: bytes) -> I420Frame:
-        """The picture whose planes are `pixels`. Raises ValueError when their number does not fit the header."""
+        """The frame with the I420 planes `pixels`. Raises ValueError if their size does not match the header."""
         expected = self.width * self.height * 3 // 2
         if len(pixels) != expected:
             raise ValueError(f"expected {expected} bytes of I420 for {self.width}x{self.height}, got {len(pixels)}")
@@ -54,7 +54,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", tag_field="kind"):
-    """An inferred frame. The arrays of `Detections`, little-endian, C order."""
+    """The detections of a frame: the arrays of `Detections` as bytes, little-endian, in C order."""
 
     header: FrameHeader
     model: str
@@ -71,7 +71,7 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
     def pack(
         cls, header: FrameHeader, detections: Detections, *, model: str, queue_ms: float, infer_ms: float
     ) -> FrameDetections:
-        """The message of one picture."""
+        """The message for one frame."""
         bits, keypoints = detections.mask_bits, detections.keypoints
         return cls(
             header=header,
@@ -87,14 +87,14 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
         )
 
     def unpack(self) -> Detections:
-        """The arrays again; read-only views of the message. Raises ValueError for keypoints that are no numbers."""
+        """The arrays, as read-only views of the message. Raises ValueError for keypoints that are not finite."""
         bits = None if self.mask_bits is None else np.frombuffer(self.mask_bits, np.uint8).reshape(-1, MASK_BYTES)
         keypoints = None
         if self.keypoints is not None:
             keypoints = np.frombuffer(self.keypoints, "<f4").reshape(-1, NUM_KEYPOINTS, 3)
             if not np.isfinite(keypoints).all():
                 bad = np.unravel_index(np.argmin(np.isfinite(keypoints).all(axis=2)), keypoints.shape[:2])
-                raise ValueError(f"keypoints must be finite, got {keypoints[bad].tolist()} at place {int(bad[0])}")
+                raise ValueError(f"keypoints must be finite, got {keypoints[bad].tolist()} at index {int(bad[0])}")
         return Detections(
             boxes_xyxy=np.frombuffer(self.boxes_xyxy, "<f4").reshape(-1, 4),
             scores=np.frombuffer(self.scores, "<f4"),
@@ -108,7 +108,7 @@ class FrameDetections(msgspec.Struct, frozen=True, kw_only=True, tag="frame", ta
 
 
 class FrameGap(msgspec.Struct, frozen=True, kw_only=True, tag="gap", tag_field="kind"):
-    """Numbers that will have no detections. Written by the `offer` script too, so the fields stay plain."""
+    """Frame numbers without detections. The Lua script `offer` writes this message, too."""
 
     session: str
     stream_epoch: int
@@ -119,7 +119,7 @@ class FrameGap(msgspec.Struct, frozen=True, kw_only=True, tag="gap", tag_field="
 
 
 class SourceEnd(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="kind"):
-    """The decoder's last word: no number after `last_seq` will come."""
+    """The decoder's last message: no number after `last_seq` follows."""
 
     session: str
     stream_epoch: int
@@ -137,15 +137,15 @@ _message_decoder: msgspec.msgpack.Decoder[BusMessage] = msgspec.msgpack.Decoder(
 
 
 def encode(message: FrameHeader | BusMessage) -> bytes:
-    """MessagePack of a header or a message."""
+    """Encode a header or a message as MessagePack."""
     return _encoder.encode(message)
 
 
 def decode_header(payload: bytes) -> FrameHeader:
-    """The header of a frame entry."""
+    """Decode the header of an entry in `frames`."""
     return _header_decoder.decode(payload)
 
 
 def decode_message(payload: bytes) -> BusMessage:
-    """The message of a detections entry."""
+    """Decode the message of an entry in `detections`."""
     return _message_decoder.decode(payload)

@@ -90,5 +90,5 @@ def test_keypoints_that_are_no_numbers_are_refused(bad: float) -> None:
     sent = found("keypoints")
     assert sent.keypoints is not None
     sent.keypoints[1, 4, 2] = bad
-    with pytest.raises(ValueError, match=rf"^keypoints must be finite, got \[.*{bad}\] at place 1$"):
+    with pytest.raises(ValueError, match=rf"^keypoints must be finite, got \[.*{bad}\] at index 1$"):
         packed(sent).unpack()
