@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import get_type_hints
 
 import typer
 
@@ -50,12 +50,13 @@ def _verb_of(role: Role) -> Callable[..., int]:
 def _signature_of(role: Role) -> inspect.Signature:
     """What typer reads the flags from.
 
-    The roles import `pipeline.terminal.options` for type checkers only, so their annotations are evaluated here.
+    The roles import `pipeline.terminal.options` for type checkers only, so that worker processes start without typer.
     """
-    names: dict[str, Any] = {**getattr(role.command, "__globals__", {}), "cli": cli, "typer": typer}
+    names = {"cli": cli, "typer": typer, "JobConfig": object, "Bus": object}  # the last two are no flags
+    annotations = get_type_hints(role.command, localns=names, include_extras=True)
     flags = [
-        parameter.replace(annotation=eval(str(parameter.annotation), names))
-        for parameter in inspect.signature(role.command).parameters.values()
+        parameter.replace(annotation=annotations[name])
+        for name, parameter in inspect.signature(role.command).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     keyword = inspect.Parameter.KEYWORD_ONLY
