@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.terminal.app import CommandLine
+from pipeline.terminal.run import Workers
 from workers.commands import worker_app
+from workers.roles import ROLES
 
 if TYPE_CHECKING:
     from pipeline.job.build import Job
@@ -25,7 +27,8 @@ def _run_job(job: Job, display: Display) -> int:
     return run_job(job, display)
 
 
-COMMAND_LINE = CommandLine(_run_job, [worker_app])
+_REQUIRED_ROLES = [role.name for role in ROLES.values() if role.is_required]
+COMMAND_LINE = CommandLine(Workers(_run_job, _REQUIRED_ROLES), [worker_app])
 
 if __name__ == "__main__":
     sys.exit(main())

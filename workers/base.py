@@ -118,7 +118,7 @@ def log_outage(text: str, *arguments: object) -> None:
 def describe_outage(error: BaseException) -> str:
     """One line for an error of LOST_CONNECTION."""
     if isinstance(error, redis.exceptions.ReadOnlyError):
-        return f"Redis accepts no writes, waiting until it does: {error}"
+        return "Redis is a read-only replica, waiting until it accepts writes"
     return f"Redis is away, waiting for it: {error}"
 
 

@@ -28,7 +28,12 @@ WORKER_PREFIX = "ms:worker:"
 Client: TypeAlias = Any
 """a redis.Redis; its own annotations are unions over RESP versions and decoding modes that say nothing here"""
 
-LOST_CONNECTION = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError)
+LOST_CONNECTION = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+)
 """what a server that is away, starting or failing over raises; workers wait and go on"""
 
 

@@ -24,9 +24,12 @@ class Script:
     def __call__(self, client: Client, keys: list[str], args: list[Any]) -> Any:
         """Run the script and return its reply."""
         try:
-            return client.evalsha(self._sha1, len(keys), *keys, *args)
-        except redis.exceptions.NoScriptError:
-            return client.eval(self.text, len(keys), *keys, *args)
+            try:
+                return client.evalsha(self._sha1, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return client.eval(self.text, len(keys), *keys, *args)
+        except redis.ResponseError as error:
+            raise _typed(error) from None
 
     def set_and_call(
         self, client: Client, key: str, value: bytes | memoryview, keys: list[str], args: list[Any]
@@ -44,9 +47,19 @@ class Script:
             raise stored
         if isinstance(reply, redis.exceptions.NoScriptError):
             return self(client, keys, args)
+        if isinstance(reply, redis.ResponseError):
+            raise _typed(reply)
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+
+def _typed(error: redis.ResponseError) -> redis.ResponseError:
+    """The error of a script as redis-py raises it for a plain command.
+
+    Redis 6.2 puts the error of a command inside a script behind a text of its own, where redis-py finds no error code.
+    """
+    return redis.exceptions.ReadOnlyError(str(error)) if "-READONLY " in str(error) else error
 
 
 BEGIN_JOB = Script("begin_job")

@@ -21,7 +21,7 @@ from pipeline.errors import BusError, MaskStreamError, UsageError
 from pipeline.terminal import evaluate, train
 from pipeline.terminal import options as cli
 from pipeline.terminal.models import MODELS_EPILOG, models
-from pipeline.terminal.run import RUN_EPILOG, JobRunner, run
+from pipeline.terminal.run import RUN_EPILOG, Workers, run
 from pipeline.terminal.status import STATUS_EPILOG, status
 from pipeline.terminal.subscribe import SUBSCRIBE_EPILOG, subscribe
 from pipeline.terminal.track import TRACK_EPILOG, track
@@ -52,9 +52,8 @@ VERBS = [
 class CommandLine:
     """All verbs. `groups` are typer apps with verbs of their own, such as `worker decode`."""
 
-    def __init__(self, run_job: JobRunner, groups: Sequence[typer.Typer] = ()) -> None:
-        """run_job runs a job on this host; the verb `run` calls it."""
-        self._run_job = run_job
+    def __init__(self, workers: Workers, groups: Sequence[typer.Typer] = ()) -> None:
+        self._workers = workers
         self._verbs_app = typer.Typer(**cli.APP_OPTIONS)
         for verb in VERBS:
             register = self._verbs_app.command(
@@ -88,7 +87,7 @@ class CommandLine:
             command: Any = typer.main.get_command(app)
             arguments = given[1:] if given[:1] == ["run"] else given
             # command.main() would use its own exit codes and messages for Ctrl-C and for closed pipes
-            with command.make_context(program, arguments, obj=self._run_job) as context:
+            with command.make_context(program, arguments, obj=self._workers) as context:
                 code = command.invoke(context)
             sys.stdout.flush()
         except typer.Exit as exit_:

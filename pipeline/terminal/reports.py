@@ -12,8 +12,6 @@ from pipeline.contract.results import AnyResult, EndResult, EpochResult, EventRe
 from pipeline.models.registry import model_rows
 from pipeline.terminal.progress_table import one_line
 
-_ROLES_OF_A_JOB = ("infer", "track")
-"""roles with a heartbeat that every job needs; the state of a decoder is that of its stream"""
 _DETECTS = {"boxes": "boxes", "masks": "boxes and masks", "keypoints": "boxes and 17 keypoints"}
 
 
@@ -84,8 +82,13 @@ def result_line(message: AnyResult) -> str:
             return f"{head}: {message.reason}: {counts}{_in_brackets(message.detail)}"
 
 
-def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]) -> list[str]:
-    """One line per problem of the streams and workers; an empty list if there is none, or nothing runs."""
+def problems_of(
+    streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus], required_roles: Sequence[str]
+) -> list[str]:
+    """One line per problem of the streams and workers; an empty list if there is none, or nothing runs.
+
+    required_roles   roles of which a running stream needs a worker with a heartbeat
+    """
     problems = [
         f"stream {stream.stream_id} is {stream.phase}{_in_brackets(stream.error)}"
         for stream in streams
@@ -93,7 +96,7 @@ def problems_of(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus]
     ]
     if not all(stream.is_over for stream in streams):
         present = {worker.role for worker in workers}
-        problems += [f"no {role} worker" for role in _ROLES_OF_A_JOB if role not in present]
+        problems += [f"no {role} worker" for role in required_roles if role not in present]
     return problems
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import typer
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from pipeline.terminal.progress import Display
 
 JobRunner: TypeAlias = "Callable[[Job, Display], int]"
-"""runs a job to its end and returns the exit code; the verb finds it in `context.obj`"""
+"""runs a job to its end and returns the exit code"""
+
+
+class Workers(NamedTuple):
+    """What the verbs need of the workers, which stand above this package; the verbs find it in `context.obj`."""
+
+    run_job: JobRunner
+    required_roles: Sequence[str]
+    """roles of which every job needs a worker with a heartbeat"""
+
 
 RUN_EPILOG = """
 [bold]Other commands[/] (`maskstream COMMAND --help` describes each):
@@ -97,13 +106,13 @@ def run(
     from pipeline.redaction import redact_url
     from pipeline.terminal.progress import Display, read_summaries
 
-    run_job: JobRunner = context.obj
+    workers_of_host: Workers = context.obj
     config = cli.config_of(context, config_file)
     job = build_job(config, sources or (), stream_ids or ())
     with Display([stream.stream_id for stream in job.streams], quiet=quiet, verbose=verbose) as display:
         _name_sources(job, display)
         try:
-            code = run_job(job, display)
+            code = workers_of_host.run_job(job, display)
         except (BusError, *LOST_CONNECTION) as error:
             if display.began:
                 raise MaskStreamError(str(error)) from None

@@ -25,6 +25,7 @@ STATUS_EPILOG = """
 
 
 def status(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
     redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
@@ -41,7 +42,7 @@ def status(
             streams, workers = bus.stream_statuses(), bus.worker_statuses()
     except LOST_CONNECTION as error:
         raise BusError(f"Redis went away: {error}") from None
-    problems = problems_of(streams, workers)
+    problems = problems_of(streams, workers, context.obj.required_roles)
     if as_json:
         report = {"healthy": not problems, "problems": problems, "streams": streams, "workers": workers}
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())

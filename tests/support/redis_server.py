@@ -73,6 +73,10 @@ class RedisServer:
         """Of the binary."""
         return self._binary.version
 
+    def option(self, name: str) -> str:
+        """A directive that the server was started with."""
+        return self._options[name]
+
     @property
     def pid(self) -> int:
         """Of the running process. Raises RuntimeError when it was killed and not started again."""
