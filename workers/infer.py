@@ -1,4 +1,4 @@
-"""infer: frames of all streams through the model, in batches."""
+"""The infer worker: runs one model on the frames of all streams, in batches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from workers.memory import describe_out_of_memory, is_out_of_memory
 from workers.roles.infer import InferTask
 
 TYPICAL_SOURCE_HW = (1080, 1920)
-"""most cameras have its shape, and the first frame of another only costs a little more"""
+"""the warm-up uses the input size of such sources; the first frame of another size takes a little longer"""
 IDLE_WAIT_S = 0.5
+"""maximum time of one wait for frames; a request to stop is noticed after it"""
 STREAMS_REFRESH_S = 1.0
 BEAT_INTERVAL_S = 1.0
 
 
 def run(task: InferTask, life: Life) -> None:
-    """Work until asked to stop. Raises ModelError or UsageError when the model cannot be run."""
+    """Run the worker until it is asked to stop. Raises ModelError or UsageError if the model cannot be run."""
     bus = Bus(task.redis_url)
     bus.beat("infer", task.name, "starting", detail=f"loading {task.model}")
     engine = load_engine(
@@ -38,18 +39,19 @@ def run(task: InferTask, life: Life) -> None:
 
 @dataclass(slots=True)
 class RunningBatch:
-    """Frames the engine is at work on."""
+    """A batch that the engine computes."""
 
     entries: list[QueuedFrame]
     start_ns: int
-    """by the bus's clock"""
+    """start of the computation on the clock of the bus, in nanoseconds"""
     start_s: float
-    """monotonic"""
+    """start of the computation on the monotonic clock, in seconds"""
     pending: Pending | None = None
+    """the detections, once they are computed; None if the engine refused the batch"""
 
 
 class InferWorker:
-    """One model on one device."""
+    """Reads frames from the queue, runs the engine on them, and delivers their detections."""
 
     def __init__(self, task: InferTask, bus: Bus, engine: Engine, life: Life) -> None:
         self._task = task
@@ -62,11 +64,12 @@ class InferWorker:
         self._running: RunningBatch | None = None
         self._detail = f"{engine.spec.name} on {engine.device_name}, {engine.precision}"
         self._counters = {"frames": 0.0, "batches": 0.0, "mixed_batches": 0.0, "errors": 0.0, "infer_s": 0.0}
+        self._warned_of_memory = False
         self._refresh_at_s = 0.0
         self._beat_at_s = 0.0
 
     def run(self) -> None:
-        """The loop."""
+        """Work until asked to stop, then finish the frames that were read."""
         log.info("ready: %s", self._detail)
         while not self._life.stopping:
             try:
@@ -80,6 +83,7 @@ class InferWorker:
         self._finish()
 
     def _step(self) -> None:
+        """Read frames, and start or finish a batch. Raises LOST_CONNECTION."""
         now_s = time.monotonic()
         if now_s >= self._refresh_at_s:
             streams = self._bus.streams().items()
@@ -90,9 +94,9 @@ class InferWorker:
         if now_s >= self._beat_at_s:
             self._bus.beat("infer", self._task.name, "running", detail=self._detail, counters=self._counters)
             self._beat_at_s = now_s + BEAT_INTERVAL_S
-        if (owed := self._queue.read_pending()) is not None:
+        if (pending := self._queue.read_pending()) is not None:  # alone: it may be the frame that crashed a worker
             self._finish()
-            self._infer([owed])
+            self._infer([pending])
             self._finish()
             return
         self._batcher.add(self._queue.read(self._batcher.room), time.monotonic())
@@ -105,8 +109,8 @@ class InferWorker:
             self._queue.wait(min(wait_s, IDLE_WAIT_S))
 
     def _infer(self, queued: list[QueuedFrame]) -> None:
-        """Start on a batch; where the engine works by itself, the batch before it is finished meanwhile."""
-        entries = [(entry, frame) for entry in queued if (frame := self._usable(entry)) is not None]
+        """Start a batch. If the engine computes asynchronously, the previous batch is delivered in the meantime."""
+        entries = [(entry, frame) for entry in queued if (frame := self._frame_of(entry)) is not None]
         if not entries:
             return
         batch = RunningBatch([entry for entry, _ in entries], self._bus.clock.now_ns(), time.monotonic())
@@ -117,7 +121,7 @@ class InferWorker:
                 class_ids=[entry.header.class_ids for entry in batch.entries],
             )
         except Exception as failure:
-            self._failed(batch, failure)
+            self._isolate_failure(batch, failure)
             return
         self._finish()
         self._running = batch
@@ -125,30 +129,38 @@ class InferWorker:
             self._finish()
 
     def _finish(self) -> None:
-        """Deliver what the running batch found, whatever happens to it."""
+        """Wait for the running batch, if there is one, and deliver its detections."""
         batch, self._running = self._running, None
         if batch is None or batch.pending is None:
             return
         try:
             found = batch.pending.result()
         except Exception as failure:
-            self._failed(batch, failure)
+            self._isolate_failure(batch, failure)
             return
         infer_s = time.monotonic() - batch.start_s
         self._count(batch.entries, infer_s)
         for entry, detections in zip(batch.entries, found, strict=True):
             self._deliver(entry, detections, batch.start_ns, infer_s * 1000 / len(batch.entries))
 
-    def _failed(self, batch: RunningBatch, failure: Exception) -> None:
-        """Find the frame it was, each alone, and give that one up."""
+    def _isolate_failure(self, batch: RunningBatch, failure: Exception) -> None:
+        """Infer each frame of a failed batch by itself. A frame that fails by itself becomes a gap with cause `error`.
+
+        Raises `failure` if memory runs out for a single frame: every other frame would need as much.
+        """
         if len(batch.entries) > 1:
-            if is_out_of_memory(failure):
-                log.warning("%s; inferring the batch frame by frame", describe_out_of_memory(failure))
+            if is_out_of_memory(failure) and not self._warned_of_memory:
+                self._warned_of_memory = True
+                log.warning(
+                    "%s for a batch of %d frames, inferring them one by one; lower --batch",
+                    describe_out_of_memory(failure),
+                    len(batch.entries),
+                )
             for entry in batch.entries:
                 self._infer([entry])
                 self._finish()
             return
-        if is_out_of_memory(failure):  # the other frames need as much: end with the cause instead of a gap for each
+        if is_out_of_memory(failure):
             raise failure
         entry = batch.entries[0]
         log.exception("frame %d of %s", entry.header.frame_seq, entry.stream_id, exc_info=failure)
@@ -156,8 +168,8 @@ class InferWorker:
         detail = f"{type(failure).__name__}: {failure}"
         self._reconnecting(lambda: self._queue.give_up(entry, "error", detail))
 
-    def _usable(self, entry: QueuedFrame) -> I420Frame | None:
-        """The picture, or None after the frame was answered with a gap."""
+    def _frame_of(self, entry: QueuedFrame) -> I420Frame | None:
+        """The pixels of a queued frame; None for a frame that is too old or damaged, which becomes a gap."""
         header = entry.header
         if header.max_staleness_s is not None:
             age_s = (self._bus.clock.now_ns() - header.arrived_at_ns) / 1e9
