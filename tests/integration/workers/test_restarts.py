@@ -51,7 +51,9 @@ def crash_in(folder: Path, label: str, code: str) -> str:
 
 def wait_for_progress(job: Running, bus: Bus, beyond: int) -> int:
     """Wait until the sink has written more than `beyond` frames; returns how many."""
-    written = job.until(lambda: max(bus.stream_status("street", None).sinks["output"] - beyond, 0), what="progress")
+    written = job.until(
+        lambda: max(bus.stream_status("street", None).sinks.get("output", 0) - beyond, 0), what="progress"
+    )
     return written + beyond
 
 
@@ -153,7 +155,7 @@ def test_a_second_signal_ends_a_job_at_once_even_if_redis_hangs(
 def test_a_job_that_is_stopped_before_its_source_was_reached_is_stopped(clip: Path, tmp_path: Path) -> None:
     """Not "done": nothing was done."""
     with running("rtsp://127.0.0.1:1/cam", clip, "--output", "out", "--save", "jsonl", folder=tmp_path) as job:
-        job.wait_for("connection refused")
+        job.wait_for("Connection refused")
         job.wait_for("street: live")
         job.interrupt()
         assert job.wait() == 130
