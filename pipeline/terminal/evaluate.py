@@ -68,7 +68,10 @@ Needs TrackEval: pip install 'maskstream\[mot]'
 DATA_PANEL, SCENE_PANEL = "Data", "Scene"
 
 AsJson = Annotated[
-    bool, typer.Option("--json", help="print one JSON object instead of tables", rich_help_panel=cli.RESULT_PANEL)
+    bool,
+    typer.Option(
+        "--json", metavar=" ", help="print one JSON object instead of tables", rich_help_panel=cli.RESULT_PANEL
+    ),
 ]
 Folder = Annotated[
     Path | None, cli.option("--output", "folder for metrics and pictures", "DIR", cli.RESULT_PANEL, default="none")

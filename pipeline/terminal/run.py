@@ -92,12 +92,18 @@ def run(
     batch_timeout_ms: cli.BatchTimeoutFlag = None,
     workers: cli.WorkersFlag = None,
     redis_url: cli.RedisUrlFlag = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar=" ", help="print errors only")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="print the log of the workers, and which source each stream reads")
+        bool,
+        typer.Option(
+            "--verbose", "-v", metavar=" ", help="print the log of the workers, and which source each stream reads"
+        ),
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
+        bool,
+        typer.Option(
+            "--version", metavar=" ", callback=_show_version, is_eager=True, help="print the version and exit"
+        ),
     ] = False,
 ) -> int:
     """Turn cameras or video files into tracked instance masks on Redis channels."""

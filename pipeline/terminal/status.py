@@ -26,7 +26,9 @@ STATUS_EPILOG = """
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=" ", help="print one JSON object instead of tables")
+    ] = False,
     redis_url: cli.RequiredRedisUrlFlag = "",
 ) -> int:
     """Show the state of the streams and workers of a Redis server, for people and for health checks."""

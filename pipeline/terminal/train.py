@@ -75,7 +75,10 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="continue from the last checkpoint in the output folder", rich_help_panel=RUN_PANEL
+            "--resume",
+            metavar=" ",
+            help="continue from the last checkpoint in the output folder",
+            rich_help_panel=RUN_PANEL,
         ),
     ] = False,
     batch: Annotated[int, _number("--batch", "number of pictures per step", "N", min=1)] = 4,
