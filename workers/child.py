@@ -137,7 +137,7 @@ class Child:
         return True
 
     def _start(self) -> None:
-        environment = {**os.environ, SUPERVISED: "1", "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, SUPERVISED: "1", "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
         if not self.role.is_multithreaded:
             environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         self._started_at_s = time.monotonic()
@@ -227,6 +227,7 @@ class Child:
                 self._listener(level, line)
 
 
-def _python_path() -> str:
+def python_path() -> str:
+    """The value of PYTHONPATH with which a child process imports this installation."""
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(_ROOT), *([inherited] if inherited else [])])

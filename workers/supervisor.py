@@ -14,11 +14,13 @@ from pipeline.contract.config import StreamConfig
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.errors import MaskStreamError, OutputError, UsageError
 from pipeline.job.build import Job
+from pipeline.source import redact
 from workers.child import Child
 from workers.given_up import GivenUpStreams
 from workers.outage import RedisWatch
 from workers.processes import Processes
 from workers.report import JobObserver, JobReport
+from workers.source_probe import SourceProbe
 
 TICK_S = 0.1
 DRAIN_S = 60.0
@@ -43,6 +45,8 @@ class Supervisor:
         self._watch = RedisWatch(bus, server, self._report.tell)
         self._processes = Processes(job, bus.url, self._report.tell)
         self._given_up = GivenUpStreams(bus)
+        self._is_ready = False
+        """whether the sources may start; no worker holds frames before"""
         self._num_signals = 0
         self._drain_until_s: float | None = None
         self._output_failed = False
@@ -55,7 +59,8 @@ class Supervisor:
             for stream in self._job.streams:
                 self._bus.begin_job(stream, [*self._processes.readers, *self._job.readers])
                 self._begun.append(stream.stream_id)
-            if self._wait_until_ready():
+            self._wait_until_ready()
+            if self._is_ready:
                 self._work()
             with self._watch:
                 self._report.refresh()
@@ -69,18 +74,31 @@ class Supervisor:
 
     # -- the phases ---------------------------------------------------------------------------------------------------
 
-    def _wait_until_ready(self) -> bool:
-        """Start every worker but the sources, and wait until all are ready; returns False if the job ends before."""
+    def _wait_until_ready(self) -> None:
+        """Start every worker but the sources, and wait until all are ready or the job is over."""
         needed = set(self._processes.heartbeats)
-        while self._num_signals == 0 and not self._output_failed:
-            with self._watch:
-                self._tend(self._processes.where(lambda role: not role.is_source))
-                if needed <= {
-                    (beat.role, beat.name) for beat in self._bus.worker_statuses() if beat.state == "running"
-                }:
-                    return True
-            time.sleep(TICK_S)
-        return False
+        with contextlib.closing(SourceProbe(self._job.streams)) as probe:
+            while not (self._num_signals or self._output_failed or self._is_over()):
+                with self._watch:
+                    self._end_unreadable_streams(probe)
+                    self._tend(self._processes.where(lambda role: not role.is_source))
+                    if needed <= {
+                        (beat.role, beat.name) for beat in self._bus.worker_statuses() if beat.state == "running"
+                    }:
+                        self._is_ready = True
+                        return
+                time.sleep(TICK_S)
+
+    def _end_unreadable_streams(self, probe: SourceProbe) -> None:
+        """Report the sources that cannot be read, and end their streams without starting their decoders."""
+        streams = {stream.stream_id: stream for stream in self._job.streams}
+        for stream_id, problem in probe.take_failures():
+            child = self._processes.sources[stream_id]
+            self._report.tell("error", f"{child.name}: {problem}")
+            child.terminate()
+            self._bus.set_status(stream_id, source=redact(streams[stream_id].source))
+            self._given_up.add(streams[stream_id], "failed", problem)
+        self._given_up.write_ends()
 
     def _work(self) -> None:
         """Run until every stream is over and its outputs are written, or the drain deadline has passed."""
@@ -110,8 +128,7 @@ class Supervisor:
                 child.terminate()
 
     def _leave(self) -> None:
-        begun = any(status.phase != "waiting" for status in self._report.statuses.values())  # else no worker has frames
-        self._processes.stop(STOP_S if begun and self._num_signals < 2 else 0.0)
+        self._processes.stop(STOP_S if self._is_ready and self._num_signals < 2 else 0.0)
         self._name_incomplete_files()
         self._report.show_lines()
         if self._watch.is_away:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_sound_frames
@@ -199,6 +200,46 @@ def test_a_stream_id_in_use_by_a_running_job(clip: Path, own_redis: Callable[...
     results = read_results(tmp_path / "first" / "street.jsonl")
     assert covered(results) == list(range(1, len(frames_of(results)) + 1))
     assert end_of(results).reason == "stopped"
+
+
+@pytest.fixture(scope="module")
+def unreadable_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty file, a text, a file without video and a damaged picture."""
+    folder = tmp_path_factory.mktemp("unreadable")
+    (folder / "empty.mp4").touch()
+    (folder / "words.mp4").write_text("These are words.\n" * 1000)
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff" + bytes(1000))
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux([*sound.encode(frame), *sound.encode(None)])
+    return folder
+
+
+def test_unreadable_files_alone_end_the_job_before_the_model_is_loaded(unreadable_files: Path, tmp_path: Path) -> None:
+    names = ["empty.mp4", "words.mp4", "sound.mp4", "photo.jpg"]
+    ended = run(*(unreadable_files / name for name in names), "--output", "out", "-v", folder=tmp_path)
+    assert ended.code == 1
+    errors = [line for line in ended.err if line.startswith("maskstream: error: ")]
+    assert len(errors) == len(names)
+    for name in names:
+        stream_id = name.partition(".")[0]
+        assert [name in line for line in errors if f"decode {stream_id}: " in line] == [True]
+        [end] = read_results(tmp_path / "out" / f"{stream_id}.jsonl")
+        assert (end.reason, name in end.detail) == ("failed", True)
+    assert not any("ready: street" in line for line in ended.err)
+
+
+def test_an_unreadable_file_is_reported_before_the_model_is_loaded_and_the_good_one_runs(
+    unreadable_files: Path, clip: Path, tmp_path: Path
+) -> None:
+    ended = run(unreadable_files / "words.mp4", clip, "--output", "out", "-v", folder=tmp_path)
+    error = one_line(ended, 1, "decode words: ", "words.mp4 cannot be opened")
+    assert ended.err.index(error) < next(i for i, line in enumerate(ended.err) if "ready: street" in line)
+    assert end_of(read_results(tmp_path / "out" / "words.jsonl")).reason == "failed"
+    good = read_results(tmp_path / "out" / "street.jsonl")
+    assert (covered(good), end_of(good).reason) == (list(range(1, 13)), "finished")
 
 
 def test_a_file_without_a_video_fails_alone(clip: Path, tmp_path: Path) -> None:
