@@ -14,7 +14,7 @@ from pipeline.contract.config import StreamConfig
 from pipeline.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.errors import MaskStreamError, OutputError, UsageError
 from pipeline.job.build import Job
-from pipeline.source import redact
+from pipeline.redaction import redact_url
 from workers.child import Child
 from workers.given_up import GivenUpStreams
 from workers.outage import RedisWatch
@@ -96,7 +96,7 @@ class Supervisor:
             child = self._processes.sources[stream_id]
             self._report.tell("error", f"{child.name}: {problem}")
             child.terminate()
-            self._bus.set_status(stream_id, source=redact(streams[stream_id].source))
+            self._bus.set_status(stream_id, source=redact_url(streams[stream_id].source))
             self._given_up.add(streams[stream_id], "failed", problem)
         self._given_up.write_ends()
 
