@@ -1,4 +1,7 @@
-"""decode: one source becomes numbered frames on the bus. One process per stream: a crash in a decoder is its own."""
+"""The decode worker: turns one source into numbered frames on the bus.
+
+Each stream has a process of its own, so that a crash inside a decoder library affects one stream only.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,18 @@ FINISH_S = 10.0
 """part of the drain deadline in which a decoder without a supervisor waits for the last results"""
 FULL_FIRST_PAUSE_S = 0.005
 FULL_MOST_PAUSE_S = 0.1
-"""forty waiting decoders that asked two hundred times a second took more of two cores than the model did"""
+"""pauses while the bus is full; with 40 decoders on two cores, constant pauses of 5 ms took more processor time than the
+model"""
 STATUS_INTERVAL_S = 0.5
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 15.0
+"""pauses before a live source is opened again"""
 SOURCE_TIMEOUT_S = 5.0
-"""longest silence of a source on the network; a request to stop waits so long, too"""
+"""maximum time a network source may send nothing; a request to stop takes effect at the latest after it"""
 
 
 def run(task: DecodeTask, life: Life) -> None:
-    """Decode until the source ends or the worker is asked to stop. Raises SourceError when a file cannot be read."""
+    """Decode until the source ends or the worker is asked to stop. Raises SourceError if a file cannot be read."""
     bus = Bus(task.redis_url)
     stream = bus.stream(task.stream_id)
     if stream is None:
@@ -81,7 +86,7 @@ def _finish(bus: Bus, stream_id: str, result_ttl_s: int, life: Life) -> None:
 
 
 class Decoder:
-    """Holds the `decode` role of one stream."""
+    """Decodes the source of one stream while it holds the stream's `decode` lease."""
 
     def __init__(self, task: DecodeTask, bus: Bus, stream: StreamConfig, life: Life) -> None:
         self._bus = bus
@@ -99,7 +104,7 @@ class Decoder:
         self._model = spec_of_stream(stream)
 
     def run(self) -> None:
-        """Sessions, one after the other, until the source is over."""
+        """Wait for the lease, decode until the source has ended, and give the lease back."""
         while not self._reconnecting(self._writer.lease.try_take):
             if self._life.stopping:
                 return
@@ -114,7 +119,10 @@ class Decoder:
             self._reconnecting(self._writer.lease.release)
 
     def _run_file(self) -> None:
-        """From behind the last committed frame to the end; again from there when the server forgot something."""
+        """Decode a file from the frame after the last committed one to its end.
+
+        The file is opened again at that frame if Redis lost its latest writes. Raises SourceError.
+        """
         while True:
             try:
                 opened = self._reconnecting(self._writer.open)
@@ -128,13 +136,15 @@ class Decoder:
                 self._end(reason, reader.truncation or reader.unreadable)
                 return
             except PositionMovedError as moved:
+                if self._reconnecting(lambda: self._bus.source_ended(self._stream.stream_id)):
+                    return  # an earlier process of this worker wrote the end
                 log_outage("Redis lost its latest writes, decoding again from the last result: %s", moved)
             except SourceError as error:
                 self._fail(error)
                 raise
 
     def _run_live(self) -> None:
-        """Connect again for ever, with growing pauses that a good connection resets."""
+        """Decode a live source. Open it again after every loss, without limit; the pauses grow until frames arrive."""
         opened, problem = False, ""
         backoff = Backoff(REOPEN_FIRST_S, REOPEN_MOST_S)
         while not self._life.stopping:
@@ -179,7 +189,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def _keeping_packets(self) -> Iterator[None]:
-        """Around one connection: what was kept of it is complete behind it."""
+        """A context around one connection, at whose end the segments of the connection are closed."""
         try:
             yield
         finally:
@@ -187,7 +197,10 @@ class Decoder:
                 self._segments.end()
 
     def _feed(self, reader: Reader, committed_seq: int | None) -> bool:
-        """Offer the pictures; those up to `committed_seq` are only counted. Whether the source came to its end."""
+        """Put the selected pictures of a source on the bus; returns whether its end, or `max_frames`, was reached.
+
+        committed_seq   pictures up to this number have results already and are only counted; None for a live source
+        """
         stream = self._stream
         corrupt_before = self._num_corrupt
         max_frames = stream.max_frames
@@ -216,7 +229,7 @@ class Decoder:
                     self._writer.skip("error", "the decoder crashed on this frame")
                 else:
                     self._offer(picture, decode_from_s)
-                self._tell_status()
+                self._refresh_status()
             if selection.done:
                 return True
             decode_from_s = time.perf_counter()
@@ -224,7 +237,7 @@ class Decoder:
         return reader.is_finite
 
     def _offer(self, picture: Picture, decode_from_s: float) -> None:
-        """Put one picture on the bus: wait while it is full (lossless), or leave the picture out (latest)."""
+        """Put one picture on the bus. If the bus is full, policy lossless waits and policy latest drops the picture."""
         stream = self._stream
         height, width = bus_hw(self._model, picture.display_hw)
         frame = self._converter.to_i420(picture, (width, height))
@@ -257,18 +270,19 @@ class Decoder:
             if stream.policy == "latest":
                 self._reconnecting(lambda: self._writer.skip("overflow", "the bus was full"))
                 return
-            self._tell_status()
+            self._refresh_status()
             self._life.sleep(backoff.next_s())
         self._num_offered += 1
 
     def _rest(self, seconds: float) -> None:
-        """Sleep without losing the role."""
+        """Sleep and keep the lease; return early if the worker is asked to stop."""
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0 and not self._life.stopping:
             self._reconnecting(self._writer.lease.beat)
             self._life.sleep(min(left_s, LEASE_POLL_S))
 
     def _end(self, reason: EndReason, detail: str) -> None:
+        """Write the end of the source to the bus."""
         self._set_status(num_corrupt=self._num_corrupt)
         self._reconnecting(
             lambda: self._writer.end(
@@ -284,11 +298,12 @@ class Decoder:
         )
 
     def _fail(self, error: SourceError) -> None:
-        """The file breaks off: what came before it stays."""
+        """End the stream as failed; the results of the frames before the error stay."""
         self._set_status(error=str(error))
         self._end("failed", str(error))
 
-    def _tell_status(self) -> None:
+    def _refresh_status(self) -> None:
+        """Write the counters to the status, at most every STATUS_INTERVAL_S."""
         if time.monotonic() >= self._status_at_s:
             self._status_at_s = time.monotonic() + STATUS_INTERVAL_S
             self._set_status(num_corrupt=self._num_corrupt)
@@ -298,7 +313,7 @@ class Decoder:
 
 
 def _num_expected(reader: Reader, stream: StreamConfig) -> int | str:
-    """Frames the file will give, as far as that can be told before; empty when it cannot."""
+    """Number of frames that the file will probably yield after selection; empty if its container does not say."""
     expected = reader.num_frames_expected
     if expected is not None:
         expected = -(-expected // stream.stride)

@@ -92,9 +92,10 @@ class ErrorPrinter:
 
 
 def run_encoded_job(encoded: bytes) -> int:
-    """Run the job in `encoded`; returns the exit code of `run_job`, or prints an error line and returns
+    """Run the job whose JSON is `encoded`.
 
-    2 if the job cannot start, 5 if it cannot continue.
+    Returns the exit code of `run_job`. After an error it prints one line and returns 2 if the job could not start, 5 if
+    it could not continue.
     """
     observer = ErrorPrinter()
     if SUPERVISED in os.environ:

@@ -23,8 +23,6 @@ class Position:
     log_id: str
     seq: int
     """highest committed number"""
-    last: int
-    """highest number assigned to a frame"""
     ended: bool
     checkpoint: bytes
     """state of the tracker after `seq`; empty before the first commit"""
@@ -44,15 +42,14 @@ class ResultLog:
     def load(self) -> Position | None:
         """Return the committed position, or None without a job, and restart `read` at the first message."""
         self._cursor = b"-"
-        fields = self._client.hmget(self.keys.state, "log_id", "seq", "last", "ended", "tracker")
+        fields = self._client.hmget(self.keys.state, "log_id", "seq", "ended", "tracker")
         if fields[0] is None:
             return None
         return Position(
             log_id=fields[0].decode(),
             seq=int(fields[1]),
-            last=int(fields[2]),
-            ended=fields[3] is not None,
-            checkpoint=fields[4] or b"",
+            ended=fields[2] is not None,
+            checkpoint=fields[3] or b"",
         )
 
     def read(self) -> list[tuple[bytes, BusMessage]]:
