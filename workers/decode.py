@@ -29,7 +29,7 @@ FINISH_S = 10.0
 """part of the drain deadline in which a decoder without a supervisor waits for the last results"""
 FULL_FIRST_PAUSE_S = 0.005
 FULL_MOST_PAUSE_S = 0.1
-"""pauses while the bus is full; with 40 decoders on two cores, constant pauses of 5 ms took more processor time than the
+"""pauses while the bus is full; with 40 decoders on two cores, constant pauses of 5 ms took more CPU time than the
 model"""
 STATUS_INTERVAL_S = 0.5
 REOPEN_FIRST_S = 0.5
