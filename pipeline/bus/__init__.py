@@ -1,4 +1,4 @@
-"""The bus: Redis, and the rules of the contract. See docs/contract.md."""
+"""The bus: everything that reads or writes Redis. docs/contract.md describes the keys and the rules."""
 
 from pipeline.bus.bus import Bus
 from pipeline.bus.connection import LOST_CONNECTION, StreamKeys

@@ -1,6 +1,6 @@
-"""One connection to the bus: jobs, desired state, health.
+"""A connection to the bus: jobs, the desired state, status and heartbeats.
 
-The roles' own ends are FrameWriter, FrameQueue and ResultLog.
+FrameWriter, FrameQueue and ResultLog are the interfaces of the worker roles.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from pipeline.errors import BusError
 from pipeline.redaction import redact_url
 
 WORKER_TTL_S = 30
-"""a heartbeat that was not renewed for so long is forgotten"""
+"""time to live of a heartbeat that is not renewed"""
 
 
 class Bus:
-    """A connection pool to one server. Cheap to make; nothing is sent before the first call."""
+    """A connection pool to one server. The first call of a method opens the first connection."""
 
     def __init__(self, url: str) -> None:
-        """Raises BusError for a malformed URL."""
+        """url   redis://, rediss:// or unix://; raises BusError if it is malformed"""
         self.url = url
         self.client = connect(url)
         self.clock = RedisClock(self.client)
         self._log_ids: dict[str, str] = {}
 
     def check(self) -> None:
-        """Raises BusError in one line when the server is away, refuses, is too old, or would evict keys of a job."""
+        """Raises BusError if the server is unreachable, refuses the user, is too old, or would evict keys of a job."""
         check_server(self.client, self.url)
 
     def denied_channels(self, stream_ids: Iterable[str]) -> list[str]:
-        """Result channels of these streams on which the user may not publish, as far as the server can tell."""
+        """The result channels of these streams on which the user may not publish; empty before Redis 7."""
         return denied_channels(self.client, stream_ids)
 
     def explained_errors(self) -> AbstractContextManager[None]:
-        """A context that turns an error reply of the server into a BusError of one line."""
+        """A context that converts an error reply of the server into a BusError of one line."""
         return explained_errors(self.client, self.url)
 
     def close(self) -> None:
@@ -68,10 +68,13 @@ class Bus:
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def begin_job(self, stream: StreamConfig, sinks: list[str]) -> str:
-        """Start a job for the stream and make it part of the desired state; the new log id.
+        """Start a job for the stream, add the stream to the desired state, and return the id of its new log.
 
-        What an earlier job of the same stream id left, its result log too, is removed. Waits for the length of a lease
-        where that one has owners, to see whether they live. Raises BusError when they do, or when the server is full.
+        sinks   names of the required readers
+
+        Everything that an earlier job of the same stream id left is removed, its result log included. If the roles of
+        the earlier job have owners, this waits for the length of a lease. Raises BusError if an owner is alive, or if
+        the server is full.
         """
         keys = StreamKeys.of(stream.stream_id)
         log_id = secrets.token_hex(8)
@@ -102,13 +105,13 @@ class Bus:
         )
 
     def add_sink(self, stream_id: str, name: str) -> bool:
-        """Have the log of a running job kept for one more reader. False when the stream has no job."""
+        """Add a required reader to a running job. Returns False if the stream has no job."""
         return bool(scripts.ADD_SINK(self.client, [StreamKeys.of(stream_id).state], [name]))
 
     def finish_job(self, stream_id: str, result_ttl_s: int) -> None:
-        """The job is over: remove everything of the stream but its result log, which stays for `result_ttl_s`.
+        """End the job: remove everything of the stream but its result log, which expires after `result_ttl_s`.
 
-        A job begun through this object that lost its stream id to another one leaves that one alone.
+        If this object began the job and another job uses the stream id by now, nothing is removed.
         """
         keys = StreamKeys.of(stream_id)
         ours = scripts.FINISH_JOB(
@@ -120,26 +123,26 @@ class Bus:
             self.client.hdel(SOURCES_KEY, stream_id)
 
     def streams(self) -> dict[str, StreamConfig]:
-        """The desired state."""
+        """The desired state: stream id -> configuration of the streams that should run."""
         found = self.client.hgetall(SOURCES_KEY)
         return {name.decode(): decode_with_paths(payload, StreamConfig) for name, payload in found.items()}
 
     def stream(self, stream_id: str) -> StreamConfig | None:
-        """One stream of the desired state."""
+        """The configuration of one stream of the desired state, or None."""
         payload = self.client.hget(SOURCES_KEY, stream_id)
         stream: StreamConfig | None = None if payload is None else decode_with_paths(payload, StreamConfig)
         return stream
 
     def frame_writer(self, stream: StreamConfig) -> FrameWriter:
-        """The decoder's end."""
+        """The decoder's interface to one stream."""
         return FrameWriter(self.client, stream)
 
     def frame_queue(self, worker_name: str) -> FrameQueue:
-        """The infer worker's end."""
+        """The infer worker's interface; `worker_name` is the name of its consumer."""
         return FrameQueue(self.client, worker_name)
 
     def result_log(self, stream: StreamConfig) -> ResultLog:
-        """The tracker's end."""
+        """The tracker's interface to one stream."""
         return ResultLog(self.client, stream)
 
     def lost_jobs(self) -> dict[str, str | None]:
@@ -155,36 +158,36 @@ class Bus:
         return {stream_id: present for stream_id, (log_id, present) in found.items() if present != log_id}
 
     def source_ended(self, stream_id: str) -> bool:
-        """Whether the decoder has said that no number follows; the results may still be on their way."""
-        said, ended = self.client.hmget(StreamKeys.of(stream_id).state, "source_ended", "ended")
-        return bool(said or ended)
+        """Whether the decoder has written that no number follows. Results may still be missing from the log."""
+        source_ended, ended = self.client.hmget(StreamKeys.of(stream_id).state, "source_ended", "ended")
+        return bool(source_ended or ended)
 
     # -- results, for sinks -------------------------------------------------------------------------------------------
 
     def log_id(self, stream_id: str) -> str | None:
-        """The id of the stream's present log; None without a job."""
+        """The id of the stream's current log; None without a job."""
         value = self.client.hget(StreamKeys.of(stream_id).state, "log_id")
         return value.decode() if value else None
 
     # -- health -------------------------------------------------------------------------------------------------------
 
     def set_status(self, stream_id: str, **fields: str | int) -> None:
-        """Tell how a stream is doing; see StreamStatus. Nothing happens when its job is over."""
+        """Set fields of the stream's status hash (see StreamStatus). Does nothing without a job."""
         keys = StreamKeys.of(stream_id)
         scripts.PUT(self.client, [keys.state, keys.status], [part for field in fields.items() for part in field])
 
     def set_summary(self, stream_id: str, summary: bytes) -> None:
-        """A sink's figures of a stream that is over, as JSON."""
+        """Store the summary of an ended stream as JSON. The sink worker calls this."""
         keys = StreamKeys.of(stream_id)
         scripts.PUT(self.client, [keys.state, keys.status], ["summary", summary])
 
     def stream_summary(self, stream_id: str) -> bytes | None:
-        """What `set_summary` left."""
+        """The JSON that `set_summary` stored, or None."""
         summary: bytes | None = self.client.hget(StreamKeys.of(stream_id).status, "summary")
         return summary
 
     def stream_status(self, stream_id: str, stream: StreamConfig | None) -> StreamStatus:
-        """How one stream is doing. `stream` is its configuration, where it is known."""
+        """The status of one stream. `stream` is its configuration, if it is in the desired state."""
         keys = StreamKeys.of(stream_id)
         pipe = self.client.pipeline(transaction=False)
         pipe.hgetall(keys.status)
@@ -220,7 +223,7 @@ class Bus:
         )
 
     def stream_statuses(self) -> list[StreamStatus]:
-        """How every stream of the desired state is doing, by name."""
+        """The status of every stream of the desired state, sorted by id."""
         return [self.stream_status(stream_id, stream) for stream_id, stream in sorted(self.streams().items())]
 
     def beat(
@@ -232,7 +235,7 @@ class Bus:
         detail: str = "",
         counters: dict[str, float] | None = None,
     ) -> None:
-        """Renew a worker's heartbeat. Called by the loop that works, never by a thread of its own."""
+        """Renew a worker's heartbeat. The working loop must call this, so that the heartbeat of a hung loop stops."""
         from pipeline import __version__
 
         status = WorkerStatus(
@@ -248,11 +251,11 @@ class Bus:
         scripts.HEARTBEAT(self.client, [f"{WORKER_PREFIX}{role}:{name}"], [msgspec.json.encode(status), WORKER_TTL_S])
 
     def forget_worker(self, role: str, name: str) -> None:
-        """Remove the heartbeat of a worker that stopped."""
+        """Remove the heartbeat of a worker that has stopped."""
         self.client.delete(f"{WORKER_PREFIX}{role}:{name}")
 
     def worker_statuses(self) -> list[WorkerStatus]:
-        """The heartbeats there are, by role and name."""
+        """The heartbeats of all workers, sorted by role and name."""
         names = sorted(self.client.scan_iter(match=f"{WORKER_PREFIX}*", count=500))
         values = self.client.mget(names) if names else []
         return [msgspec.json.decode(value, type=WorkerStatus) for value in values if value is not None]

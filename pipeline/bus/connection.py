@@ -1,4 +1,4 @@
-"""Connecting to Redis, its keys, its clock."""
+"""Connections to Redis, the names of its keys, and its clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.redaction import redact_url
 
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 10.0
-"""longer than any blocking read (1 s) and any script"""
+"""longer than a blocking read (1 s) and than any script"""
 CLOCK_REFRESH_S = 30.0
 EXPECTED_URL = (
     "expected redis://HOST:PORT/DB, rediss://… or unix:///PATH, with USER:PASSWORD@ before HOST where needed and known "
@@ -26,7 +26,7 @@ SOURCES_KEY = "ms:sources"
 WORKER_PREFIX = "ms:worker:"
 
 Client: TypeAlias = Any
-"""a redis.Redis; its own annotations are unions over RESP versions and decoding modes that say nothing here"""
+"""a redis.Redis; its annotations are unions over RESP versions and decoding modes, so mypy cannot use them"""
 
 LOST_CONNECTION = (
     redis.ConnectionError,
@@ -34,12 +34,12 @@ LOST_CONNECTION = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
 )
-"""what a server that is away, starting or failing over raises; workers wait and go on"""
+"""exceptions of a server that is unreachable, starting or failing over; workers wait and try again"""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamKeys:
-    """The keys of one stream. The braces make Redis Cluster keep them in one slot."""
+    """The names of one stream's keys. The braces keep them in one slot of a Redis Cluster."""
 
     frames: str
     detections: str
@@ -63,7 +63,7 @@ class StreamKeys:
         )
 
     def pixels(self, session: str, frame_seq: int) -> str:
-        """Where the planes of one frame stand."""
+        """The key of one frame's pixels."""
         return f"{self.pixels_prefix}{session}:{frame_seq}"
 
 

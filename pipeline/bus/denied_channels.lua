@@ -1,7 +1,7 @@
--- denied_channels: which channels the calling user may not publish on.
+-- denied_channels: checks on which channels the calling user may not publish.
 -- KEYS none
 -- ARGV channel …
--- -> the channels that are denied; empty on a server before 7.0, where a script cannot ask
+-- -> the denied channels; empty before Redis 7, where a script cannot check rights
 local denied = {}
 if redis.acl_check_cmd then
   for _, channel in ipairs(ARGV) do

@@ -314,7 +314,7 @@ class LogCursor:
     def _announce_missing(self, now_s: float, known: str) -> None:
         self._scan_cursor = None
         if missing := self._missing_streams(now_s):
-            _log.warning("waiting for stream %s: no results of it on %s; %s", ", ".join(missing), self._server, known)
+            _log.warning("waiting for stream %s: no results yet on %s; %s", ", ".join(missing), self._server, known)
 
     def _entry(self, position: _StreamPosition, raw_id: bytes, fields: dict[bytes, bytes]) -> LogEntry:
         position.exists = True

@@ -1,4 +1,4 @@
-"""Whether a server can be used: its version, its eviction policy, the rights of the user, and what its errors mean."""
+"""Checks of a server before use (version, eviction policy, rights on channels) and explanations of error replies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STREAM_KEY_TYPES = {
     "results": "stream",
     "px": "string",
 }
-"""last part of a key `ms:{ID}:…` -> its type; that of pixels goes on behind `px`"""
+"""NAME of a key `ms:{ID}:NAME` or `ms:{ID}:NAME:…` -> its type"""
 
 
 def check_server(client: Client, url: str) -> tuple[int, int]:
@@ -60,14 +60,14 @@ def check_server(client: Client, url: str) -> tuple[int, int]:
 
 
 def denied_channels(client: Client, stream_ids: Iterable[str]) -> list[str]:
-    """Channels of these streams that the user may not publish on. Empty on a server before 7.0, which cannot tell."""
+    """The channels of these streams on which the user may not publish; empty before Redis 7, which cannot tell."""
     denied: list[bytes] = scripts.DENIED_CHANNELS(client, [], [StreamKeys.of(name).channel for name in stream_ids])
     return [channel.decode() for channel in denied]
 
 
 @contextmanager
 def explained_errors(client: Client, url: str) -> Iterator[None]:
-    """Turns an error reply of the server into a BusError of one line; lost connections pass as they are."""
+    """Convert an error reply of the server into a BusError of one line. Lost connections are not converted."""
     try:
         yield
     except LOST_CONNECTION:
@@ -77,10 +77,15 @@ def explained_errors(client: Client, url: str) -> Iterator[None]:
 
 
 def explained(client: Client, url: str, error: redis.ResponseError) -> BusError:
-    """What an error reply means and what to do about it."""
+    """The BusError for an error reply: its cause and what to do about it."""
     text, server = redact_secrets_of(url, str(error)), f"Redis at {redact_url(url)}"
     if "WRONGTYPE" in text and (line := _wrong_key(client)):
         return BusError(f"{server}: {line}")
+    if "WRONGTYPE" in text:
+        return BusError(
+            f"{server}: a key named ms:… holds a value of another type than docs/contract.md says: remove it with "
+            "redis-cli DEL KEY, or give another --stream-id; a user with the rights +scan and +type sees its name here"
+        )
     denied = isinstance(error, redis.exceptions.NoPermissionError)
     if denied or re.search("NOPERM|can't (run|access)|No permission", text):
         return BusError(f"{server}: the user lacks a right ({text}); docs/contract.md lists the rights of each role")
@@ -88,7 +93,7 @@ def explained(client: Client, url: str, error: redis.ResponseError) -> BusError:
 
 
 def _wrong_key(client: Client) -> str:
-    """The first key of ours whose type is not that of the contract, and the cure; empty if there is none."""
+    """A line about the first key whose type differs from the contract, and the cure; empty if none was found."""
     try:
         for key in client.scan_iter(match="ms:*", count=500):
             expected, actual = _expected_type(key.decode(errors="replace")), client.type(key).decode()
@@ -96,7 +101,7 @@ def _wrong_key(client: Client) -> str:
                 name = key.decode(errors="replace")
                 return (
                     f"key {name} holds a {actual} where a {expected} is expected: another program wrote it; remove it "
-                    f"with redis-cli DEL '{name}'"
+                    f"with redis-cli DEL '{name}', or give another --stream-id"
                 )
     except redis.RedisError:
         pass
@@ -113,9 +118,9 @@ def _expected_type(key: str) -> str | None:
 
 
 def _refuse_eviction(client: Client, url: str) -> None:
-    """Raises BusError for a memory limit at which the server would evict frames or the state of a job.
+    """Raises BusError if the server has a memory limit at which it would evict keys.
 
-    Policies named volatile-… evict keys with a time to live: heartbeats and the logs of jobs that are over.
+    The policies volatile-… evict keys with a TTL: heartbeats, and the logs of ended jobs.
     """
     policy, limit_bytes = _memory_policy(client)
     if limit_bytes and policy not in ("", "noeviction"):
@@ -126,7 +131,7 @@ def _refuse_eviction(client: Client, url: str) -> None:
 
 
 def _memory_policy(client: Client) -> tuple[str, int]:
-    """(maxmemory-policy, maxmemory in bytes), from whichever command the user may call; ("", 0) if neither."""
+    """maxmemory-policy and maxmemory in bytes, from the first command that the user may call; else ("", 0)."""
     for command, names in (
         (("CONFIG", "GET", "maxmemory*"), ("maxmemory-policy", "maxmemory")),
         (("INFO", "memory"), ("maxmemory_policy", "maxmemory")),
@@ -140,7 +145,7 @@ def _memory_policy(client: Client) -> tuple[str, int]:
 
 
 def _fields(reply: Any) -> dict[str, Any]:
-    """A reply of names and values, whether the client made a dictionary of it or left it flat."""
+    """The names and values of a reply, which the client returns as a dictionary or as a flat list."""
     if isinstance(reply, dict):
         return {_text(name): value for name, value in reply.items()}
     return {_text(name): value for name, value in zip(reply[::2], reply[1::2], strict=False)}

@@ -1,4 +1,4 @@
-"""How a stream is doing, for people: the progress display, `status`, health checks."""
+"""Status of streams and workers, for the progress display, `maskstream status` and health checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Phase = Literal["waiting", "connecting", "live", "stalled", "ended", "truncated"
 
 
 class StreamStatus(msgspec.Struct, kw_only=True):
-    """One stream at one moment. Rates are per second of wall time over the last few seconds."""
+    """The status of one stream at one moment."""
 
     stream_id: str
     source: str
@@ -26,7 +26,7 @@ class StreamStatus(msgspec.Struct, kw_only=True):
     num_frames_expected: int | None
     """frames a file will give, as far as its container tells"""
     last_seq: int
-    """highest number given to a frame"""
+    """highest number assigned to a frame"""
     seq: int
     """highest number in the result log"""
     num_frames: int

@@ -397,7 +397,7 @@ def test_a_missing_stream_is_reported_once_with_the_known_streams(
     with pytest.raises(BusError, match="no results of stream 'dor'"):
         list(results)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"waiting for stream dor: no results of it on Redis at {redis_url}; known streams: door, yard"
+    assert line == f"waiting for stream dor: no results yet on Redis at {redis_url}; known streams: door, yard"
 
 
 def test_a_missing_stream_on_an_empty_server_is_reported(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:

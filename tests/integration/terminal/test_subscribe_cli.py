@@ -100,7 +100,7 @@ def decoded(lines: list[str]) -> list[AnyResult]:
 def test_from_start_replays_all_messages_in_order_and_continues_live(watched: Watched) -> None:
     assert watched.exit_codes == [0, 0, 0, 0]
     assert all(
-        line.startswith("waiting for stream street: no results of it on Redis at ") for line in watched.complaints
+        line.startswith("waiting for stream street: no results yet on Redis at ") for line in watched.complaints
     ), "only the subscribers that came before the job say that they wait"
     assert covered(watched.results) == list(range(1, NUM_FRAMES + 1))
     assert end_of(watched.results).reason == "finished"
@@ -130,7 +130,7 @@ def test_an_unknown_stream_is_reported_and_given_up(watched: Watched) -> None:
     assert (done.code, done.out) == (1, [])
     waiting, given_up = done.err
     url = watched.server.url
-    assert waiting == f"waiting for stream stret: no results of it on Redis at {url}; known streams: street"
+    assert waiting == f"waiting for stream stret: no results yet on Redis at {url}; known streams: street"
     assert f"no results of stream 'stret' on Redis at {url} after 4 s: check the stream id" in given_up
 
 
