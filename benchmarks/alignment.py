@@ -41,6 +41,7 @@ from torch.nn import functional
 from torchvision.ops import roi_pool
 
 from benchmarks.report import Row, cpu_name
+from ops.mask_overlap import MASK_SIDE
 from ops.masks import encode_rle, paste_rle
 from ops.reference import fpn_level
 from ops.roi_align import roi_align
@@ -51,7 +52,7 @@ SIDES = (14, 28)
 OPERATIONS = ("ours", "rounded", "peer")
 SIZES = ("small", "medium", "large")
 
-_MASK_SIDE = 28
+
 _SIZE_ENDS_PX2 = (32**2, 96**2)
 _MIN_SIDE_PX = 8
 _FRAMES_PER_PICTURE = 25
@@ -79,7 +80,7 @@ def pooled_probabilities(
         "peer": roi_pool(torch.from_numpy(about_corners)[None, None], rois, side, 1 / stride),
     }
     return {
-        name: functional.interpolate(cut, size=(_MASK_SIDE, _MASK_SIDE), mode="bilinear", align_corners=False)[0, 0]
+        name: functional.interpolate(cut, size=(MASK_SIDE, MASK_SIDE), mode="bilinear", align_corners=False)[0, 0]
         .clamp_(0, 1)
         .numpy()
         for name, cut in pooled.items()

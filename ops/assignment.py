@@ -1,8 +1,8 @@
-"""Optimal assignment: of a dense cost matrix, and of sparse weighted pairs component by component.
+"""Linear assignment: of a dense cost matrix, and maximum-weight matching of sparse weighted pairs.
 
 The solver is the shortest augmenting path method with potentials (Jonker and Volgenant 1987, without its initialisation
-phases; Crouse 2016 gives the rectangular form): O(n^2 m) for n <= m. `ops.reference.solve_assignment` tries every
-permutation; tests/unit/ops/test_assignment.py compares with that and with scipy.
+phases; Crouse 2016 for rectangular matrices): O(n^2 m) for n <= m. tests/unit/ops/test_assignment.py compares it with
+`ops.reference.solve_assignment`, which tries every permutation, and with SciPy.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 
 
 def solve_assignment(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The column of each row at the least total of min(N, M) entries of an (N, M) cost.
+    """Minimum-cost assignment of the rows of an (N, M) cost matrix to its columns.
 
-    Returns (N,) int64, -1 for rows left over. Raises ValueError unless cost is a matrix of finite numbers.
+    Returns the column of each row, (N,) int64; -1 for the rows without a column if N > M. Raises ValueError unless cost
+    is a matrix of finite numbers.
     """
     matrix = np.ascontiguousarray(cost, np.float64)
     if matrix.ndim != 2:
         raise ValueError(f"cost must be (N, M), got {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError("cost must be finite, got NaN or infinity")
-    return _optimum(matrix)
+    return _assign(matrix)
 
 
 @njit(cache=True)
-def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`solve_assignment` without its checks."""
+def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`solve_assignment` without validation."""
     num_rows, num_cols = cost.shape
     if num_rows <= num_cols:
         return _shortest_paths(cost)
@@ -39,10 +40,10 @@ def _optimum(cost: NDArray[np.float64]) -> NDArray[np.int64]:
 
 @njit(cache=True)
 def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The column of each row of a finite (N, M) cost with N <= M.
+    """The column of each row of a finite (N, M) cost matrix with N <= M.
 
-    Rows enter one after the other. Dijkstra's search over reduced costs finds the cheapest chain of re-assignments that
-    ends at a free column; the potentials keep every reduced cost at or above 0 and those of assigned pairs at 0.
+    Rows are added one at a time. Dijkstra's algorithm on the reduced costs finds the shortest augmenting path to a free
+    column. The potentials keep every reduced cost non-negative and that of every assigned pair 0.
     """
     num_rows, num_cols = cost.shape
     row_potential = np.zeros(num_rows)
@@ -56,31 +57,31 @@ def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
         distance[:] = np.inf
         done[:] = False
         row = start
-        travelled = 0.0
+        path_length = 0.0
         while True:
             nearest = -1
             nearest_distance = np.inf
             for col in range(num_cols):
                 if done[col]:
                     continue
-                length = travelled + cost[row, col] - row_potential[row] - col_potential[col]
+                length = path_length + cost[row, col] - row_potential[row] - col_potential[col]
                 if length < distance[col]:
                     distance[col] = length
                     reached_from[col] = row
-                # of equally near columns a free one ends the search at once
+                # A free column ends the search, so it is preferred among columns at equal distance.
                 if distance[col] < nearest_distance or (distance[col] == nearest_distance and row_of_col[col] < 0):
                     nearest_distance = distance[col]
                     nearest = col
             done[nearest] = True
-            travelled = nearest_distance
+            path_length = nearest_distance
             if row_of_col[nearest] < 0:
                 break
             row = row_of_col[nearest]
-        row_potential[start] += travelled
+        row_potential[start] += path_length
         for col in range(num_cols):
             if done[col] and col != nearest:
-                row_potential[row_of_col[col]] += travelled - distance[col]
-                col_potential[col] -= travelled - distance[col]
+                row_potential[row_of_col[col]] += path_length - distance[col]
+                col_potential[col] -= path_length - distance[col]
         col = nearest
         while True:
             row = reached_from[col]
@@ -95,20 +96,20 @@ def _shortest_paths(cost: NDArray[np.float64]) -> NDArray[np.int64]:
 def match_pairs(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_rows: int, num_cols: int
 ) -> NDArray[np.int64]:
-    """The column of each row, (num_rows,) int64, -1 for none, of the matching with the largest total weight.
+    """Maximum-weight matching of rows and columns among the given pairs.
 
-    Pairs are rows (P,), cols (P,), weights (P,) above 0, none twice. Others cannot be matched, and a row or a column
-    may stay alone. Unchecked: to be called from compiled code. Among equally good matchings the choice depends on the
-    order of the pairs alone.
+    rows (P,), cols (P,) and weights (P,) > 0 list each allowed pair once. Returns the column of each row,
+    (num_rows,) int64, -1 for an unmatched row. Arguments are not validated: call it from compiled code. Among matchings
+    of equal weight, the choice depends only on the order of the pairs.
 
-    Pairs that outweigh whatever could be put in their place are taken first, which leaves few; of those, pairs that are
-    not linked, not even through others, are solved apart.
+    Pairs that belong to every optimum are taken first, which leaves few. Each connected component of the rest is solved
+    as a dense assignment of its own.
     """
     col_of_row = np.full(num_rows, -1, np.int64)
-    disputed = _take_dominant(rows, cols, weights, num_cols, col_of_row)
-    if len(disputed) == 0:
+    remaining = _take_dominant(rows, cols, weights, num_cols, col_of_row)
+    if len(remaining) == 0:
         return col_of_row
-    rows, cols, weights = rows[disputed], cols[disputed], weights[disputed]
+    rows, cols, weights = rows[remaining], cols[remaining], weights[remaining]
     component = _components(rows, cols, num_rows, num_cols)
     order = np.argsort(component, kind="mergesort")
     local_of_row = np.full(num_rows, -1, np.int64)
@@ -119,13 +120,13 @@ def match_pairs(
         while end < len(order) and component[order[end]] == component[order[begin]]:
             end += 1
         members = order[begin:end]
-        member_rows = _number(rows[members], local_of_row)
-        member_cols = _number(cols[members], local_of_col)
-        # a pair outside the gate costs 0, as much as staying alone; every pair inside costs less
+        member_rows = _local_indices(rows[members], local_of_row)
+        member_cols = _local_indices(cols[members], local_of_col)
+        # A pair that is not allowed costs 0, like leaving both unmatched; an allowed pair costs less.
         cost = np.zeros((len(member_rows), len(member_cols)))
         for k in members:
             cost[local_of_row[rows[k]], local_of_col[cols[k]]] = -weights[k]
-        for row, col in enumerate(_optimum(cost)):
+        for row, col in enumerate(_assign(cost)):
             if col >= 0 and cost[row, col] < 0.0:
                 col_of_row[member_rows[row]] = member_cols[col]
         begin = end
@@ -137,13 +138,13 @@ def _take_dominant(
     rows: NDArray[np.int64], cols: NDArray[np.int64], weights: NDArray[np.float64], num_cols: int,
     col_of_row: NDArray[np.int64],
 ) -> NDArray[np.int64]:  # fmt: skip
-    """Match the pairs that are in every optimum; returns the places of the pairs that are left.
+    """Match the dominant pairs, which belong to every optimum, and return the indices of the remaining pairs.
 
-    A pair that weighs more than the best rival of its row and the best rival of its column together is one: in a
-    matching without it, it could take the place of at most these two, and weigh more. Pairs whose row or column has
-    been taken go, which makes others dominant: until nothing changes.
+    A pair is dominant if it weighs more than the best other pair of its row and the best other pair of its column
+    together: in a matching without it, it could replace at most these two and increase the weight. Taking a pair
+    removes the other pairs of its row and column, which can make more pairs dominant; this repeats until none is.
     """
-    # columns are counted on after the rows
+    # Nodes of the bipartite graph: the rows, then the columns.
     num_rows = len(col_of_row)
     weights_of = np.zeros((2, num_rows + num_cols))
     best, second = weights_of[0], weights_of[1]
@@ -173,8 +174,8 @@ def _take_dominant(
 
 
 @njit(cache=True)
-def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The different nodes as they come; writes the place of each into local_of, which holds -1 for unseen ones."""
+def _local_indices(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The distinct nodes in order of first occurrence. Writes the index of each to local_of, which is -1 for others."""
     members = np.empty(len(nodes), np.int64)
     num_members = 0
     for node in nodes:
@@ -187,7 +188,8 @@ def _number(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDArray[np
 
 @njit(cache=True)
 def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int) -> NDArray[np.int64]:
-    """The connected component of each pair, (P,) int64: the smallest node in it, columns counted on after the rows."""
+    """Connected component of each pair, (P,) int64, named by its smallest node. Nodes are the rows, then the columns.
+    """
     parent = np.arange(num_rows + num_cols)
     for k in range(len(rows)):
         first = _root(parent, rows[k])
@@ -201,7 +203,7 @@ def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int,
 
 @njit(cache=True)
 def _root(parent: NDArray[np.int64], node: int) -> int:
-    """The representative of a node's set; halves the path to it on the way (Tarjan and van Leeuwen 1984)."""
+    """Representative of a node's set, with path halving (Tarjan and van Leeuwen 1984)."""
     while parent[node] != node:
         parent[node] = parent[parent[node]]
         node = parent[node]

@@ -1,8 +1,8 @@
-"""float32 and bfloat16 through one pair of helpers for compiled loops. numpy has no bfloat16: here it is uint16 bits.
+"""Load and store helpers for compiled loops over float32 or bfloat16 arrays.
 
-A bfloat16 is the upper half of a float32. The compiler picks the form by the type of the array, so a loop that reads
-and writes with these keeps its sums in float32 and costs nothing where the array is float32 already.
-tests/unit/ops/test_roi_align.py compares the rounding with torch's.
+NumPy has no bfloat16, so its bit patterns are stored as uint16. A bfloat16 is the upper half of a float32. numba
+selects the implementation by the dtype of the array: a loop that uses these helpers accumulates in float32, at no cost
+for float32 arrays. tests/unit/ops/test_roi_align.py compares the rounding with torch's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _QUIET_NAN = np.uint16(0x7FC0)
 
 
 def read_float(value: Any) -> Any:
-    """float32 of a float32 or of the bits of a bfloat16."""
+    """The float32 value of a float32 or of the bit pattern of a bfloat16."""
     return value if isinstance(value, np.float32) else (np.uint32(value) << np.uint32(16)).view(np.float32)
 
 
@@ -29,7 +29,7 @@ def _compiled_read_float(value: Any) -> Any:
 
 
 def write_float(out: Any, index: Any, value: Any) -> None:
-    """Stores a float32 as it is, or in uint16 as the bits of the nearest bfloat16, ties to even."""
+    """Store a float32 in a float32 array, or rounded to the nearest bfloat16 (ties to even) in a uint16 array."""
     out[index] = value if out.dtype == np.float32 else bf16_bits(value)
 
 
@@ -46,8 +46,8 @@ def _compiled_write_float(out: Any, index: Any, value: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def bf16_bits(value: np.float32) -> np.uint16:
-    """The bits of the bfloat16 nearest to a float32, ties to even."""
+    """Bit pattern of the bfloat16 nearest to a float32, ties to even."""
     bits = np.float32(value).view(np.uint32)
-    # the carry of the rounding would turn a NaN into an infinity or a zero
+    # Rounding up can carry into the exponent and turn a NaN into infinity or zero, so NaN is handled apart.
     rounded = np.uint64(bits) + np.uint64(0x7FFF) + np.uint64((bits >> np.uint32(16)) & np.uint32(1))
     return np.uint16(rounded >> np.uint64(16)) if value == value else _QUIET_NAN

@@ -1,7 +1,7 @@
-"""Intersection over union of axis-aligned boxes: every pair, or only the pairs whose boxes meet.
+"""Intersection over union (IoU) of axis-aligned boxes: of every pair, or only of pairs that overlap.
 
 Boxes are x1, y1, x2, y2 with continuous edges: the area is (x2 - x1) * (y2 - y1). A box without area has IoU 0 with
-everything, itself included. `ops.reference.box_iou` is the slow form; tests/unit/ops/test_iou.py holds them equal.
+every box, including itself. tests/unit/ops/test_iou.py compares with `ops.reference.box_iou`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def overlapping_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The pairs of (N, 4) and (M, 4) boxes that overlap with an IoU of at least min_iou.
 
-    Returns a_idx (P,), b_idx (P,) int64 and iou (P,) float64, all above 0. Raises ValueError for wrong shapes and for
-    boxes that are not finite.
+    Returns a_idx (P,) and b_idx (P,) int64 and iou (P,) float64 > 0. Raises ValueError for wrong shapes and for boxes
+    that are not finite.
     """
     a, b = _checked(boxes_a_xyxy, "boxes_a_xyxy"), _checked(boxes_b_xyxy, "boxes_b_xyxy")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -43,7 +43,7 @@ def _checked(boxes_xyxy: NDArray[np.float64], name: str) -> NDArray[np.float64]:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def iou_at(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> float:
-    """IoU of box i of a with box j of b. Indices instead of rows, because numba counts references on every view."""
+    """IoU of box i of a and box j of b. Takes indices, because numba counts references for every view of a row."""
     width = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
     height = min(a[i, 3], b[j, 3]) - max(a[i, 1], b[j, 1])
     if width <= 0.0 or height <= 0.0:
@@ -64,14 +64,14 @@ def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 
 class Strips(NamedTuple):
-    """N boxes by their left edges, which equally wide strips of the picture tell apart, on average one box to a strip.
+    """Spatial index: N boxes sorted by their left edges x1, with N equally wide vertical strips as buckets.
 
-    order      (N,) int64 places of the boxes, by rising left edge
-    edges      (5, N + 8) float64, the boxes in that order as `ops.lanes` reads them, and eight without area
-    begins     (N + 1,) int64, where each strip begins in `order`, and the end
-    low        the least left edge, which begins the first strip
-    per_pixel  strips to a pixel; the last one has everything to its right
-    widest     the greatest width
+    order      (N,) int64 indices of the boxes, by ascending x1
+    edges      (5, N + 8) float64: the boxes in that order, in the layout of `ops.lanes`, and eight boxes without area
+    begins     (N + 1,) int64: position in `order` where each strip begins, and N
+    low        the smallest x1, where the first strip begins
+    per_pixel  number of strips per pixel
+    widest     the largest width of a box
     """
 
     order: NDArray[np.int64]
@@ -84,8 +84,9 @@ class Strips(NamedTuple):
 
 @njit(cache=True, error_model="numpy")
 def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
-    """Of boxes (N, 4) that are finite; equal left edges keep their order. A counting sort over the strips and a sort by
-    insertion over what is left: O(N) unless many boxes share a strip.
+    """Index boxes (N, 4), which must be finite. The order is stable.
+
+    A counting sort by strip, then an insertion sort: O(N) unless many boxes share a strip.
     """
     num = len(boxes_xyxy)
     low, high, widest = np.inf, -np.inf, 0.0
@@ -95,7 +96,7 @@ def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
         widest = max(widest, boxes_xyxy[k, 2] - boxes_xyxy[k, 0])
     per_pixel = num / max(high - low, 1e-9)
     strip_of = np.empty(num, np.int64)
-    # a place further on until the boxes have been put in order, when each has moved to its own end
+    # Counting sort. The offsets are shifted by one: placing the boxes advances each offset to the end of its strip.
     begins = np.zeros(num + 2, np.int64)
     for k in range(num):
         strip_of[k] = _strip(boxes_xyxy[k, 0], low, per_pixel, num)
@@ -107,11 +108,11 @@ def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
         order[begins[strip_of[k] + 1]] = k
         begins[strip_of[k] + 1] += 1
     for end in range(1, num):
-        place, k = order[end], end
-        while k > 0 and boxes_xyxy[order[k - 1], 0] > boxes_xyxy[place, 0]:
+        box, k = order[end], end
+        while k > 0 and boxes_xyxy[order[k - 1], 0] > boxes_xyxy[box, 0]:
             order[k] = order[k - 1]
             k -= 1
-        order[k] = place
+        order[k] = box
     edges = np.zeros((NUM_EDGES, num + LANES))
     strips = Strips(order, edges, begins[: num + 1], low, per_pixel, widest)
     for k in range(num):
@@ -121,7 +122,7 @@ def into_strips(boxes_xyxy: NDArray[np.float64]) -> Strips:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
-    """Bring the edges of the box that is k-th in the order up to date."""
+    """Write the edges and the area of the k-th box in the order."""
     box, edges = strips.order[k], strips.edges
     for edge in range(4):
         edges[edge, k] = boxes_xyxy[box, edge]
@@ -131,14 +132,14 @@ def fill_edges(strips: Strips, k: int, boxes_xyxy: NDArray[np.float64]) -> None:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _strip(x: float, low: float, per_pixel: float, num: int) -> int:
-    place = (x - low) * per_pixel
-    # what is no number lies in the first
-    return int(min(place, num - 1.0)) if place > 0.0 else 0
+    """Index of the strip that contains x, clamped to the existing strips. NaN maps to strip 0."""
+    strip = (x - low) * per_pixel
+    return int(min(strip, num - 1.0)) if strip > 0.0 else 0
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def in_reach(strips: Strips, left: float, right: float) -> tuple[int, int]:
-    """Places in the order, from the first to before the last, of all boxes that meet what lies between two x."""
+    """Half-open range of positions in `order` that contains every box that overlaps left <= x <= right."""
     num = len(strips.order)
     if num == 0:
         return 0, 0
@@ -151,7 +152,8 @@ def in_reach(strips: Strips, left: float, right: float) -> tuple[int, int]:
 def pairs_in_strips(
     a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """`overlapping_pairs` of finite boxes, b being those in the strips; by rising a_idx, then as the strips have b."""
+    """`overlapping_pairs` without validation; strips index b. Pairs are sorted by a_idx, then in the order of strips.
+    """
     capacity = 4 * (len(a) + len(b)) + LANES
     while True:
         a_idx, b_idx = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
@@ -167,8 +169,8 @@ def _write_pairs(
     a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float,
     a_idx: NDArray[np.int64], b_idx: NDArray[np.int64], iou: NDArray[np.float64],
 ) -> int:  # fmt: skip
-    """The number of pairs, or -1 where there may be too many for the arrays."""
-    # shared / (area_a + area_b - shared) >= min_iou, without the division; a little less strict, for its rounding
+    """Write the pairs and return their number, or -1 if the output arrays may be too small."""
+    # Conservative test without a division for shared / (area_a + area_b - shared) >= min_iou; iou_at decides.
     factor = (1.0 + min_iou) / min_iou * (1.0 + 1e-9) if min_iou > 0.0 else np.inf
     order, edges = strips.order, strips.edges
     num_pairs = 0

@@ -1,16 +1,17 @@
-"""Keypoints from heatmaps: where each map, resized to its box, is highest; on the CPU.
+"""Keypoint decoding: the position of the maximum of each heatmap, resized to its box, on the CPU.
 
-The rule is torchvision's `heatmaps_to_keypoints`: a map of S x S cells is resized to the width and height of its box,
-rounded up to whole pixels, by cubic convolution (Keys 1981) with a = -0.75, cell centres at +0.5, cells beyond the
-border repeating it, no low-pass. The keypoint is the centre of the highest pixel, of several the first one row by row,
-put back into the box by the ratio of its true size to the rounded one. `ops.reference.keypoint` is the slow form;
-tests/unit/ops/test_keypoints.py holds the result equal to torchvision's.
+The rule is that of torchvision's `heatmaps_to_keypoints`. A heatmap of S x S cells is resized to the width and height
+of its box, rounded up to whole pixels, by cubic convolution (Keys 1981) with a = -0.75, cell centres at +0.5, the
+border replicated, no antialiasing. The keypoint is the centre of the pixel with the maximum (of several, the first in
+row- major order), scaled back by the ratio of the true box size to the rounded one. tests/unit/ops/test_keypoints.py
+compares with `ops.reference.keypoint` and with torchvision.
 
-The resized map is never made. Between two cell centres the outer weights are at or below zero, -0.1875 at least in sum,
-and the inner ones make up for it: no value there is above the higher inner cell by more than 0.1875 times its distance
-to the lower outer one. Along rows and then along columns that bounds the tile of pixels between four centres, and only
-tiles whose bound reaches the best pixel so far are computed: of a map with a peak some 15 out of 3249. Serial on
-purpose: 17 maps of 56 x 56 cells take 0.1 ms.
+The resized heatmap is never stored. A branch-and-bound search skips most of it: between two neighbouring cell centres,
+the two outer of the four cubic weights are at most 0 and sum to at least -0.1875, and all four sum to 1. The
+interpolated value therefore exceeds the larger inner cell by at most 0.1875 times its difference to the smaller outer
+cell. Applied along rows and then along columns, this bounds the tile of pixels between four cell centres, and only
+tiles whose bound reaches the best value so far are evaluated: about 15 of the 3249 tiles of a heatmap with a peak. Not
+parallel: 17 heatmaps of 56 x 56 cells take 0.1 ms.
 """
 
 from __future__ import annotations
@@ -24,28 +25,30 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _NAN = np.float32(np.nan)
 
-# Keys' parameter as OpenCV and torch choose it.
+# Keys' parameter, with the value that OpenCV and torch use.
 _A = np.float32(-0.75)
 
-# The outer weights sum to a * t * (1 - t), a quarter of a at most; a little more for rounding.
+# The outer weights sum to a * t * (1 - t), whose magnitude is at most |a| / 4; plus a margin for rounding.
 _OVERSHOOT = np.float32(0.1875 + 1e-5)
 
-# Rounding of a sum of cells that are large beside their range, relative to them: some 20 operations of 2^-24 each.
+# Relative rounding error of the weighted sums: about 20 operations with 2^-24 each. It matters where the values of the
+# cells are large compared with their differences.
 _ROUNDING = np.float32(2e-6)
 
-# A wider or higher box was not clipped to any picture there is.
+# A larger box cannot have been clipped to an image.
 _MAX_SIDE_PX = np.float32(1e4)
 
 
 def decode_keypoints(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, K, 3) float32 [x, y, score] of the highest point of each map, score being the height there.
+    """Decode heatmaps into keypoints: (N, K, 3) float32 [x, y, score], where score is the maximum.
 
-    heatmaps     (N, K, S, S) float32: K maps for each box, rows first, S at least 1
-    boxes_xyxy   (N, 4) float32, finite, pixels with continuous edges; x and y are in the same. A box narrower or lower
-                 than a pixel is taken as one pixel; sizes of the whole image are meant, 10^4 pixels at most
+    heatmaps     (N, K, S, S) float32 with S >= 1: K heatmaps for each box
+    boxes_xyxy   (N, 4) float32, finite, in pixels with continuous edges; x and y are in the same coordinates. A width
+    or
+                 height below one pixel counts as one pixel; at most 10^4 pixels
 
-    A map that holds NaN or infinity gives NaN for all three. Raises ValueError for wrong shapes or types and for boxes
-    that are not finite or larger.
+    A heatmap that contains NaN or infinity gives NaN for all three values. Raises ValueError for wrong shapes or types
+    and for boxes that are not finite or too large.
     """
     num = len(boxes_xyxy)
     if boxes_xyxy.shape != (num, 4) or boxes_xyxy.dtype != np.float32:
@@ -73,8 +76,8 @@ def _decode(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], keyp
         x1, y1, x2, y2 = boxes_xyxy[n]
         width, height = max(x2 - x1, _ONE), max(y2 - y1, _ONE)
         num_columns, num_rows = int(np.ceil(width)), int(np.ceil(height))
-        first_column, column_weights = _taps(side, num_columns)
-        first_row, row_weights = _taps(side, num_rows)
+        first_column, column_weights = _tiles_and_weights(side, num_columns)
+        first_row, row_weights = _tiles_and_weights(side, num_rows)
         for k in range(heatmaps.shape[1]):
             if not _pad(heatmaps[n, k], padded):
                 keypoints[n, k] = _NAN
@@ -89,19 +92,23 @@ def _decode(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], keyp
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _taps(side: int, num_pixels: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """first (side + 2,): the pixels first[t] to first[t + 1] take the padded cells t to t + 3; weights (pixels, 4)."""
+def _tiles_and_weights(side: int, num_pixels: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Tiles and cubic weights along one axis.
+
+    Returns first (side + 2,) int64 and weights (num_pixels, 4): the pixels first[t] <= p < first[t + 1] form tile t and
+    are interpolated from the padded cells t to t + 3.
+    """
     first = np.full(side + 2, num_pixels, np.int64)
     weights = np.empty((num_pixels, 4), np.float32)
     scale = np.float32(side) / np.float32(num_pixels)
     next_tile = 0
     for pixel in range(num_pixels):
-        at = scale * (np.float32(pixel) + _HALF) - _HALF
-        cell = np.floor(at)
+        position = scale * (np.float32(pixel) + _HALF) - _HALF
+        cell = np.floor(position)
         while next_tile <= int(cell) + 1:
             first[next_tile] = pixel
             next_tile += 1
-        t = at - cell
+        t = position - cell
         weights[pixel, 0] = _outer_weight(t + _ONE)
         weights[pixel, 1] = _inner_weight(t)
         weights[pixel, 2] = _inner_weight(_ONE - t)
@@ -111,19 +118,19 @@ def _taps(side: int, num_pixels: int) -> tuple[NDArray[np.int64], NDArray[np.flo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _inner_weight(distance: np.float32) -> np.float32:
-    """For a distance of 0 to 1 cell."""
+    """Cubic weight of a cell at a distance of 0 to 1 cells."""
     return ((_A + np.float32(2)) * distance - (_A + np.float32(3))) * distance * distance + _ONE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _outer_weight(distance: np.float32) -> np.float32:
-    """For a distance of 1 to 2 cells."""
+    """Cubic weight of a cell at a distance of 1 to 2 cells."""
     return ((_A * distance - np.float32(5) * _A) * distance + np.float32(8) * _A) * distance - np.float32(4) * _A
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pad(heatmap: NDArray[np.float32], padded: NDArray[np.float32]) -> bool:
-    """Copies the map with its border repeated twice on each side; whether all of it is finite."""
+    """Copy the heatmap with its border replicated twice on each side. Returns whether all values are finite."""
     side = len(heatmap)
     sums = np.zeros(side, np.float32)
     for i in range(side):
@@ -148,9 +155,10 @@ def _bound(
     bounds: NDArray[np.float32],
     column_bounds: NDArray[np.float32],
 ) -> None:
-    """What no pixel is above: bounds (side + 1, side + 1) by tile, column_bounds (side + 1,) by column of tiles.
+    """Upper bounds of the interpolated values.
 
-    What the rows of cells are bounded by, (side + 4, side + 1), is for the way.
+    Writes bounds (side + 1, side + 1), one for each tile, and column_bounds (side + 1,), one for each column of tiles.
+    row_above and row_below (side + 4, side + 1) are scratch space for the bounds along the rows.
     """
     num_tiles = len(bounds)
     column_bounds[:] = -np.inf
@@ -189,10 +197,10 @@ def _highest(
     first_column: NDArray[np.int64],
     column_weights: NDArray[np.float32],
 ) -> tuple[int, int, np.float32]:
-    """Row, column and height of the highest pixel, the first of those row by row."""
+    """Row, column and value of the maximum; of several equal maxima, the first in row-major order."""
     num_tiles = len(bounds)
-    start_j = _highest_place(column_bounds, first_column)
-    start_i = _highest_place(bounds[:, start_j], first_row)
+    start_j = _highest_bound(column_bounds, first_column)
+    start_i = _highest_bound(bounds[:, start_j], first_row)
     best_row, best_column, best = _highest_of_tile(
         padded, start_i, start_j, first_row, row_weights, first_column, column_weights, -1, -1, np.float32(-np.inf)
     )
@@ -208,13 +216,13 @@ def _highest(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _highest_place(bounds: NDArray[np.float32], first: NDArray[np.int64]) -> int:
-    """The place with the highest bound among those that have pixels."""
-    found, highest = 0, np.float32(-np.inf)
-    for place in range(len(bounds)):
-        if bounds[place] > highest and first[place] < first[place + 1]:
-            found, highest = place, bounds[place]
-    return found
+def _highest_bound(bounds: NDArray[np.float32], first: NDArray[np.int64]) -> int:
+    """Index of the highest bound among the tiles that contain pixels."""
+    best, highest = 0, np.float32(-np.inf)
+    for tile in range(len(bounds)):
+        if bounds[tile] > highest and first[tile] < first[tile + 1]:
+            best, highest = tile, bounds[tile]
+    return best
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -230,7 +238,9 @@ def _highest_of_tile(
     best_column: int,
     best: np.float32,
 ) -> tuple[int, int, np.float32]:
-    """The best so far, or what is better in tile (i, j): along the rows of cells first, then between them, as torch."""
+    """The best pixel so far, or a better one in tile (i, j). Interpolates along rows first, then along columns, as
+    torch does.
+    """
     for column in range(first_column[j], first_column[j + 1]):
         w0, w1, w2, w3 = column_weights[column]
         h0 = padded[i, j] * w0 + padded[i, j + 1] * w1 + padded[i, j + 2] * w2 + padded[i, j + 3] * w3

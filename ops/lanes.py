@@ -1,8 +1,8 @@
-"""Eight boxes compared with one at a time, in the processor's vector registers.
+"""SIMD comparison of one box with eight boxes at once.
 
-The compiler vectorizes long loops; a box meets a handful of others, too few for one. So the eight lanes are written
-out for LLVM, which turns them into the widest registers that the processor has. Called from compiled code; without
-the compiler (NUMBA_DISABLE_JIT=1) the functions below run as they stand.
+LLVM vectorises long loops, but a box overlaps only a few others. The eight lanes are therefore written as LLVM vector
+instructions, which use the widest registers of the CPU. The functions are called from compiled code; with
+NUMBA_DISABLE_JIT=1 the Python implementations below run instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 LANES = 8
 NUM_EDGES = 5
-"""x1, y1, x2, y2 and the area"""
+"""rows of an edge table: x1, y1, x2, y2 and the area"""
 
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _INDEX = ir.IntType(64)
@@ -34,8 +34,10 @@ def meeting_lanes(
     area: float,
     factor: float,
 ) -> int:
-    """Bit k is set if the area that the box at place first + k shares with the box left, top, right, bottom, times
-    factor, is greater than the sum of their areas; factor may be infinite. edges (5, M) hold M >= first + 8 boxes.
+    """Compare the box (left, top, right, bottom) with the boxes first to first + 7 of an edge table (5, M).
+
+    Returns a bit mask: bit k is set if intersection area * factor > area + area of box first + k. factor may be
+    infinite, which sets the bit of every box with an intersection. M must be at least first + 8.
     """
     bits = 0
     for lane in range(LANES):
@@ -47,7 +49,7 @@ def meeting_lanes(
 
 
 def lowest_bit(bits: int) -> int:
-    """The place of the lowest bit that is set of a positive number."""
+    """Index of the lowest set bit of a positive number."""
     return (bits & -bits).bit_length() - 1
 
 
@@ -68,7 +70,7 @@ def _overload_lowest_bit(bits: Any) -> Callable[..., int]:
 def _type_meeting_lanes(
     context: Any, edges: Any, first: Any, left: Any, top: Any, right: Any, bottom: Any, area: Any, factor: Any
 ) -> Any:
-    """Its signature, and what writes its code."""
+    """Signature and code generator of the intrinsic."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, first, left, top, right, bottom, area, factor = arguments
@@ -80,9 +82,9 @@ def _type_meeting_lanes(
             return builder.load(builder.bitcast(builder.gep(array.data, [place]), _DOUBLES.as_pointer()), align=8)
 
         def length(low: Any, high: Any, number: int) -> Any:
-            """Along one axis, 0 where they do not meet."""
+            """Length of the intersection along one axis, 0 without an intersection."""
             others_low, others_high = edge(number), edge(number + 2)
-            low, high = _spread(builder, low), _spread(builder, high)
+            low, high = _broadcast(builder, low), _broadcast(builder, high)
             low = builder.select(builder.fcmp_ordered(">", low, others_low), low, others_low)
             high = builder.select(builder.fcmp_ordered("<", high, others_high), high, others_high)
             length = builder.fsub(high, low)
@@ -90,9 +92,9 @@ def _type_meeting_lanes(
             return builder.select(builder.fcmp_ordered(">", length, zero), length, zero)
 
         shared = builder.fmul(length(left, right, 0), length(top, bottom, 1))
-        both = builder.fadd(_spread(builder, area), edge(4))
-        # 0 times infinity is no number, and compares as not greater
-        meets = builder.fcmp_ordered(">", builder.fmul(shared, _spread(builder, factor)), both)
+        both = builder.fadd(_broadcast(builder, area), edge(4))
+        # 0 * infinity is NaN, for which the ordered comparison is false.
+        meets = builder.fcmp_ordered(">", builder.fmul(shared, _broadcast(builder, factor)), both)
         return builder.zext(builder.bitcast(meets, ir.IntType(LANES)), _INDEX)
 
     number = types.float64
@@ -110,8 +112,8 @@ _meeting_lanes: Any = intrinsic(_type_meeting_lanes)
 _lowest_bit: Any = intrinsic(_type_lowest_bit)
 
 
-def _spread(builder: Any, value: Any) -> Any:
-    """The value in every lane."""
-    nowhere = ir.Constant(_DOUBLES, ir.Undefined)
-    one = builder.insert_element(nowhere, value, _INDEX(0))
-    return builder.shuffle_vector(one, nowhere, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+def _broadcast(builder: Any, value: Any) -> Any:
+    """Broadcast a scalar to all lanes."""
+    undefined = ir.Constant(_DOUBLES, ir.Undefined)
+    one = builder.insert_element(undefined, value, _INDEX(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))

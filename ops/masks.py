@@ -1,9 +1,9 @@
-"""Instance masks: from a 28x28 box-local probability map to the COCO RLE of the frame, without a bitmap of the frame.
+"""Instance masks: 28x28 box-local probabilities to COCO RLE of the whole frame, without a bitmap of the frame.
 
-Pixel (x, y) covers [x, x + 1) x [y, y + 1); boxes have continuous edges. COCO's RLE runs down the columns, begins with
-the number of zeros, and is written in a base-32 code of differences (`rleToString` of pycocotools' maskApi.c).
-tests/unit/ops/test_masks.py proves the geometry by hand and holds every string byte-identical to torchvision's
-`paste_masks_in_image` + threshold + pycocotools. Serial on purpose: 100 instances at 1080p take 3 ms on one core.
+Pixel (x, y) covers [x, x + 1) x [y, y + 1); boxes have continuous edges. COCO's RLE counts runs in column-major order,
+beginning with zeros, and stores differences of counts in a base-32 code (`rleToString` of pycocotools' maskApi.c).
+tests/unit/ops/test_masks.py proves the geometry by hand and compares the strings with torchvision's
+`paste_masks_in_image`, a threshold and pycocotools. Not parallel: 100 instances at 1080p take 3 ms on one core.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_SIDE = 28
-_PADDED = _SIDE + 2
+from ops.mask_overlap import MASK_SIDE
 
-# torchvision pads the map by one pixel and widens the box by the same share; torch multiplies in float32.
-_BOX_SCALE = np.float32(_PADDED / _SIDE)
+_PADDED = MASK_SIDE + 2
+
+# torchvision pads the mask by one cell on each side and widens the box in proportion, in float32.
+_BOX_SCALE = np.float32(_PADDED / MASK_SIDE)
 _PADDED_F32 = np.float32(_PADDED)
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 
-# torch resizes with another kernel, and so another rounding, when output height + width is at most this.
+# torch resizes with another kernel, which rounds differently, if output height + width is at most this.
 _SMALL_OUTPUT = 128
 
-# An interpolated probability lies between its corners but for a few units of rounding (1e-7), far inside this margin.
+# An interpolated value lies between the values of its corners, except for rounding of about 1e-7: less than this
+# margin.
 _SURE_ONE = np.float32(0.5 + 1e-5)
 _SURE_ZERO = np.float32(0.5 - 1e-5)
 
-# Longest code of one count: 60 bits. `_parse_counts` answers one of these instead of a number of counts.
+# A count takes at most 12 characters (60 bits). The negative values are errors that `_parse_counts` returns.
 _MAX_CODE_CHARS = 12
 _BAD_CHARACTER = -1
 _ENDS_IN_A_CODE = -2
@@ -43,14 +45,20 @@ def paste_rle(masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], frame
     boxes_xyxy  (N, 4) float32, frame pixels; may reach beyond the frame
     frame_hw    height and width of the frame in pixels
 
-    The result is that of torchvision's `paste_masks_in_image(masks, boxes, frame_hw) > 0.5` put through pycocotools'
-    `encode`, byte for byte: the same bilinear resize (align_corners=False) of the map padded by one pixel, into the box
-    widened by 30/28 and truncated to whole pixels, in float32 with the fused multiply-adds of torch's AVX2 and AVX-512
-    kernels. Raises ValueError for wrong shapes or types, or boxes that are not finite.
+    The arithmetic is that of pycocotools' `encode` of torchvision's `paste_masks_in_image(masks, boxes, frame_hw) >
+    0.5`: the mask, padded by one cell, is resized bilinearly (align_corners=False) to the box, which is widened by
+    30/28 and truncated to whole pixels, in float32 with fused multiply-adds.
+
+    The result does not depend on torch, whose rounding depends on its version and on the CPU: the AVX2 and AVX-512
+    kernels of torch 2.11 to 2.14 compute the source position of a resize to more than 128 px (height + width) with one
+    rounding, this function with two. A pixel can therefore differ from torchvision's only where the exact value lies
+    within 1e-5 of the threshold; elsewhere the strings are byte-identical.
+
+    Raises ValueError for wrong shapes or types and for boxes that are not finite.
     """
     num = len(masks)
-    if masks.shape != (num, _SIDE, _SIDE) or masks.dtype != np.float32:
-        raise ValueError(f"masks must be (N, {_SIDE}, {_SIDE}) float32, got {masks.shape} {masks.dtype}")
+    if masks.shape != (num, MASK_SIDE, MASK_SIDE) or masks.dtype != np.float32:
+        raise ValueError(f"masks must be (N, {MASK_SIDE}, {MASK_SIDE}) float32, got {masks.shape} {masks.dtype}")
     if boxes_xyxy.shape != (num, 4) or boxes_xyxy.dtype != np.float32:
         raise ValueError(f"boxes_xyxy must be ({num}, 4) float32, got {boxes_xyxy.shape} {boxes_xyxy.dtype}")
     if not np.isfinite(boxes_xyxy).all():
@@ -64,7 +72,7 @@ def paste_rle(masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], frame
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> bytes:
-    """COCO compressed RLE string of a (H, W) bool mask. Raises ValueError for another shape or type."""
+    """COCO compressed RLE string of an (H, W) bool mask. Raises ValueError for another shape or type."""
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
     counts = _runs_of(np.ascontiguousarray(mask.T).reshape(-1))
@@ -73,7 +81,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
 
 
 def decode_rle(counts: bytes, hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool mask of a COCO compressed RLE string, columns contiguous. Raises ValueError for malformed counts."""
+    """(H, W) bool mask, Fortran order, of a COCO compressed RLE string. Raises ValueError for malformed counts."""
     height, width = hw
     runs = _parsed(counts)
     if int(runs.sum()) != height * width:
@@ -91,15 +99,17 @@ def rle_area(counts: bytes) -> int:
 
 
 def rle_num_pixels(counts: bytes) -> int:
-    """Pixels, set or not, of the frame of a COCO compressed RLE string. Raises ValueError for malformed counts."""
+    """Number of pixels of the frame, set or not, of a COCO compressed RLE string. Raises ValueError for malformed
+    counts.
+    """
     return int(_parsed(counts).sum())
 
 
 def pack_bits(masks: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(N, 98) uint8: (N, 28, 28) probabilities after the threshold `> 0.5`, rows first, packed by np.packbits."""
-    if masks.shape[1:] != (_SIDE, _SIDE):
-        raise ValueError(f"masks must be (N, {_SIDE}, {_SIDE}), got {masks.shape}")
-    bits: NDArray[np.uint8] = np.packbits((masks > 0.5).reshape(len(masks), _SIDE * _SIDE), axis=1)
+    """Threshold (N, 28, 28) probabilities at `> 0.5` and pack them with np.packbits, row-major, into (N, 98) uint8."""
+    if masks.shape[1:] != (MASK_SIDE, MASK_SIDE):
+        raise ValueError(f"masks must be (N, {MASK_SIDE}, {MASK_SIDE}), got {masks.shape}")
+    bits: NDArray[np.uint8] = np.packbits((masks > 0.5).reshape(len(masks), MASK_SIDE * MASK_SIDE), axis=1)
     return bits
 
 
@@ -117,7 +127,7 @@ def _parsed(counts: bytes) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def _fma(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
-    # The float64 product of two float32 is exact, so this rounds like a fused multiply-add (but for one case in 2^29).
+    # The float64 product of two float32 is exact, so this rounds like a fused multiply-add, except in one case in 2^29.
     return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
@@ -125,7 +135,7 @@ def _fma(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
 def _paste_rle_all(
     masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The strings one after the other, and where each ends."""
+    """The concatenated strings of all instances, and the end of each."""
     text = np.empty(4096, np.uint8)
     ends = np.empty(len(masks), np.int64)
     size = 0
@@ -157,7 +167,7 @@ def _paste_runs(
 
     row_idx = np.empty(num_rows, np.int64)
     row_weight = np.empty(num_rows, np.float32)
-    band_begin = np.empty(_PADDED + 1, np.int64)  # rows that lie between the same two rows of the map
+    band_begin = np.empty(_PADDED + 1, np.int64)  # output rows between the same two rows of the mask
     num_bands = 0
     for row in range(num_rows):
         row_idx[row], row_weight[row] = _source_index(row + y_begin - top, out_h, small)
@@ -167,7 +177,7 @@ def _paste_runs(
     band_begin[num_bands] = num_rows
 
     counts = np.empty(256, np.int64)
-    num, done = 0, 0  # `done`: frame pixels that the counts cover; a run of ones ends there when num is even
+    num, done = 0, 0  # done: pixels that the counts cover; after an even number of counts, a run of ones ends there
     profile = np.empty(_PADDED, np.float32)
     for x in range(x_begin, x_end if num_rows > 0 else x_begin):
         x0, wx1 = _source_index(x - left, out_w, small)
@@ -219,7 +229,7 @@ def _paste_runs(
 
 @njit(cache=True, nogil=True)
 def _expanded(low: np.float32, high: np.float32) -> tuple[int, int]:
-    """First and last pixel of one side of the box, widened about its centre and truncated towards zero."""
+    """First and last pixel of the box along one axis: widened about its centre, edges truncated towards zero."""
     half = (high - low) * _HALF * _BOX_SCALE
     centre = (high + low) * _HALF
     return int(centre - half), int(centre + half)
@@ -227,7 +237,7 @@ def _expanded(low: np.float32, high: np.float32) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True)
 def _source_index(index: int, out_size: int, small: bool) -> tuple[int, np.float32]:
-    """The lower of the two map rows (or columns) that output row `index` lies between, and the weight of the upper."""
+    """The mask row (or column) before output row `index`, and the weight of the row after that."""
     scale = _PADDED_F32 / np.float32(out_size)
     middle = np.float32(index) + _HALF
     position = _fma(middle, scale, -_HALF) if small else scale * middle - _HALF
@@ -239,7 +249,7 @@ def _source_index(index: int, out_size: int, small: bool) -> tuple[int, np.float
 
 @njit(cache=True, nogil=True)
 def _append_ones(counts: NDArray[np.int64], num: int, done: int, begin: int, end: int) -> tuple[int, int]:
-    """Adds the ones at frame pixels [begin, end), in column-major order, to the run lengths."""
+    """Append a run of ones at the pixels [begin, end), in column-major order, to the counts."""
     if num > 0 and begin == done:
         counts[num - 1] += end - begin
     else:
@@ -264,8 +274,11 @@ def _runs_of(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def _compress(counts: NDArray[np.int64], num: int, text: NDArray[np.uint8], size: int) -> int:
-    """Writes the counts to text[size:]; returns where they end. From the fourth on, each as the difference to the last
-    but one; five bits a character, lowest first, bit 5 for "more follows", offset 48."""
+    """Write the code of the counts to text[size:] and return its end.
+
+    From the fourth count on, the difference to the count before the previous one is stored. A character holds five
+    bits, lowest bits first, plus bit 5 if more characters of the number follow, plus 48.
+    """
     for index in range(num):
         value = counts[index] - (counts[index - 2] if index > 2 else 0)
         more = True
@@ -280,7 +293,7 @@ def _compress(counts: NDArray[np.int64], num: int, text: NDArray[np.uint8], size
 
 @njit(cache=True, nogil=True)
 def _parse_counts(text: NDArray[np.uint8], counts: NDArray[np.int64]) -> int:
-    """The inverse of `_compress`: the number of counts, or a negative reason."""
+    """Inverse of `_compress`. Returns the number of counts, or a negative error."""
     num, position = 0, 0
     while position < len(text):
         value, shift, more = np.int64(0), 0, True

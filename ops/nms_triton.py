@@ -1,19 +1,20 @@
-"""Non-maximum suppression of a whole batch at once with a result of fixed size, on CUDA: two launches, no wait.
+"""Non-maximum suppression (NMS) of a whole batch with an output of fixed size, on CUDA: two launches, no host sync.
 
-The rules are those of `ops.nms`, decision for decision: the IoU comes of the same float32 operations in the same order,
-with a division that rounds to nearest and without fused multiply-adds. tests/gpu/test_gpu_kernel_nms.py compares them.
+The survivors are exactly those of `ops.nms`: the IoU is computed with the same float32 operations in the same order,
+with round-to-nearest division and without fused multiply-adds. tests/gpu/test_gpu_kernel_nms.py compares the two.
 
-The first kernel compares all pairs and writes a bit for each, spread over the whole GPU: boxes in blocks of 64, a
-program for two blocks, a 64-bit word for a box and the block before it. The second goes through the blocks in order, a
-program for each group. A survivor is marked by a bit, so what the blocks before say of 64 boxes is one `and` of their
-words with those bits. Within the block "all of you survive" is corrected, by all boxes at once, until nothing changes:
-box i is right after i corrections at the latest, in fact after as many as boxes suppress each other in a row.
+The first kernel compares all pairs on the whole GPU and writes one bit per pair. Boxes are divided into blocks of 64;
+one program handles a pair of blocks, and a 64-bit word holds the results of one box against a block of earlier boxes.
+The second kernel, one program per group, visits the blocks in order. Earlier survivors are bits too, so whether they
+suppress a box is one AND of each word with those bits. Within a block, all boxes start as survivors and all are
+re-evaluated at once until nothing changes. Box i is correct after at most i iterations; the number of iterations is the
+length of the longest chain of suppressions.
 
-Why the bits of all pairs, and not one survivor against all others at a time: counted for 40 groups (8 images, 5
-levels) of 1000 boxes of which nearly all survive, the pairs are 20 million at some 60 instructions each, and 5 MB of
-bits, after which 16 steps follow; one survivor at a time takes 1000 steps, each of them a round trip. Where 100 of 4096
-are kept, the bits are at most 2 MB an image, but blocks without a candidate are neither compared nor visited, which
-with a threshold on scores are most, and the steps end with the last survivor that is kept.
+Why a bit matrix instead of comparing one survivor at a time with all later boxes: for 40 groups (8 images, 5 levels) of
+1000 boxes that nearly all survive, there are 20 million pairs at about 60 instructions each and 5 MB of bits, followed
+by 16 sequential steps; one survivor at a time needs 1000 sequential steps with a memory round trip each. If 100 of 4096
+boxes are kept, the bits take at most 2 MB per image. Blocks without a candidate, which are most blocks with a score
+threshold, are neither compared nor visited, and the second kernel stops at the last survivor that is kept.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from torch import Tensor
 
 from ops.nms import iou_limit
 
-# Bits of a word, of which a thread sets so many at a time: compiled for compute capability 9.0, 8 take 72 registers.
+# Bits of a word, and bits that a thread computes at a time. For compute capability 9.0, 8 bits at a time take 72
+# registers.
 _BLOCK = 64
 _STEP = 8
 
-# The second kernel holds a word for each box of a block and each block before it in registers: 32 a thread at most,
-# which 8 warps are enough for.
+# The second kernel keeps in registers one word for each box of a block and each earlier block. Eight warps limit that
+# to 32 words per thread.
 _MAX_BOXES = 8192
 _WORDS_PER_WARP = 16
 
@@ -42,16 +44,17 @@ def nms(
     max_kept: int,
     classes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The first max_kept survivors of each group: kept (G, max_kept) and num_kept (G,), int64, on the device.
+    """Find the first max_kept survivors of each group.
 
-    boxes_xyxy     (G, K, 4) float32, each group by falling score; K is at most 8192
-    is_candidate   (G, K) bool: the others neither survive nor suppress, and may hold anything
-    iou_threshold  0 … 1; a box goes when its IoU with a survivor is above it
+    boxes_xyxy     (G, K, 4) float32, each group sorted by descending score; K is at most 8192
+    is_candidate   (G, K) bool: other boxes neither survive nor suppress, and may contain any values
+    iou_threshold  in [0, 1]; a box is suppressed if its IoU with a survivor is above it
     max_kept       at least 1
-    classes        (G, K) int64: boxes of different classes do not suppress each other. None: all are of one
+    classes        (G, K) int64: boxes of different classes do not suppress each other. None: all have the same class
 
-    kept holds places within the group, rising, and 0 behind num_kept. No value is read on the host, so the call may be
-    captured in a CUDA graph; G * K * K / 8 bytes are taken while it runs. Raises ValueError for wrong shapes or types.
+    Returns kept (G, max_kept) int64, the indices of the survivors within the group, ascending and padded with 0, and
+    num_kept (G,) int64, both on the device. No value is read on the host, so the call can be captured in a CUDA graph.
+    Uses G * K * K / 8 bytes of temporary memory. Raises ValueError for wrong shapes or types.
     """
     num_groups, num_boxes = is_candidate.shape if is_candidate.ndim == 2 else (-1, -1)
     if num_groups < 0 or is_candidate.dtype != torch.bool:
@@ -93,10 +96,10 @@ def _described(tensor: Tensor) -> str:
 def _compare_kernel(  # type: ignore[no-untyped-def]
     boxes, flags, classes, words, limit, num_boxes, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """words[group, block, n]: bit i says that box n and the earlier box i of the block cannot both survive.
+    """Write words[group, block, n]: bit i is set if the earlier box i of the block suppresses box n when it survives.
 
-    One program per group, block of n, and block no later than that; the words of blocks without candidates are left as
-    they are. A thread has a box n and goes through the block, STEP at a time.
+    One program per group, block of n, and block that is not later. The words of blocks without candidates are not
+    written. A thread has one box n and iterates over the block, STEP boxes at a time.
     """
     group = tl.program_id(0).to(tl.int64)
     row_block, column_block = tl.program_id(1), tl.program_id(2)
@@ -129,7 +132,8 @@ def _compare_kernel(  # type: ignore[no-untyped-def]
                 height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
                 shared = width * height
                 union = (bx2 - bx1) * (by2 - by1) + area - shared
-                # dividing zeros, which most pairs share, takes a detour of several times the instructions
+                # Most pairs have no intersection; a division of 0 would take a slow path with several times the
+                # instructions.
                 meets = shared > 0.0
                 iou = tl.div_rn(tl.where(meets, shared, 1.0), tl.where(meets, union, 1.0))
                 hit = meets & (iou > limit) & (columns[:, None] < rows[None, :])
@@ -145,7 +149,7 @@ def _choose_kernel(  # type: ignore[no-untyped-def]
     words, flags, kept, num_kept, num_boxes, num_blocks, max_kept,
     BLOCK: tl.constexpr, WORDS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """kept and num_kept of one group, from the words of `_compare_kernel`."""
+    """Compute kept and num_kept of one group from the words of `_compare_kernel`."""
     group = tl.program_id(0).to(tl.int64)
     first = group * num_boxes
     lanes, word_idx = tl.arange(0, BLOCK), tl.arange(0, WORDS)

@@ -1,15 +1,15 @@
-"""From 4:2:0 pictures to the network's input, and between 4:2:0 and RGB.
+"""Conversion of 4:2:0 images to the network's input, and between 4:2:0 and RGB.
 
-Y'CbCr to R'G'B' by the luma coefficients of ITU-R BT.601, BT.709 or BT.2020 (non-constant luminance), full range or
-16-235 / 16-240. Chroma samples lie in the middle of their 2x2 pixels and are interpolated linearly between the four
-nearest (weights 9, 3, 3, 1 of 16; the border repeats), as libjpeg's "fancy upsampling" does. RGB is clipped to [0, 1]
-and not rounded to 8 bit. Resizing is bilinear between pixel centres at +0.5 (`align_corners=False`, no low-pass), on
-RGB, as torchvision's detection transform does. `ops.reference.i420_to_rgb` and `ops.reference.resize_bilinear` are the
-slow forms; tests/unit/ops/test_preprocess.py holds them equal.
+Y'CbCr is converted to R'G'B' with the luma coefficients of ITU-R BT.601, BT.709 or BT.2020 (non-constant luminance), in
+full range or limited range (16-235 / 16-240). A chroma sample lies in the centre of its 2x2 pixels; chroma is
+interpolated linearly between the four nearest samples (weights 9, 3, 3 and 1 of 16, border replicated), like libjpeg's
+"fancy upsampling". RGB is clipped to [0, 1] and not rounded to 8 bits. The resize is bilinear on RGB with pixel centres
+at +0.5 (`align_corners=False`, no antialiasing), like torchvision's detection transform.
+tests/unit/ops/test_preprocess.py compares with `ops.reference.i420_to_rgb` and `ops.reference.resize_bilinear`.
 
-One pass, row by row: no more than two rows of a picture are RGB at a time, each colour by itself, so that the compiler
-makes vectors of them and nothing leaves the cache but the result. Serial on purpose: a 568x320 frame takes 0.2 ms on
-one core, 1280x720 to 1333x750 takes 3 ms.
+The input is made in one pass over the rows. At most two rows of the image exist as RGB at a time, in planar form, so
+that the loops vectorise and only the result leaves the cache. Not parallel: on one core, a 568x320 frame takes 0.2 ms
+and 1280x720 to 1333x750 takes 3 ms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ops.bf16 import write_float
 
-# matrix -> (Kr, Kb), the share of red and of blue in luma
+# matrix -> (Kr, Kb), the coefficients of red and of blue in luma
 _LUMA_SHARES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
 _ZERO = np.float32(0.0)
@@ -34,11 +34,11 @@ _SIXTEENTH = np.float32(1.0 / 16.0)
 _UINT8_MAX = np.float32(255.0)
 
 NUM_PARAMS = 10
-"""what `pack_frames` says of each picture: its height and width, those of the input, and six numbers for the colours"""
+"""parameters of each image in `pack_frames`: height and width, input height and width, six colour coefficients"""
 
 
-class Picture420(Protocol):
-    """A picture as planar Y'CbCr 4:2:0, 8 bit."""
+class Image420(Protocol):
+    """An image as planar Y'CbCr 4:2:0 with 8 bits."""
 
     @property
     def matrix(self) -> str:
@@ -46,14 +46,14 @@ class Picture420(Protocol):
 
     @property
     def full_range(self) -> bool:
-        """False: luma 16-235, chroma 16-240."""
+        """Whether the range is 0-255; otherwise luma is 16-235 and chroma 16-240."""
 
     def planes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Y (H, W), U and V (H // 2, W // 2), all uint8; H and W even."""
+        """Y (H, W), U and V (H // 2, W // 2), all uint8; H and W are even."""
 
 
-def i420_to_rgb(picture: Picture420) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of the picture at its own size, rounded to nearest."""
+def i420_to_rgb(picture: Image420) -> NDArray[np.uint8]:
+    """Convert an image to (H, W, 3) uint8 RGB of the same size, rounded to nearest."""
     y, u, v = picture.planes()
     out = np.empty((*y.shape, 3), np.uint8)
     _to_uint8(y, u, v, _coefficients(picture.matrix, full_range=picture.full_range), out)
@@ -61,7 +61,8 @@ def i420_to_rgb(picture: Picture420) -> NDArray[np.uint8]:
 
 
 def rgb_to_i420(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H * W * 3 // 2,) uint8: Y, U and V planes of a (H, W, 3) uint8 RGB picture, BT.601, full range (as JPEG).
+    """Convert (H, W, 3) uint8 RGB to I420: (H * W * 3 // 2,) uint8 with Y, U and V planes, BT.601, full range (as
+    JPEG).
 
     The chroma of 2x2 pixels is that of their mean. Raises ValueError unless H and W are even.
     """
@@ -75,7 +76,7 @@ def rgb_to_i420(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def preprocess_batch(
-    pictures: Sequence[Picture420],
+    pictures: Sequence[Image420],
     input_hws: Sequence[tuple[int, int]],
     padded_hw: tuple[int, int],
     mean: Sequence[float],
@@ -83,10 +84,11 @@ def preprocess_batch(
     *,
     bf16: bool = False,
 ) -> NDArray[np.float32] | NDArray[np.uint16]:
-    """(B, *padded_hw, 3) float32, channels last: RGB in [0, 1], resized to input_hws[b], minus mean, by std.
+    """Make the network's input: (B, *padded_hw, 3) float32, channels last.
 
-    With bf16: uint16, the bits of the nearest bfloat16. A picture that has its input size already is not resampled. It
-    lies in the upper left corner; the rest is 0. Raises ValueError for an input size that is larger than padded_hw.
+    Image b is converted to RGB in [0, 1], resized to input_hws[b] unless it has that size, normalised with mean and
+    std, and placed in the upper left corner; the padding is 0. With bf16, the result is uint16: the bit patterns of the
+    nearest bfloat16. Raises ValueError for an input size larger than padded_hw.
     """
     batch: NDArray[Any] = np.zeros((len(pictures), *padded_hw, 3), np.uint16 if bf16 else np.float32)
     mean_rgb, inverse_std_rgb = np.asarray(mean, np.float32), inverse_std(std)
@@ -103,19 +105,18 @@ def preprocess_batch(
 
 
 def pack_frames(
-    pictures: Sequence[Picture420],
+    pictures: Sequence[Image420],
     input_hws: Sequence[tuple[int, int]],
     planes: NDArray[np.uint8],
     params: NDArray[np.float32],
 ) -> None:
-    """Writes what `ops.preprocess_triton` reads, into memory that is there already (pinned, where it goes to a GPU).
+    """Write the arrays that `ops.preprocess_triton` reads into existing (for example pinned) memory.
 
-    planes  (B, capacity) uint8, contiguous: row b takes Y, U and V of picture b, one after the other; the rest of it is
-            left alone
-    params  (B, NUM_PARAMS) float32: sizes are whole numbers, which it holds exactly
-    B may be larger than the number of pictures: the others get an input size of 0. Raises ValueError where it is
-    smaller, for other shapes and types, for a picture larger than the capacity, and unless there is one input size for
-    each picture.
+    planes  (B, capacity) uint8, contiguous: row b receives the Y, U and V planes of image b; the rest is not written
+    params  (B, NUM_PARAMS) float32, which represents the sizes exactly
+
+    B may be larger than the number of images; the other rows get the input size 0. Raises ValueError if B is smaller,
+    for other shapes and types, for an image larger than the capacity, and unless each image has an input size.
     """
     if planes.ndim != 2 or planes.dtype != np.uint8 or not planes.flags.c_contiguous:
         raise ValueError(f"planes must be (B, capacity) uint8 and contiguous, got {planes.shape} {planes.dtype}")
@@ -140,13 +141,15 @@ def pack_frames(
 
 
 def inverse_std(std: Sequence[float]) -> NDArray[np.float32]:
-    """(3,) float32: what the input is multiplied by, rounded alike for every device."""
+    """1 / std as (3,) float32, rounded in the same way for every device."""
     inverse: NDArray[np.float32] = _ONE / np.asarray(std, np.float32)
     return inverse
 
 
 def _coefficients(matrix: str, *, full_range: bool) -> NDArray[np.float32]:
-    """[luma offset, luma scale, red of Cr, green of Cb, green of Cr, blue of Cb], from 0 to 255 to RGB 0 to 1."""
+    """(6,) float32 [luma offset, luma scale, Cr to red, Cb to green, Cr to green, Cb to blue]: 8-bit Y'CbCr to RGB in
+    [0, 1].
+    """
     kr, kb = _LUMA_SHARES[matrix]
     kg = 1.0 - kr - kb
     offset, luma_span, chroma_span = (0.0, 255.0, 255.0) if full_range else (16.0, 219.0, 224.0)
@@ -157,7 +160,9 @@ def _coefficients(matrix: str, *, full_range: bool) -> NDArray[np.float32]:
 
 @njit(cache=True, nogil=True)
 def _new_buffers(width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `_rgb_row` needs: four times U and V less 128 at one row, with a sample more at each side; both by pixel."""
+    """Scratch space of `_rgb_row`: (2, W // 2 + 2) U and V of one row, minus 128 and times 4, with one replicated
+    sample on each side; (2, W) U and V of each pixel.
+    """
     return np.empty((2, width // 2 + 2), np.float32), np.empty((2, width), np.float32)
 
 
@@ -166,9 +171,9 @@ def _rgb_row(
     y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], row: int, coefficients: NDArray[np.float32],
     buffers: tuple[NDArray[np.float32], NDArray[np.float32]], rgb: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    """One row of the picture as (3, W) float32 RGB in [0, 1].
+    """Convert one row of the image to (3, W) float32 RGB in [0, 1].
 
-    Unsigned indices, because numba bends negative ones round, which keeps LLVM from using vectors.
+    Indices are unsigned, because numba's support for negative indices prevents vectorisation.
     """
     half_h, half_w = u.shape
     near = row // 2
@@ -218,7 +223,7 @@ def _normalise(
     y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], coefficients: NDArray[np.float32],
     mean: NDArray[np.float32], inverse_std: NDArray[np.float32], out: NDArray[Any],
 ) -> None:  # fmt: skip
-    """The picture as it is into the upper left corner of (H, W, 3) `out`."""
+    """Normalise the image without a resize and write it to the upper left corner of `out` (H, W, 3)."""
     height, width = y.shape
     buffers = _new_buffers(width)
     rgb = np.empty((3, width), np.float32)
@@ -235,23 +240,25 @@ def _resize_normalise(
     y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], coefficients: NDArray[np.float32],
     height: int, width: int, mean: NDArray[np.float32], inverse_std: NDArray[np.float32], out: NDArray[Any],
 ) -> None:  # fmt: skip
-    """The picture, resized bilinearly to (height, width), rows first, into the upper left corner of (H, W, 3) `out`."""
+    """Resize the image to (height, width), rows before columns, normalise it and write it to the upper left corner of
+    `out` (H, W, 3).
+    """
     in_height, in_width = y.shape
-    row_idx, row_weight = _taps(in_height, height)
-    column_idx, column_weight = _taps(in_width, width)
+    row_idx, row_weight = _source_samples(in_height, height)
+    column_idx, column_weight = _source_samples(in_width, width)
     buffers = _new_buffers(in_width)
-    rgb = np.empty((2, 3, in_width), np.float32)  # source rows of even and of odd number
-    held = np.array([-1, -1])
-    blended = np.empty((3, in_width + 1), np.float32)  # the border repeats
+    rgb = np.empty((2, 3, in_width), np.float32)  # the latest even and the latest odd source row
+    converted = np.array([-1, -1])
+    blended = np.empty((3, in_width + 1), np.float32)  # with the border replicated
     flat_out = out.reshape(-1)
     one = np.uint64(1)
     for row in range(height):
         upper = row_idx[row]
         lower = min(upper + 1, in_height - 1)
         for source in (upper, lower):
-            if held[source % 2] != source:
+            if converted[source % 2] != source:
                 _rgb_row(y, u, v, source, coefficients, buffers, rgb[source % 2])
-                held[source % 2] = source
+                converted[source % 2] = source
         above, below, weight = rgb[upper % 2], rgb[lower % 2], row_weight[row]
         for channel in range(3):
             for i in range(np.uint64(in_width)):
@@ -278,8 +285,9 @@ def _write_pixel(
 
 
 @njit(cache=True, nogil=True)
-def _taps(in_size: int, out_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each output sample, the input sample before it and the weight of the one after that."""
+def _source_samples(in_size: int, out_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each output sample: the index of the input sample before it, and the weight of the input sample after that.
+    """
     idx = np.empty(out_size, np.int64)
     weight = np.empty(out_size, np.float32)
     for index in range(out_size):

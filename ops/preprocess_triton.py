@@ -1,16 +1,16 @@
-"""From a batch of 4:2:0 pictures to the network's input on CUDA, in one launch.
+"""Conversion of a batch of 4:2:0 images to the network's input on CUDA, in one launch.
 
-The rules are those of `ops.preprocess`, whose `pack_frames` writes what is read here. Sizes and colours of each picture
-lie in device memory, so a captured CUDA graph can be replayed with pictures of other sizes, as long as they fit into
-the planes and their inputs into the batch.
+The arithmetic is that of `ops.preprocess`, whose `pack_frames` writes the arrays that are read here. Sizes and colour
+coefficients of each image are in device memory, so a captured CUDA graph can be replayed with images of other sizes
+that fit into the planes and into the padded input.
 
-Each pixel of the input takes its four neighbours in the picture, each of them from its luma and four samples of U and
-of V; a picture that has its input size already takes one. Colours come of the operations of `ops.preprocess` in their
-order, without fused multiply-adds. Weights of neighbours differ from its by a rounding: there a position is a float64,
-here it is a fraction of whole numbers, rounded once. tests/gpu/test_gpu_kernel_preprocess.py compares the two.
+Each pixel of the input is interpolated from four pixels of the image, each of which needs its luma and four samples of
+U and of V; an image that is not resized needs one pixel. Colours are computed with the operations of `ops.preprocess`
+in the same order, without fused multiply-adds. The bilinear weights differ by one rounding: there a position is a
+float64, here a ratio of integers, rounded once. tests/gpu/test_gpu_kernel_preprocess.py compares the two.
 
-Counted for 8 pictures of 800x1344 that are not resampled: 13 MB are read and 52 MB written in bf16, 14 us at 4.8 TB/s;
-some 80 instructions a pixel, 9 of them loads, are 24 us on 132 SMs at 1.7 GHz.
+Estimate for 8 images of 800x1344 that are not resized: 13 MB are read and 52 MB written in bf16, 14 us at 4.8 TB/s;
+about 80 instructions per pixel, 9 of them loads, take 24 us on 132 SMs at 1.7 GHz.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ops.preprocess import NUM_PARAMS, inverse_std
 
-# What a program makes: 2 pixels for each of its threads, next to each other in a row for the threads of a warp. For
-# sm_90 that takes 96 registers; 8 pixels took 255 and did not fit.
+# Tile of one program: 2 pixels per thread, with the threads of a warp along a row. For sm_90 that takes 96 registers; 8
+# pixels per thread took 255 and spilled.
 _TILE_ROWS = 2
 _TILE_COLUMNS = 128
 _NUM_WARPS = 4
@@ -40,14 +40,15 @@ def preprocess(
     std: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """(B, 3, *padded_hw), channels last: RGB in [0, 1], resized to each picture's input size, minus mean, by std.
+    """Make the network's input: (B, 3, *padded_hw), channels last.
 
-    planes  (B, capacity) uint8 and
-    params  (B, NUM_PARAMS) float32, contiguous, on the device: what `ops.preprocess.pack_frames` wrote
-    dtype   float32, bfloat16 or float16; what is computed is float32, rounded once
+    planes  (B, capacity) uint8, contiguous, on the device, as `ops.preprocess.pack_frames` writes it
+    params  (B, NUM_PARAMS) float32, contiguous, on the device, as `ops.preprocess.pack_frames` writes it
+    dtype   float32, bfloat16 or float16: format of the result, which is computed in float32 and rounded once
 
-    A picture lies in the upper left corner, the rest is 0; of an input larger than padded_hw the part that fits is
-    there. No value is read on the host. Raises ValueError for wrong shapes, types or strides.
+    Each image is converted to RGB in [0, 1], resized to its input size, normalised and placed in the upper left corner;
+    the padding is 0, and an input larger than padded_hw is cropped. No value is read on the host. Raises ValueError for
+    wrong shapes, types or strides.
     """
     if planes.ndim != 2 or planes.dtype != torch.uint8 or not planes.is_contiguous():
         raise ValueError(f"planes must be (B, capacity) uint8 and contiguous, got {_described(planes)}")
@@ -79,9 +80,9 @@ def _preprocess_kernel(  # type: ignore[no-untyped-def]
     mean_red, mean_green, mean_blue, by_std_red, by_std_green, by_std_blue,
     NUM_PARAMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One program per picture, ROWS and COLUMNS.
+    """One program per image and tile of ROWS x COLUMNS pixels.
 
-    No parameter may be called `params` or `options`: Triton's launcher has variables of these names.
+    No parameter may be named `params` or `options`, because Triton's launcher has variables with these names.
     """
     picture = tl.program_id(0).to(tl.int64)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -114,8 +115,8 @@ def _preprocess_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _neighbours(idx, in_size, out_size):  # type: ignore[no-untyped-def]
-    """The input samples on both sides of (idx + 0.5) * in_size / out_size - 0.5 and the weight of the second."""
-    # there is nothing to divide where the output is empty
+    """The input samples before and after (idx + 0.5) * in_size / out_size - 0.5, and the weight of the second."""
+    # An empty output has no position; avoid a division by 0.
     unit = 2 * tl.maximum(out_size, 1)
     position = tl.maximum((2 * tl.minimum(idx, out_size - 1) + 1) * in_size - out_size, 0)
     first = position // unit
@@ -125,7 +126,7 @@ def _neighbours(idx, in_size, out_size):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _rgb(y, height, width, rows, columns, mask, colours):  # type: ignore[no-untyped-def]
-    """RGB in [0, 1] of the pixels of a picture at these rows (R, 1) and columns (1, C)."""
+    """RGB in [0, 1] of the pixels of an image at rows (R, 1) and columns (1, C)."""
     half_width = width // 2
     near_row, far_row = _chroma_samples(rows, height)
     near_column, far_column = _chroma_samples(columns, width)
@@ -145,7 +146,7 @@ def _rgb(y, height, width, rows, columns, mask, colours):  # type: ignore[no-unt
 
 @triton.jit
 def _chroma_samples(idx, size):  # type: ignore[no-untyped-def]
-    """The chroma samples nearest and next to a pixel along one axis."""
+    """Indices of the nearest and the second nearest chroma sample of a pixel along one axis."""
     near = idx // 2
     far = tl.where(idx % 2 == 1, tl.minimum(near + 1, size // 2 - 1), tl.maximum(near - 1, 0))
     return near, far
@@ -153,7 +154,7 @@ def _chroma_samples(idx, size):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _chroma(plane, near_near, near_far, far_near, far_far, mask):  # type: ignore[no-untyped-def]
-    """Less 128, with the weights 9, 3, 3, 1 of 16, of which nothing is rounded."""
+    """Interpolated chroma minus 128: weights 9, 3, 3 and 1 of 16, without rounding."""
     total = 9 * tl.load(plane + near_near, mask=mask, other=0).to(tl.int32)
     total += 3 * tl.load(plane + near_far, mask=mask, other=0).to(tl.int32)
     total += 3 * tl.load(plane + far_near, mask=mask, other=0).to(tl.int32)

@@ -1,13 +1,20 @@
-"""The slow, plainly correct form of every kernel, for tests and benchmarks to compare with; nothing else imports it.
+"""Reference implementations: the slow, plainly correct form of every kernel. Only tests and benchmarks import it.
 
-Letters in shapes, here and in every docstring:
+Legend of the letters in shapes, for all docstrings of the project:
 
-B   images in a batch                 N, M   boxes, detections; rows and columns of a matrix
-C   channels, or capacity of a table  K      instances that are kept, boxes of a group, keypoints of an object
-G   groups of equal size              P      pairs
-H   height in pixels                  T      tracks
-W   width in pixels                   PH, PW rows and columns of pooled bins
-L   levels of a pyramid               S      cells along each side of a square map
+B    images in a batch
+C    channels of a feature map; capacity of a table
+D    detections per image, including padding
+G    groups of equal size, for example the images of a batch
+H, W height and width in pixels (of feature maps: in cells)
+K    boxes per group; keypoints per object; selected items of N
+L    levels of a feature pyramid
+M    instances of all images, concatenated; columns of a matrix; second set of boxes
+N    boxes or detections; rows of a matrix; first set of boxes
+P    pairs; proposals per image
+PH, PW rows and columns of pooled bins
+S    cells along each side of a square map
+T    tracks
 """
 
 from __future__ import annotations
@@ -40,8 +47,10 @@ def nms(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[int]:
-    """The places of the first max_kept survivors of one group, (N, 4) by falling score: each survivor removes the
-    candidates behind it, of its own class if there are classes, whose IoU in float32 is above the threshold.
+    """Indices of the first max_kept survivors of one group of boxes (N, 4), sorted by descending score.
+
+    Each survivor suppresses the later candidates, of its own class if classes are given, whose IoU with it, computed in
+    float32, is above the threshold.
     """
     zero = np.float32(0.0)
     kept: list[int] = []
@@ -54,7 +63,7 @@ def nms(
         for n in rest:
             bx1, by1, bx2, by2 = boxes_xyxy[n]
             shared = max(zero, min(ax2, bx2) - max(ax1, bx1)) * max(zero, min(ay2, by2) - max(ay1, by1))
-            with np.errstate(invalid="ignore"):  # 0 / 0, which suppresses nothing
+            with np.errstate(invalid="ignore"):  # 0 / 0 is NaN and suppresses nothing
                 iou = shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
             if float(iou) > iou_threshold and (classes is None or classes[survivor] == classes[n]):
                 continue
@@ -63,7 +72,7 @@ def nms(
 
 
 def solve_assignment(cost: NDArray[np.float64]) -> float:
-    """The least total of min(N, M) entries of (N, M) cost, no two in a row or a column: every choice is tried."""
+    """Minimum total cost of an assignment of an (N, M) cost matrix, found by trying every permutation."""
     matrix = cost if cost.shape[0] <= cost.shape[1] else cost.T
     num_rows, num_cols = matrix.shape
     return min(
@@ -72,7 +81,9 @@ def solve_assignment(cost: NDArray[np.float64]) -> float:
 
 
 class KalmanBox:
-    """A box filter with its 8x8 matrices: centre x, centre y, width, height, then their velocities per second."""
+    """Kalman filter of a box with 8x8 matrices. State: centre x, centre y, width, height and their velocities per
+    second.
+    """
 
     def __init__(self, box_xyxy: NDArray[np.float64]) -> None:
         observed = self._observed(box_xyxy)
@@ -92,7 +103,9 @@ class KalmanBox:
         self.covariance = transition @ self.covariance @ transition.T + noise
 
     def correct(self, box_xyxy: NDArray[np.float64], step_s: float) -> None:
-        """K = P H' (H P H' + R)^-1, x <- x + K (z - H x), P <- (I - K H) P, with z and R for what may be cut."""
+        """K = P H' (H P H' + R)^-1, x <- x + K (z - H x), P <- (I - K H) P; z and R are adapted for truncated boxes as
+        `ops.kalman` describes.
+        """
         scale = self._scale(self.mean[2], self.mean[3])
         length = np.maximum(self.mean[2:4], 0.0)
         low, high = box_xyxy[:2], box_xyxy[2:]
@@ -125,8 +138,10 @@ class KalmanBox:
 def i420_to_rgb(
     y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], kr: float, kb: float, *, full_range: bool
 ) -> NDArray[np.float64]:
-    """(H, W, 3) float64 RGB in [0, 1] from Y (H, W), U and V (H // 2, W // 2): the definition in ITU-R BT.601 solved
-    for R, G, B. Chroma samples lie between the pixels 2i and 2i + 1 and are interpolated linearly; the border repeats.
+    """(H, W, 3) float64 RGB in [0, 1] from Y (H, W), U and V (H // 2, W // 2).
+
+    The equations of ITU-R BT.601 for Y, Cb and Cr, solved for R, G and B. A chroma sample lies between the pixels 2i
+    and 2i + 1; samples are interpolated linearly and replicated at the border.
     """
     height, width = y.shape
     half_h, half_w = u.shape
@@ -151,7 +166,8 @@ def i420_to_rgb(
 
 
 def resize_bilinear(image: NDArray[np.float64], out_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """(*out_hw, C) float64 of (H, W, C): pixel centres at +0.5, samples beyond the border repeat it, no low-pass."""
+    """Bilinear resize of (H, W, C) to (*out_hw, C) float64: pixel centres at +0.5, border replicated, no antialiasing.
+    """
     height, width, channels = image.shape
     out = np.zeros((*out_hw, channels))
     for row in range(out_hw[0]):
@@ -167,8 +183,10 @@ def resize_bilinear(image: NDArray[np.float64], out_hw: tuple[int, int]) -> NDAr
 def paste_mask(
     mask: NDArray[np.float64], box_xyxy: NDArray[np.float32], frame_hw: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """(H, W) float64 probabilities of the frame for one square box-local map: padded by one pixel, resized into the
-    box, which is widened by the same share and truncated to whole pixels, both ends included.
+    """(H, W) float64 probabilities on the frame of one square box-local mask.
+
+    The mask is padded by one cell on each side, the box is widened in proportion and its edges are truncated to whole
+    pixels, and the mask is resized to the box; the pixels of both edges belong to it.
     """
     side = len(mask)
     padded = np.pad(mask, 1)[:, :, None]
@@ -188,8 +206,10 @@ def paste_mask(
 
 
 def keypoint(heatmap: NDArray[np.float64], box_xyxy: NDArray[np.float32]) -> tuple[float, float, float]:
-    """x, y and height of the highest pixel of (S, S), resized to the box rounded up to whole pixels; the first of them
-    row by row. Keys' cubic convolution with a = -0.75, cell centres at +0.5, cells beyond the border repeat it.
+    """x, y and value of the maximum of an (S, S) heatmap resized to its box, whose size is rounded up to whole pixels.
+
+    Of several equal maxima, the first in row-major order. The resize is Keys' cubic convolution with a = -0.75, cell
+    centres at +0.5 and the border replicated.
     """
     x1, y1, x2, y2 = (np.float32(value) for value in box_xyxy)
     width, height = max(float(x2 - x1), 1.0), max(float(y2 - y1), 1.0)
@@ -208,7 +228,9 @@ def keypoint(heatmap: NDArray[np.float64], box_xyxy: NDArray[np.float32]) -> tup
 
 
 def _cubic_weights(at: float, num_cells: int) -> NDArray[np.float64]:
-    """(num_cells,): the share of each cell in a place between centres; cells outside give theirs to the border."""
+    """(num_cells,) weights of the cells at a position between their centres; the border cell gets the weights of the
+    cells outside.
+    """
     a = -0.75
     weights = np.zeros(num_cells)
     for cell in range(math.floor(at) - 1, math.floor(at) + 3):
@@ -219,8 +241,11 @@ def _cubic_weights(at: float, num_cells: int) -> NDArray[np.float64]:
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> bytes:
-    """COCO compressed RLE of (H, W) bool: the run lengths down the columns, zeros first, each from the fourth on less
-    the last but one, in groups of five bits, lowest first, until the rest is the sign alone; bit 5: more follow.
+    """COCO compressed RLE of an (H, W) bool mask.
+
+    The runs are counted in column-major order, beginning with zeros. From the fourth count on, the difference to the
+    count before the previous one is stored. Each number is written in groups of five bits, lowest group first, until
+    only its sign remains; bit 5 of a character says that more groups follow.
     """
     counts = [0]
     value = False
@@ -241,7 +266,9 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
 
 
 def fpn_level(box_xyxy: NDArray[np.float64], num_levels: int, finest_stride: float) -> int:
-    """The level of a box by equation 1 of the FPN paper, counted from the finest, kept within those there are."""
+    """Pyramid level of a box by equation 1 of the FPN paper, counted from the finest and clamped to the existing
+    levels.
+    """
     x1, y1, x2, y2 = box_xyxy
     side_px = math.sqrt((x2 - x1) * (y2 - y1))
     level = math.floor(4 + math.log2(side_px / 224) + 1e-6) if side_px > 0 else 0
@@ -257,9 +284,11 @@ def roi_align(
     *,
     aligned: bool,
 ) -> NDArray[np.float64]:
-    """(PH, PW, C) of (H, W, C): each bin the mean of its samples, each sample between the four cells round it. Cell i
-    has its centre at i; samples up to one cell outside take the border's value, those further out are 0. A bin has
-    sampling_ratio^2 samples; for 0 as many along each axis as it has cells, rounded up (torchvision's rule).
+    """RoIAlign of (H, W, C): (PH, PW, C), the mean of the bilinear samples of each bin.
+
+    Cell i has its centre at i. A sample up to one cell outside the map takes the value at the border; a sample further
+    outside is 0. A bin has sampling_ratio^2 samples; with sampling_ratio 0, as many along each axis as its size in
+    cells, rounded up (torchvision's rule).
     """
     x1, y1, x2, y2 = np.asarray(box_xyxy, np.float64) * scale - (0.5 if aligned else 0.0)
     roi_h, roi_w = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
@@ -295,9 +324,11 @@ def roi_pool(
     *,
     truncated: bool = False,
 ) -> NDArray[np.float64]:
-    """RoIPool (Girshick 2015), (PH, PW, C) of (H, W, C): the maximum of the cells of each bin, after box and bins were
-    brought to whole cells; 0 for a bin without cells. Corners are rounded and the last cell counts, as in Fast R-CNN
-    and torchvision; truncated, the textbooks' form: corners lose their fractions and the last cell does not count.
+    """RoIPool (Girshick 2015) of (H, W, C): (PH, PW, C), the maximum of the cells of each bin, 0 for a bin without
+    cells.
+
+    Box and bins are quantised to whole cells. By default the corners are rounded and the last cell is included, as in
+    Fast R-CNN and torchvision. truncated: the corners are rounded down and the last cell is excluded, as in textbooks.
     """
     height, width, channels = feature_map.shape
     corners = [value * scale for value in box_xyxy]

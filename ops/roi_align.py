@@ -1,14 +1,14 @@
 """RoIAlign (He et al. 2017) over a feature pyramid: one call for all levels and all images of a batch, on the CPU.
 
-Geometry: boxes are x1, y1, x2, y2 in pixels of the batch with continuous edges; the kernel applies the scale. Cell i of
-a map has its centre at i, so aligned=True shifts the scaled box by -0.5 cells; aligned=False, what torchvision's models
-are trained with, neither shifts it nor lets it be smaller than one cell. A sample up to one cell outside the map takes
-the value at the border, one further out counts as 0. `ops.reference.roi_align` is the slow form;
-tests/unit/ops/test_roi_align.py proves the geometry by hand and holds the result equal to torchvision's.
+Geometry: boxes are x1, y1, x2, y2 in pixels of the padded input with continuous edges; the kernel applies the scale.
+Cell i of a map has its centre at i, so aligned=True shifts the scaled box by -0.5 cells. aligned=False, with which
+torchvision's models are trained, does not shift the box and enlarges it to at least one cell. A sample up to one cell
+outside the map takes the value at the border; a sample further outside is 0. tests/unit/ops/test_roi_align.py proves
+the geometry by hand and compares with `ops.reference.roi_align` and torchvision.
 
-Bilinear weights are separable and linear: the samples of a bin become one weight per row and one per column of the map.
-Each row of bins first blends the rows of the map, in columns next to each other and so along contiguous memory, then
-the columns, once for all bins that share them: 8 loads per value instead of 16, and none of them scattered.
+Bilinear weights are separable, so the samples of a bin reduce to one weight per row and one per column of the map. For
+each row of bins, the kernel first blends the rows of the map along contiguous memory, then the columns, once for all
+bins that share them: 8 contiguous loads per value instead of 16 scattered ones.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from ops.bf16 import read_float, write_float
 from ops.roi_levels import assign_levels, least_areas_px2
 
 Features = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
-"""float32, float16, or bfloat16 as its bit patterns, for which numpy has no type"""
+"""float32, float16, or the bit patterns of bfloat16, for which NumPy has no dtype"""
 
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _UNIT_WEIGHT = np.ones(1, np.float32)
 
-# Bins larger than this along an axis, in cells, get no adaptive samples: next to none of them would be on the map, and
-# the loop over the others takes minutes.
+# Bins larger than this along an axis, in cells, get no adaptive samples: almost all of their samples would lie outside
+# the map, and the loop over them would take minutes.
 LARGEST_ADAPTIVE_BIN = np.float32(2.0**20)
 
-# Numba's fallback pool (workqueue, where there is no OpenMP) ends the process when two threads launch at once.
+# numba's workqueue threading layer, which is used without OpenMP, aborts the process if two threads launch at once.
 _LAUNCH = threading.Lock()
 
 
-class _Taps(NamedTuple):
-    """What each bin of a box takes along one axis."""
+class _BinCells(NamedTuple):
+    """The map cells that each bin of a box reads along one axis, and their weights."""
 
     cells: NDArray[np.int64]
     """(bins, capacity)"""
     weights: NDArray[np.float32]
     """(bins, capacity)"""
     nums: NDArray[np.int64]
-    """(bins,), how many are used"""
+    """(bins,) number of cells of each bin; the rest of the capacity is unused"""
 
 
 def infer_scales(level_hws: Sequence[tuple[int, int]], image_hw: tuple[int, int]) -> tuple[float, ...]:
-    """The power of two nearest to map height / image height, of each level: torchvision's rule.
+    """Scale of each level: the power of two nearest to map height / image height, as torchvision infers it.
 
-    image_hw is that of the padded batch.
+    level_hws are (height, width) of the maps, image_hw is (height, width) of the padded input.
     """
     return tuple(2.0 ** round(math.log2(height / image_hw[0])) for height, _ in level_hws)
 
@@ -72,22 +72,23 @@ def roi_align(
     num_valid: NDArray[np.int64] | None = None,
     out: Features | None = None,
 ) -> Features:
-    """(N, *output_hw, C) pooled features, contiguous, in the format of the levels; sums are made in float32.
+    """Pool the features of each box: (N, *output_hw, C), contiguous, in the dtype of the levels; sums are float32.
 
-    levels          (B, H, W, C) each, finest first, all float32, all float16 or all uint16 bit patterns of bfloat16,
-                    contiguous; float16, in which processors do not calculate, is copied to float32 first
-    scales          map pixels per image pixel, by level; of several levels each is half of the one before
-    boxes_xyxy      (N, 4) float32, image pixels; may be empty, lie outside or hold NaN
-    image_idx       (N,) int64, the image of each box
-    sampling_ratio  samples per bin along each axis; 0 for as many as the bin has cells along it, rounded up
-    num_valid       (G,) int64: boxes come in G equal groups (one, or one for each image), and after so many of a group
-                    the rest of it is padding, which may hold anything and gives zeros. None: all are valid
-    out             where to write the result, or None
+    levels          (B, H, W, C) each, finest first, contiguous, all float32, all float16 or all uint16 (bit patterns of
+                    bfloat16); float16 is converted to float32 first, because CPUs lack float16 arithmetic
+    scales          cells per input pixel of each level; each scale is half of the one before
+    boxes_xyxy      (N, 4) float32 in input pixels; boxes may be empty, lie outside or contain NaN
+    image_idx       (N,) int64: the image of each box
+    sampling_ratio  samples per bin along each axis; 0 means the size of the bin in cells, rounded up
+    num_valid       (G,) int64: the boxes form G groups of equal size (for example one per image), and only the first
+                    num_valid[g] boxes of group g are valid. The others may contain any values and give zeros. None: all
+                    boxes are valid
+    out             array for the result, or None
 
-    The level of a box is floor(4 + log2(sqrt(area) / 224)), kept within those there are. A box whose area is negative
-    or NaN belongs to none and gives zeros, unless there is a single level and no NaN.
-    torch takes the result as channels-last NCHW without a copy: `from_numpy(result).permute(0, 3, 1, 2)`.
-    Raises ValueError for wrong shapes, types or strides, and for an image that is not there.
+    The level of a box is floor(4 + log2(sqrt(area) / 224)), clamped to the existing levels. A box with a negative or
+    NaN area has no level and gives zeros, except that a single level takes boxes of negative area. torch uses the
+    result as channels-last NCHW without a copy: `from_numpy(result).permute(0, 3, 1, 2)`. Raises ValueError for wrong
+    shapes, types or strides, and for an image index out of range.
     """
     _check_levels(levels, scales)
     num = len(boxes_xyxy)
@@ -110,11 +111,11 @@ def roi_align(
     hws = np.array([level.shape[1:3] for level in levels], np.int64)
     scale_of_level = np.array(scales, np.float32)
     least_areas = np.array(least_areas_px2(tuple(scales)), np.float32)
-    level_of_box, place = assign_levels(hws, scale_of_level, least_areas, boxes_xyxy, image_idx, is_valid)
+    level_of_box, sort_key = assign_levels(hws, scale_of_level, least_areas, boxes_xyxy, image_idx, is_valid)
     is_half = dtype == np.float16
     maps = tuple(level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels)
     pooled = np.empty(shape, np.float32) if is_half else out
-    order = np.argsort(place)
+    order = np.argsort(sort_key)
     with _LAUNCH:
         _align_all(
             maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
@@ -145,7 +146,7 @@ def _described(level: Features) -> str:
 
 
 def _validity(num_valid: NDArray[np.int64] | None, num: int) -> NDArray[np.bool_]:
-    """(N,) bool."""
+    """(N,) bool: which boxes are valid."""
     if num_valid is None:
         return np.ones(num, np.bool_)
     num_groups = len(num_valid)
@@ -171,7 +172,9 @@ def _align_all(
     aligned: bool,
     out: NDArray[Any],
 ) -> None:
-    """maps are the levels, flat; out is (N, PH, PW, C)."""
+    """Pool all boxes in parallel. maps are the flattened levels, order is a permutation of the boxes, out (N, PH, PW,
+    C).
+    """
     _, num_rows, num_columns, num_channels = out.shape
     size = num_rows * num_columns * num_channels
     flat_out = out.reshape(-1)
@@ -183,8 +186,8 @@ def _align_all(
             continue
         height, width = hws[level]
         scale = scales[level]
-        rows = _taps(boxes_xyxy[n, 1], boxes_xyxy[n, 3], scale, aligned, num_rows, sampling_ratio, height)
-        columns = _taps(boxes_xyxy[n, 0], boxes_xyxy[n, 2], scale, aligned, num_columns, sampling_ratio, width)
+        rows = _bin_cells(boxes_xyxy[n, 1], boxes_xyxy[n, 3], scale, aligned, num_rows, sampling_ratio, height)
+        columns = _bin_cells(boxes_xyxy[n, 0], boxes_xyxy[n, 2], scale, aligned, num_columns, sampling_ratio, width)
         image = image_idx[n] * height * width * num_channels
         _align_one(maps[level], image, width, num_channels, rows, columns, flat_out, n * size)
 
@@ -196,7 +199,7 @@ def _fill_zero(out: NDArray[Any], begin: int, length: int) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _taps(
+def _bin_cells(
     low_px: np.float32,
     high_px: np.float32,
     scale: np.float32,
@@ -204,11 +207,11 @@ def _taps(
     num_bins: int,
     num_samples: int,
     size: int,
-) -> _Taps:
-    """The cells along one axis of `size` cells that each bin takes, with the sum of the weights of its samples.
+) -> _BinCells:
+    """The cells that each bin reads along an axis of `size` cells, each with the summed weights of the bin's samples.
 
-    Positions are computed in float32 with torchvision's operations in their order, so that a sample on the edge of the
-    map falls to the same side. Adaptive samples go upwards, so that no cell comes twice but in a row.
+    Positions are computed in float32 with torchvision's operations in the same order, so that a sample on the edge of
+    the map falls on the same side. The positions ascend, so equal cells are adjacent and their weights can be merged.
     """
     shift = _HALF if aligned else _ZERO
     begin = low_px * scale - shift
@@ -224,10 +227,10 @@ def _taps(
     cells = np.empty((num_bins, capacity), np.int64)
     weights = np.empty((num_bins, capacity), np.float32)
     nums = np.zeros(num_bins, np.int64)
-    for which in range(num_bins):
+    for bin_idx in range(num_bins):
         num = 0
         for sample in range(num_samples):
-            position = begin + np.float32(which) * bin_size
+            position = begin + np.float32(bin_idx) * bin_size
             position += (np.float32(sample) + _HALF) * bin_size / np.float32(num_samples)
             if not (position >= -_ONE and position <= np.float32(size)):
                 continue
@@ -236,25 +239,25 @@ def _taps(
             upper = min(lower + 1, size - 1)
             fraction = position - np.float32(lower) if lower < upper else _ZERO
             for cell, weight in ((lower, (_ONE - fraction) * share), (upper, fraction * share)):
-                if num > 0 and cells[which, num - 1] == cell:
-                    weights[which, num - 1] += weight
-                elif num > 1 and cells[which, num - 2] == cell:
-                    weights[which, num - 2] += weight
+                if num > 0 and cells[bin_idx, num - 1] == cell:
+                    weights[bin_idx, num - 1] += weight
+                elif num > 1 and cells[bin_idx, num - 2] == cell:
+                    weights[bin_idx, num - 2] += weight
                 else:
-                    cells[which, num] = cell
-                    weights[which, num] = weight
+                    cells[bin_idx, num] = cell
+                    weights[bin_idx, num] = weight
                     num += 1
-        nums[which] = num
-    return _Taps(cells, weights, nums)
+        nums[bin_idx] = num
+    return _BinCells(cells, weights, nums)
 
 
 @njit(cache=True, nogil=True)
 def _align_one(
-    level: NDArray[Any], image: int, width: int, num_channels: int, rows: _Taps, columns: _Taps, out: NDArray[Any],
-    out_begin: int,
+    level: NDArray[Any], image: int, width: int, num_channels: int, rows: _BinCells, columns: _BinCells, out:
+    NDArray[Any], out_begin: int,
 ) -> None:  # fmt: skip
-    """One box; `image` and `out_begin` say where its image and its result begin."""
-    slots, column_of_slot, num_slots = _number_columns(columns, width)
+    """Pool one box. `image` and `out_begin` are the offsets of its image in the level and of its result in `out`."""
+    slots, column_of_slot, num_slots = _assign_slots(columns, width)
     num_bins = len(columns.nums)
     spare = len(column_of_slot)
     blended = np.empty((spare + 1) * num_channels, np.float32)
@@ -282,7 +285,7 @@ def _align_one(
                 begins[k] = slots[j, k] * num_channels
             if num_columns <= 4:
                 _weighted_sum(blended, begins, columns.weights[j], num_columns, num_channels, out, at)
-            else:  # partial sums of more than that are kept in float32
+            else:  # _weighted_sum keeps partial sums of more than four terms in its output, which must be float32
                 begin = spare * num_channels
                 _weighted_sum(blended, begins, columns.weights[j], num_columns, num_channels, blended, begin)
                 begins[0] = begin
@@ -291,9 +294,11 @@ def _align_one(
 
 
 @njit(cache=True, nogil=True)
-def _number_columns(columns: _Taps, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers the different columns as they come: the slot of every tap, the column of each slot, and for each bin
-    how many slots it and those before it fill.
+def _assign_slots(columns: _BinCells, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Assign a slot to each distinct column in order of first use.
+
+    Returns the slot of every cell of every bin (bins, capacity), the column of each slot, and for each bin the number
+    of slots that it and the bins before it use.
     """
     num_bins, capacity = columns.cells.shape
     slots = np.empty((num_bins, capacity), np.int64)
@@ -320,8 +325,8 @@ def _weighted_sum(
 ) -> None:  # fmt: skip
     """out[out_begin + i] = sum over k < num of weights[k] * source[begins[k] + i], for i < length.
 
-    One pass for up to four, which is all that two samples per bin can take; beyond that `out` must be float32.
-    Unsigned indices, because numba bends negative ones round, which keeps LLVM from using vectors.
+    Up to four terms, the maximum for two samples per bin, are summed in one pass. For more terms, `out` must be
+    float32. Indices are unsigned, because numba's support for negative indices prevents vectorisation.
     """
     to = np.uint64(out_begin)
     a, wa = np.uint64(begins[0]), weights[0]

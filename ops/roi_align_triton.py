@@ -1,20 +1,20 @@
-"""RoIAlign over a feature pyramid on CUDA: one launch for all levels and all images of a batch, no wait for the host.
+"""RoIAlign over a feature pyramid on CUDA: one launch for all levels and all images of a batch, without a host sync.
 
-The rules are those of `ops.roi_align`, where the geometry is explained: levels and the positions of samples come of the
-same float32 operations in the same order, with divisions and roots that round to nearest and without fused
-multiply-adds. tests/gpu/test_gpu_kernel_roi_align.py compares the two.
+The geometry is that of `ops.roi_align`. Levels and sample positions are computed with the same float32 operations in
+the same order, with round-to-nearest division and square root and without fused multiply-adds.
+tests/gpu/test_gpu_kernel_roi_align.py compares the two.
 
-A program computes a few bins of one box: of 256 channels in bf16, 8 bins. A thread takes 16 bytes of channels next to
-each other, so that a warp reads a cell of 256 bf16 channels with one load, and positions, weights and offsets of a bin
-are worked out once for 8 of its channels. Programs of one box follow each other: the rows they share are in the cache.
+A program computes a few bins of one box: 8 bins for 256 channels in bf16. A thread handles 16 bytes of adjacent
+channels, so a warp reads one cell of 256 bf16 channels with one load, and the positions, weights and offsets of a bin
+are computed once for 8 channels. The programs of one box are consecutive, so the rows that they share are in the cache.
 
-What bounds it, counted for 1000 7x7 boxes of 16 to 600 pixels on 256 bf16 channels of an 800x1344 image, 2 samples
-along each axis, on 132 SMs at 1.7 GHz: 25 MB are written and at most 46 MB of maps are read from memory. 16 cells for
-each bin are 400 MB, of which bins of one program share half, in the first-level cache; 200 MB come from the second, 35
-us at 5.5 TB/s. Some 780 instructions for each bin are 50 us. To overlap the two, loads have to be under way while other
-warps calculate. Left alone, the assembler (CUDA 13) takes 47 registers and puts each load right before its use; told
-that it may take 64, it issues 6 to 8 loads first: 32 warps with 6 of them, 512 bytes each, are 98 kB an SM, where 5.5
-TB/s times 700 ns of latency ask for 29 kB.
+Performance estimate for 1000 boxes of 16 to 600 pixels with 7x7 bins, 256 bf16 channels of an 800x1344 image and 2
+samples along each axis, on 132 SMs at 1.7 GHz: 25 MB are written, and at most 46 MB of maps are read from memory. 16
+cells for each bin are 400 MB of loads, half of which hit the L1 cache because the bins of a program share cells; 200 MB
+come from the L2 cache, 35 us at 5.5 TB/s. About 780 instructions per bin take 50 us. To overlap the two, loads must be
+in flight while other warps compute. By default the assembler (CUDA 13) uses 47 registers and places each load directly
+before its use; with a limit of 64 registers it issues 6 to 8 loads first. 32 warps with 6 loads of 512 bytes each are
+98 kB in flight per SM, where 5.5 TB/s and a latency of 700 ns need 29 kB.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ def roi_align(
     aligned: bool = False,
     num_valid: Tensor | None = None,
 ) -> Tensor:
-    """(N, C, *output_hw) pooled features, channels last, in the format of the levels; sums are made in float32.
+    """Pool the features of each box: (N, C, *output_hw), channels last, in the dtype of the levels; sums are float32.
 
     levels          (B, C, H, W) each, finest first, channels last, all float32, all float16 or all bfloat16
-    scales          map pixels per image pixel, by level; of several levels each is half of the one before
-    boxes_xyxy      (N, 4) float32, image pixels; may be empty, lie outside or hold NaN
-    image_idx       (N,) int64, the image of each box; a box of an image that is not there gives zeros
-    sampling_ratio  samples per bin along each axis; 0 for as many as the bin has cells along it, rounded up
-    num_valid       (G,) int64: boxes come in G equal groups, and after so many of a group the rest of it is padding,
-                    which may hold anything and gives zeros. None: all are valid
+    scales          cells per input pixel of each level; each scale is half of the one before
+    boxes_xyxy      (N, 4) float32 in input pixels; boxes may be empty, lie outside or contain NaN
+    image_idx       (N,) int64: the image of each box; a box with an index out of range gives zeros
+    sampling_ratio  samples per bin along each axis; 0 means the size of the bin in cells, rounded up
+    num_valid       (G,) int64: the boxes form G groups of equal size, and only the first num_valid[g] boxes of group g
+                    are valid. The others may contain any values and give zeros. None: all boxes are valid
 
-    The level of a box is that of `ops.roi_align.roi_align`; a box that has none gives zeros. All tensors are on one
-    device, and none of their values is read on the host, so the call may be captured in a CUDA graph once the kernel is
-    compiled: by a call with as many levels and channels, this output_hw and these options, whatever N and map sizes.
+    The level of a box is that of `ops.roi_align.roi_align`; a box without a level gives zeros. All tensors are on one
+    device, and no value is read on the host. The call can be captured in a CUDA graph once the kernel is compiled, that
+    is after a call with the same numbers of levels and channels, output_hw and options, and with any N and map sizes.
     Raises ValueError for wrong shapes, types, strides or devices.
     """
     _check_levels(levels, scales)
@@ -132,36 +132,38 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# Triton compiles a kernel of its own for integers that are 1 or multiples of 16, here for nothing. In tuples it cannot
-# be told not to: heights and widths come as floats.
+# Triton specialises kernels for integers that are 1 or multiples of 16, which is useless here. The specialisation
+# cannot be disabled for integers in tuples, so heights and widths are passed as floats.
 @triton.jit(do_not_specialize=["num_images", "group_size"])
 def _align_kernel(  # type: ignore[no-untyped-def]
     out, levels, heights, widths, scales, least_areas, boxes, image_idx, num_valid, num_images, group_size,
     NUM_LEVELS: tl.constexpr, NUM_CHANNELS: tl.constexpr, NUM_ROWS: tl.constexpr, NUM_COLUMNS: tl.constexpr,
     SAMPLES: tl.constexpr, ALIGNED: tl.constexpr, TILE_BINS: tl.constexpr, TILE_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """TILE_BINS bins of one box in TILE_CHANNELS channels. levels to least_areas are tuples with one of each level."""
+    """Pool TILE_BINS bins of one box for TILE_CHANNELS channels. levels to least_areas are tuples with one item per
+    level.
+    """
     NUM_BINS: tl.constexpr = NUM_ROWS * NUM_COLUMNS
     NUM_CHANNEL_TILES: tl.constexpr = (NUM_CHANNELS + TILE_CHANNELS - 1) // TILE_CHANNELS
     NUM_TILES: tl.constexpr = (NUM_BINS + TILE_BINS - 1) // TILE_BINS * NUM_CHANNEL_TILES
-    place = tl.program_id(0) // NUM_TILES
-    box = place.to(tl.int64)
+    box_idx = tl.program_id(0) // NUM_TILES
+    box = box_idx.to(tl.int64)
     tile = tl.program_id(0) % NUM_TILES
     bins = tile // NUM_CHANNEL_TILES * TILE_BINS + tl.arange(0, TILE_BINS)
     channels = tile % NUM_CHANNEL_TILES * TILE_CHANNELS + tl.arange(0, TILE_CHANNELS)
     is_bin = bins < NUM_BINS
     is_channel = channels < NUM_CHANNELS
     image = tl.load(image_idx + box)
-    is_sound = (image >= 0) & (image < num_images)
+    is_valid = (image >= 0) & (image < num_images)
     if num_valid is not None:
-        is_sound &= place % group_size < tl.load(num_valid + place // group_size)
+        is_valid &= box_idx % group_size < tl.load(num_valid + box_idx // group_size)
     x1, y1 = tl.load(boxes + box * 4), tl.load(boxes + box * 4 + 1)
     x2, y2 = tl.load(boxes + box * 4 + 2), tl.load(boxes + box * 4 + 3)
     area = (x2 - x1) * (y2 - y1)
-    is_sound &= area == area if NUM_LEVELS == 1 else area >= 0.0
+    is_valid &= area == area if NUM_LEVELS == 1 else area >= 0.0
 
     total = tl.zeros((TILE_BINS, TILE_CHANNELS), tl.float32)
-    if is_sound:
+    if is_valid:
         level, height, width, scale = levels[0], heights[0], widths[0], scales[0]
         for index in tl.static_range(1, NUM_LEVELS):
             is_here = area >= least_areas[index]
@@ -203,7 +205,7 @@ def _align_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _first_bin(low_px, high_px, scale, NUM_BINS: tl.constexpr, ALIGNED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Where the first bin along an axis begins and the size of each, in cells."""
+    """Start of the first bin along an axis and the size of each bin, in cells."""
     begin = low_px * scale
     end = high_px * scale
     if ALIGNED:
@@ -217,9 +219,11 @@ def _first_bin(low_px, high_px, scale, NUM_BINS: tl.constexpr, ALIGNED: tl.const
 
 @triton.jit
 def _adaptive_samples(begin, bin_size, size, is_bin):  # type: ignore[no-untyped-def]
-    """How many samples a bin has along an axis, as a float; the first of each bin that can lie on the map of `size`
-    cells; and how many there are at most from it to the last one on the map. Samples lie half a cell to a cell apart:
-    four more at either end make up for the rounding of positions.
+    """Range of adaptive samples along an axis of `size` cells.
+
+    Returns the number of samples of each bin as a float, the first sample of each bin that can lie on the map, and the
+    maximum number of samples from there to the last one on the map. Samples are half a cell to one cell apart; four
+    more samples at either end allow for the rounding of positions.
     """
     num = tl.where((bin_size > 0.0) & (bin_size <= _LARGEST_ADAPTIVE_BIN), tl.ceil(bin_size), 0.0)
     step = tl.where(num > 0.0, tl.div_rn(bin_size, tl.maximum(num, 1.0)), 1.0)
@@ -230,9 +234,9 @@ def _adaptive_samples(begin, bin_size, size, is_bin):  # type: ignore[no-untyped
 
 @triton.jit
 def _offset(index, bin_size, SAMPLES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of sample `index` from where its bin begins."""
+    """Offset of sample `index` from the start of its bin."""
     offset = (index + 0.5) * bin_size
-    # exact either way, and a division is a dozen instructions
+    # For 1 and 2 samples the product is exact, and a division takes a dozen instructions.
     return offset * (1.0 / SAMPLES) if SAMPLES == 1 or SAMPLES == 2 else tl.div_rn(offset, 1.0 * SAMPLES)
 
 
@@ -240,7 +244,9 @@ def _offset(index, bin_size, SAMPLES: tl.constexpr):  # type: ignore[no-untyped-
 def _add_sample(  # type: ignore[no-untyped-def]
     total, level, y, x, height, width, is_sample, share, channels, NUM_CHANNELS: tl.constexpr
 ):  # fmt: skip
-    """total (bins, channels) float32 and `share` of a sample for each bin, at y, x (bins,) of the map."""
+    """Add one bilinear sample for each bin, at y and x (bins,) in cells, times `share`, to total (bins, channels)
+    float32.
+    """
     is_row, upper, lower, below = _cells_around(y, height)
     is_column, before, after, right = _cells_around(x, width)
     mask = (is_sample & is_row & is_column)[:, None] & (channels < NUM_CHANNELS)[None, :]
@@ -259,7 +265,9 @@ def _add_sample(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _cells_around(position, size):  # type: ignore[no-untyped-def]
-    """Whether a position is on an axis of `size` cells, the cells before and after it, and the share of the latter."""
+    """For a position on an axis of `size` cells: whether it is on the map, the cells before and after it, and the
+    weight of the second.
+    """
     is_on_map = (position >= -1.0) & (position <= size)
     position = tl.where(is_on_map, tl.maximum(position, 0.0), 0.0)
     before = tl.minimum(position.to(tl.int32), size - 1)
@@ -269,6 +277,6 @@ def _cells_around(position, size):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _load_cells(rows, columns, channels, mask, NUM_CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(bins, channels) float32: for each bin the cell in a column of the row that a pointer gives."""
+    """Load (bins, channels): for each bin, the cell at a column of the row that a pointer gives."""
     within_row = (columns * NUM_CHANNELS)[:, None] + channels[None, :]
     return tl.load(rows[:, None] + within_row, mask=mask, other=0.0)

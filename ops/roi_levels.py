@@ -1,4 +1,4 @@
-"""Which level of a feature pyramid a box is cut from: by its size, for kernels on every device alike."""
+"""Assignment of boxes to levels of a feature pyramid by their size, identical for the kernels of all devices."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 _ZERO = np.float32(0.0)
 
-# FPN paper (Lin et al. 2017), equation 1: a box of 224 x 224 pixels belongs to the level of stride 2^4. torchvision
-# adds the last, for boxes that only rounding keeps below a level.
+# Equation 1 of the FPN paper (Lin et al. 2017): a box of 224 x 224 pixels belongs to the level of stride 2^4.
+# torchvision adds the epsilon for boxes that only rounding keeps below a level.
 _CANONICAL_SIDE_PX = np.float32(224.0)
 _CANONICAL_LEVEL = 4
 _LEVEL_EPS = np.float32(1e-6)
 
-# Boxes are worked on by level, then by squares of this many cells, so that neighbours find their cells in the cache:
-# 1000 boxes on 256 channels take 11 ms instead of 14.
+# Boxes are processed by level, then by square tiles of this many cells, so that neighbouring boxes find their cells in
+# the cache: 1000 boxes on 256 channels take 11 ms instead of 14.
 _TILE_CELLS = np.float32(16.0)
 
 
 @cache
 def least_areas_px2(scales: tuple[float, ...]) -> tuple[float, ...]:
-    """The least area of the boxes of each level, in square pixels and exact in float32; 0 for the finest.
+    """Smallest box area of each level, in square pixels, exactly representable in float32; 0 for the finest level.
 
-    The rule is floor(4 + log2(sqrt(area) / 224) + 1e-6) in float32, solved once on the host: kernels compare, and do
-    not depend on how a device rounds its logarithm.
+    The level is floor(4 + log2(sqrt(area) / 224) + 1e-6) in float32. The thresholds are computed once on the host, so
+    the kernels only compare areas and do not depend on how a device rounds a logarithm.
     """
     finest = int(-math.log2(scales[0]))
     areas = [_ZERO]
@@ -41,7 +41,7 @@ def least_areas_px2(scales: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _level(area_px2: np.float32) -> np.float32:
-    """Before it is rounded down."""
+    """The level of a box area before it is rounded down."""
     octaves: np.float32 = np.log2(np.sqrt(area_px2) / _CANONICAL_SIDE_PX)
     return np.float32(_CANONICAL_LEVEL) + octaves + _LEVEL_EPS
 
@@ -55,13 +55,14 @@ def assign_levels(
     image_idx: NDArray[np.int64],
     is_valid: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The level of each box, -1 for none, and a number that grows with level, image, row and column of tiles.
+    """The level of each box, -1 for none, and a sort key by level, image, row of tiles and column of tiles.
 
-    hws (L, 2), scales (L,), least_areas (L,) as above, boxes_xyxy (N, 4), image_idx and is_valid (N,).
+    hws (L, 2), scales (L,), least_areas (L,) as above, boxes_xyxy (N, 4), image_idx and is_valid (N,). Both results are
+    (N,) int64.
     """
     num_levels = len(scales)
     level_of_box = np.full(len(boxes_xyxy), -1, np.int64)
-    place = np.zeros(len(boxes_xyxy), np.int64)
+    sort_key = np.zeros(len(boxes_xyxy), np.int64)
     for n in range(len(boxes_xyxy)):
         x1, y1, x2, y2 = boxes_xyxy[n]
         area = (x2 - x1) * (y2 - y1)
@@ -71,9 +72,9 @@ def assign_levels(
         while level + 1 < num_levels and area >= least_areas[level + 1]:
             level += 1
         level_of_box[n] = level
-        place[n] = (level << 56) + (image_idx[n] << 40)
+        sort_key[n] = (level << 56) + (image_idx[n] << 40)
         height, width = hws[level]
         tiles = scales[level] / _TILE_CELLS
-        place[n] += np.int64(min(max(y1 * tiles, _ZERO), np.float32(height))) << 20
-        place[n] += np.int64(min(max(x1 * tiles, _ZERO), np.float32(width)))
-    return level_of_box, place
+        sort_key[n] += np.int64(min(max(y1 * tiles, _ZERO), np.float32(height))) << 20
+        sort_key[n] += np.int64(min(max(x1 * tiles, _ZERO), np.float32(width)))
+    return level_of_box, sort_key

@@ -1,6 +1,7 @@
-"""Where a track is looked for: the box of the whole object, and the part of it that was in sight.
+"""Predicted boxes of the tracks: the box of the whole object and the box of its visible part.
 
-Compiled; called by `ops.track_step`.
+Compiled functions, called by `ops.track_step`. The trim of a track is the difference between its latest observed box
+and the filter's box, which is the box of the whole object.
 """
 
 from __future__ import annotations
@@ -17,45 +18,46 @@ from ops.track_tables import Table
 Floats = NDArray[np.float64]
 
 TRIM_SHARE = 0.7
-"""of what the latest box was smaller or larger than the whole object's, how much is expected of the next: the rest is
-limbs, noise, and what a neighbour hides no more
+"""share of the trim that is predicted for the next frame. The rest of it is transient: limbs, noise, or a neighbour
+that no longer occludes the object
 """
 TRIM_S = 0.3
-"""seconds out of sight in which that share falls to 1 / e"""
+"""time constant, in seconds, with which the predicted share of the trim decays while a track is lost"""
 
 ROUNDING_S = 1e-6
-"""what a sum of time steps may differ by from the interval it stands for"""
+"""tolerance, in seconds, for the rounding of sums of time steps"""
 
 
-class Expected(NamedTuple):
-    """Where M tracks are expected on a frame; boxes x1, y1, x2, y2.
+class PredictedBoxes(NamedTuple):
+    """Predictions for T tracks on one frame; boxes are x1, y1, x2, y2.
 
-    whole_xyxy    (M, 4) of the whole objects
-    visible_xyxy  (M, 4) what is expected to be observed of them
-    latest_xyxy   (M, 4) the latest boxes that were observed, moved as the filters have moved
-    unseen_s      (M,) how long before the frame before they were last seen
+    whole_xyxy    (T, 4) predicted boxes of the whole objects
+    visible_xyxy  (T, 4) predicted boxes of their visible parts
+    latest_xyxy   (T, 4) latest observed boxes, moved by the motion of the filters
+    lost_s        (T,) time from the latest detection to the previous frame, 0 for tracks that were detected on it
     """
 
     whole_xyxy: Floats
     visible_xyxy: Floats
     latest_xyxy: Floats
-    unseen_s: Floats
+    lost_s: Floats
 
 
 @njit(cache=True, error_model="numpy")
-def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float, with_masks: bool) -> Expected:
-    """Move the filters of the first num_tracks tracks on by the step that ends at the clock. Without masks nobody asks
-    for latest_xyxy, which is not filled then.
+def predict_boxes(tracks: Table, num_tracks: int, clock_s: float, step_s: float, with_masks: bool) -> PredictedBoxes:
+    """Predict the filters of the first num_tracks tracks by step_s, to the time clock_s, and return their boxes.
+
+    latest_xyxy is needed for mask IoUs only and stays uninitialised if with_masks is false.
     """
     boxes_xyxy = np.empty((3, num_tracks, 4))
     whole_xyxy, visible_xyxy, latest_xyxy = boxes_xyxy[0], boxes_xyxy[1], boxes_xyxy[2]
-    unseen_s = np.empty(num_tracks)
+    lost_s = np.empty(num_tracks)
     for track in range(num_tracks):
         record = tracks[track]
         predict_filter(record["filter"], step_s)
         since_s = clock_s - step_s - record["last_seen_s"]
-        unseen_s[track] = 0.0 if since_s < ROUNDING_S else since_s
-        share = TRIM_SHARE * np.exp(-since_s / TRIM_S) if unseen_s[track] > 0.0 else TRIM_SHARE
+        lost_s[track] = 0.0 if since_s < ROUNDING_S else since_s
+        share = TRIM_SHARE * np.exp(-since_s / TRIM_S) if lost_s[track] > 0.0 else TRIM_SHARE
         whole = filter_box(record["filter"])
         for axis in range(2):
             low, high = whole[axis], whole[axis + 2]
@@ -64,29 +66,31 @@ def expect(tracks: Table, num_tracks: int, clock_s: float, step_s: float, with_m
             _write_side(visible_xyxy, track, axis, low + share * trim_low, high + share * trim_high)
             if with_masks:
                 _write_side(latest_xyxy, track, axis, low + trim_low, high + trim_high)
-    return Expected(whole_xyxy, visible_xyxy, latest_xyxy, unseen_s)
+    return PredictedBoxes(whole_xyxy, visible_xyxy, latest_xyxy, lost_s)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _write_side(boxes_xyxy: Floats, track: int, axis: int, low: float, high: float) -> None:
-    """From low to high, or their mean twice where they have changed places."""
+    """Write an interval. If low > high, both ends are set to their mean."""
     middle = 0.5 * (low + high)
     boxes_xyxy[track, axis] = min(low, middle)
     boxes_xyxy[track, axis + 2] = max(high, middle)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def keep_trim(record: Any, boxes_xyxy: Floats, detection: int) -> None:
-    """After the correction of the track's filter by the box of the detection."""
+def store_trim(record: Any, boxes_xyxy: Floats, detection: int) -> None:
+    """Store the trim of a track, after its filter was corrected by the detection."""
     whole, trim = filter_box(record["filter"]), record["trim"]
     for edge in range(4):
         trim[edge] = boxes_xyxy[detection, edge] - whole[edge]
 
 
 @njit(cache=True, error_model="numpy")
-def cut_overlap(whole_xyxy: Floats, track: int, boxes_xyxy: Floats, detection: int) -> float:
-    """IoU of the whole object with a box, when what one of them lacks along one axis counts as cut off: there the
-    overlap is measured against the shorter of the two lengths. The better of the two axes.
+def truncated_iou(whole_xyxy: Floats, track: int, boxes_xyxy: Floats, detection: int) -> float:
+    """IoU of a whole object and a detection, one of which may be truncated along one axis.
+
+    Along the truncated axis, the overlap is divided by the shorter of the two lengths instead of their union. Returns
+    the maximum for both choices of the axis.
     """
     overlaps = np.empty(2)
     shares = np.empty(2)

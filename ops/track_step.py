@@ -1,4 +1,4 @@
-"""The compiled part of the tracker: one call that takes the table of a stream's tracks over one frame."""
+"""The compiled step of the tracker: updates the table of a stream's tracks with the detections of one frame."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ops.kalman import correct_filter, start_filter
 from ops.lanes import LANES, lowest_bit, meeting_lanes
 from ops.mask_overlap import MASK_BYTES, mask_area, mask_centroid, shared_area
 from ops.track_association import Bits, Classes, Floats, Ints, Scores, associate
-from ops.track_boxes import ROUNDING_S, expect, keep_trim
+from ops.track_boxes import ROUNDING_S, predict_boxes, store_trim
 from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, RULES, SPAN, TRACK, Table
 
-_GIVEN = [(types.float32, 2), (types.float32, 1), (types.int32, 1), (types.uint8, 2)]
-"""boxes, scores, classes and mask bits: element type and number of dimensions"""
+_DETECTION_ARRAYS = [(types.float32, 2), (types.float32, 1), (types.int32, 1), (types.uint8, 2)]
+"""element type and number of dimensions of boxes, scores, classes and mask bits"""
 
 
 @njit(cache=True, error_model="numpy")
@@ -28,16 +28,17 @@ def step_tracks(
     scores: Scores, class_ids: Classes, mask_bits: Bits,
     frame_seq: int, clock_s: float, step_s: float, rows: Ints, spans: Table,
 ) -> tuple[int, int, int, int, int, int]:  # fmt: skip
-    """One frame. The table must have room for every detection to become a track.
+    """Track one frame.
 
-    boxes_xyxy (N, 4), scores (N,), class_ids (N,); mask_bits (N, 98), or (0, 98) where there are no masks.
+    tracks and spans must have room for num_tracks + N records. boxes_xyxy is (N, 4), scores and class_ids are (N,),
+    mask_bits is (N, 98), or (0, 98) without masks; rows is (4, N).
 
-    Fills of rows (4, N) the first K columns, one for each detection to show, rising: its place, the id of its track,
-    the track's class and its age in frames; and of spans, which must have room for every track and every detection, the
-    first E with the tracks that ended, the next S with those that were confirmed on this frame.
+    Writes the first K columns of rows, one for each detection with a track, in ascending order: index of the detection,
+    track ID, class of the track, age of the track in frames. Writes to spans the E tracks that ended, then the S tracks
+    that were confirmed.
 
-    Returns the place of a detection whose numbers cannot be (then nothing was changed) or -1, the number of living
-    tracks, the number of tracks ever confirmed, K, E and S.
+    Returns the index of an invalid detection (then nothing is changed) or -1, the number of tracks, the number of
+    tracks ever confirmed, K, E and S.
     """
     bad = _first_bad(boxes_xyxy, scores)
     if bad >= 0:
@@ -45,15 +46,15 @@ def step_tracks(
     rule = rules[0]
     boxes = boxes_xyxy.astype(np.float64)
     num_tracks, num_ended = _drop_lost(tracks, num_tracks, rules, clock_s, step_s, spans)
-    expected = expect(tracks, num_tracks, clock_s, step_s, len(mask_bits) > 0)
+    predicted = predict_boxes(tracks, num_tracks, clock_s, step_s, len(mask_bits) > 0)
     strips = into_strips(boxes)
-    _settle_ties(strips, boxes, scores, class_ids)
-    track_of = associate(tracks, expected, boxes, scores, class_ids, mask_bits, strips, rules)
-    num_tracks = _give_births(
+    _sort_ties(strips, boxes, scores, class_ids)
+    track_of = associate(tracks, predicted, boxes, scores, class_ids, mask_bits, strips, rules)
+    num_tracks = _begin_tracks(
         tracks, num_tracks, boxes, scores, class_ids, mask_bits, strips, rules, frame_seq, clock_s, track_of
     )
 
-    num_shown = 0
+    num_tracked = 0
     is_new = np.zeros(num_tracks, np.bool_)
     for detection in range(len(scores)):
         track = track_of[detection]
@@ -62,16 +63,16 @@ def step_tracks(
         record = tracks[track]
         if record["num_hits"] > 0:
             correct_filter(record["filter"], boxes, detection, step_s)
-            keep_trim(record, boxes, detection)
+            store_trim(record, boxes, detection)
         record["last_seq"] = frame_seq
         record["last_seen_s"] = clock_s
         record["score_sum"] += scores[detection]
         record["num_hits"] += 1
         _vote(record, class_ids[detection], scores[detection])
-        _remember(record, boxes, mask_bits, detection, frame_seq)
-        is_new[track] = record["track_id"] == 0 and _is_proved(record, rule)
-        rows[0, num_shown] = detection
-        num_shown += 1
+        _store_position(record, boxes, mask_bits, detection, frame_seq)
+        is_new[track] = record["track_id"] == 0 and _is_confirmed(record, rule)
+        rows[0, num_tracked] = detection
+        num_tracked += 1
     num_started = 0
     for track in range(num_tracks):
         if is_new[track]:
@@ -79,28 +80,29 @@ def step_tracks(
             tracks[track]["track_id"] = num_confirmed
             write_span(tracks, track, spans, num_ended + num_started)
             num_started += 1
-    for k in range(num_shown):
+    for k in range(num_tracked):
         record = tracks[track_of[rows[0, k]]]
         rows[1, k] = record["track_id"]
         rows[2, k] = record["class_id"]
         rows[3, k] = frame_seq - record["first_seq"] + 1
-    return -1, num_tracks, num_confirmed, num_shown, num_ended, num_started
+    return -1, num_tracks, num_confirmed, num_tracked, num_ended, num_started
 
 
 @functools.cache
 def compiled_step() -> Callable[..., tuple[int, int, int, int, int, int]]:
-    """`step_tracks`, compiled for arrays of its types that are contiguous, read-only ones as well as others.
+    """The entry point of `step_tracks`, compiled for C-contiguous arrays, read-only or not.
 
-    Arrays must be what they are said to be: nothing looks at them when it is called. That spares numba's own look at
-    the types of all arguments, a part of each call that shows, and a second compilation for read-only arrays.
+    The entry point does not check its arguments: the arrays must have the declared dtypes, dimensions and contiguity.
+    Calling it directly skips numba's type dispatch, which takes a noticeable part of each call, and avoids a second
+    compilation for read-only arrays.
     """
     step: Any = step_tracks
     if not hasattr(step, "compile"):  # NUMBA_DISABLE_JIT=1
         return step_tracks
-    given = [types.Array(dtype, ndim, "C", readonly=True) for dtype, ndim in _GIVEN]
+    detection_types = [types.Array(dtype, ndim, "C", readonly=True) for dtype, ndim in _DETECTION_ARRAYS]
     tracks, rules, spans = (from_dtype(dtype)[::1] for dtype in (TRACK, RULES, SPAN))
     number, seconds = types.int64, types.float64
-    signature = (tracks, number, number, rules, *given, number, seconds, seconds, types.int64[:, ::1], spans)
+    signature = (tracks, number, number, rules, *detection_types, number, seconds, seconds, types.int64[:, ::1], spans)
     step.compile(signature)
     entry_point: Callable[..., tuple[int, int, int, int, int, int]] = step.overloads[signature].entry_point
     return entry_point
@@ -108,7 +110,7 @@ def compiled_step() -> Callable[..., tuple[int, int, int, int, int, int]]:
 
 @njit(cache=True, error_model="numpy")
 def write_span(tracks: Table, track: int, spans: Table, place: int) -> None:
-    """What is to be told of a track at its start or its end."""
+    """Write the summary of a track to spans[place]."""
     record, span = tracks[track], spans[place]
     span["track_id"] = record["track_id"]
     span["class_id"] = record["class_id"]
@@ -133,7 +135,7 @@ def write_span(tracks: Table, track: int, spans: Table, place: int) -> None:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _first_bad(boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> int:
-    """The first detection with a number that is not finite, x2 < x1 or y2 < y1; -1 for none."""
+    """Index of the first detection with a value that is not finite, with x2 < x1 or with y2 < y1; -1 for none."""
     for k in range(len(scores)):
         x1, y1, x2, y2 = boxes_xyxy[k, 0], boxes_xyxy[k, 1], boxes_xyxy[k, 2], boxes_xyxy[k, 3]
         if not (np.isfinite(x1 + y1 + x2 + y2) and np.isfinite(scores[k]) and x1 <= x2 and y1 <= y2):
@@ -145,17 +147,18 @@ def _first_bad(boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> 
 def _drop_lost(
     tracks: Table, num_tracks: int, rules: Table, clock_s: float, step_s: float, spans: Table
 ) -> tuple[int, int]:
-    """Close the table up over the tracks that are over: confirmed ones after lost_s, tentative ones after confirm_s,
-    but not before they were looked for once.
+    """Remove the tracks that have been lost for too long and compact the table.
 
-    Returns how many stay, and how many confirmed ones went, which are written to the first spans.
+    A confirmed track ends after lost_s. A tentative track ends after confirm_s, but not before one frame was searched
+    for it. Returns the number of remaining tracks and the number of confirmed tracks that ended, which are written to
+    spans.
     """
-    patience_s = max(step_s, rules[0]["confirm_s"]) + ROUNDING_S
+    tentative_lost_s = max(step_s, rules[0]["confirm_s"]) + ROUNDING_S
     lost_s = rules[0]["lost_s"] + ROUNDING_S
     num_kept = num_ended = 0
     for track in range(num_tracks):
         is_confirmed = tracks[track]["track_id"] > 0
-        if clock_s - tracks[track]["last_seen_s"] <= (lost_s if is_confirmed else patience_s):
+        if clock_s - tracks[track]["last_seen_s"] <= (lost_s if is_confirmed else tentative_lost_s):
             if num_kept < track:
                 tracks[num_kept] = tracks[track]
             num_kept += 1
@@ -166,10 +169,11 @@ def _drop_lost(
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _is_proved(record: Any, rule: Any) -> bool:
-    """Whether a tentative track has been seen for long enough, for how sure its detections are, to get its id.
+def _is_confirmed(record: Any, rule: Any) -> bool:
+    """Whether a tentative track is confirmed: seen for long enough, given the mean score of its detections.
 
-    confirm_s is for a mean score half-way from high_score to 1; a surer one waits less, one of high_score for ever.
+    The required time is confirm_s at a mean score half-way from high_score to 1. It falls with the mean score and is
+    infinite at high_score.
     """
     if record["num_hits"] < 2:
         return False
@@ -180,7 +184,9 @@ def _is_proved(record: Any, rule: Any) -> bool:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _vote(record: Any, class_id: int, score: float) -> None:
-    """Adds the score to the votes of the class, which takes the place of the weakest where it has none."""
+    """Add the score to the votes of the class and update the track's class. A class without votes replaces the class
+    with the lowest sum.
+    """
     votes = record["votes"]
     if votes[0, 1] > 0.0 and votes[0, 0] == class_id and record["class_id"] == class_id:
         votes[0, 1] += score
@@ -203,8 +209,8 @@ def _vote(record: Any, class_id: int, score: float) -> None:
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _remember(record: Any, boxes_xyxy: Floats, mask_bits: Bits, detection: int, frame_seq: int) -> None:
-    """Keeps the mask, and the place: on the path, which is thinned to every second point whenever it is full."""
+def _store_position(record: Any, boxes_xyxy: Floats, mask_bits: Bits, detection: int, frame_seq: int) -> None:
+    """Store the mask and the position of the detection. When the path is full, every second point is removed."""
     x, y = mask_centroid(mask_bits, boxes_xyxy, detection)
     if len(mask_bits):
         mask = record["mask"]
@@ -214,7 +220,7 @@ def _remember(record: Any, boxes_xyxy: Floats, mask_bits: Bits, detection: int, 
     latest[0] = frame_seq - record["first_seq"]
     latest[1] = x
     latest[2] = y
-    # strides are powers of two
+    # path_stride is a power of two
     if (record["num_hits"] - 1) & (record["path_stride"] - 1):
         return
     length = record["path_length"]
@@ -231,14 +237,14 @@ def _remember(record: Any, boxes_xyxy: Floats, mask_bits: Bits, detection: int, 
 
 
 @njit(cache=True, error_model="numpy")
-def _give_births(
+def _begin_tracks(
     tracks: Table, num_tracks: int, boxes_xyxy: Floats, scores: Scores, class_ids: Classes, mask_bits: Bits,
     strips: Strips, rules: Table, frame_seq: int, clock_s: float, track_of: Ints,
 ) -> int:  # fmt: skip
-    """Begin a track for each detection of birth_score or more without one, the surest first, unless it has no area or
-    copies one that has a track.
+    """Begin a track for each unmatched detection with a score of birth_score or more, in descending order of score.
 
-    Returns the number of tracks; writes track_of as `associate` does.
+    Detections without area and duplicates of detections with a track are skipped. Updates track_of (N,), the track of
+    each detection, and returns the number of tracks.
     """
     free = np.empty(len(scores), np.int64)
     num_free = 0
@@ -252,7 +258,7 @@ def _give_births(
         return num_tracks
     free = free[:num_free]
     for detection in free[np.argsort(-scores[free], kind="mergesort")]:
-        if _is_copy_of_any(boxes_xyxy, class_ids, mask_bits, detection, strips, track_of, rules):
+        if _is_duplicate_of_any(boxes_xyxy, class_ids, mask_bits, detection, strips, track_of, rules):
             continue
         start_filter(tracks[num_tracks]["filter"], boxes_xyxy, detection)
         tracks["trim"][num_tracks] = 0.0
@@ -273,7 +279,7 @@ def _give_births(
 
 
 @njit(cache=True, error_model="numpy")
-def _is_copy_of_any(
+def _is_duplicate_of_any(
     boxes_xyxy: Floats,
     class_ids: Classes,
     mask_bits: Bits,
@@ -282,24 +288,29 @@ def _is_copy_of_any(
     track_of: Ints,
     rules: Table,
 ) -> bool:
-    """Whether `detection` is a copy of one that has a track."""
+    """Whether `detection` duplicates a detection that has a track."""
     left, top, right, bottom = boxes_xyxy[detection]
     begin, end = in_reach(strips, left, right)
     for first in range(begin, end, LANES):
-        # whatever shares an area with it
+        # an infinite factor selects every box with an intersection
         lanes = meeting_lanes(strips.edges, first, left, top, right, bottom, 0.0, np.inf)
         while lanes:
             other = strips.order[first + lowest_bit(lanes)]
             lanes &= lanes - 1
-            if track_of[other] >= 0 and _is_copy(boxes_xyxy, class_ids, mask_bits, detection, other, rules):
+            if track_of[other] >= 0 and _is_duplicate(boxes_xyxy, class_ids, mask_bits, detection, other, rules):
                 return True
     return False
 
 
 @njit(cache=True, error_model="numpy")
-def _is_copy(boxes_xyxy: Floats, class_ids: Classes, mask_bits: Bits, detection: int, other: int, rules: Table) -> bool:
-    """Whether `detection` is `other` seen again, or a part of it: of one class by box, or with its mask inside the
-    other mask; of any class where the masks are nearly the same pixels.
+def _is_duplicate(
+    boxes_xyxy: Floats, class_ids: Classes, mask_bits: Bits, detection: int, other: int, rules: Table
+) -> bool:
+    """Whether `detection` is a duplicate or a part of `other`.
+
+    It is, if both have the same class and their box IoU is above duplicate_iou, if both have the same class and more
+    than duplicate_share of its mask lies inside the other mask, or if the mask IoU is above duplicate_iou, whatever the
+    class.
     """
     iou = iou_at(boxes_xyxy, other, boxes_xyxy, detection)
     if iou == 0.0:
@@ -317,9 +328,9 @@ def _is_copy(boxes_xyxy: Floats, class_ids: Classes, mask_bits: Bits, detection:
 
 
 @njit(cache=True, error_model="numpy")
-def _settle_ties(strips: Strips, boxes_xyxy: Floats, scores: Scores, class_ids: Classes) -> None:
-    """Put detections with the same left edge in the order of their other edges, scores and classes, so that only twins
-    are left in doubt.
+def _sort_ties(strips: Strips, boxes_xyxy: Floats, scores: Scores, class_ids: Classes) -> None:
+    """Sort detections with the same left edge by their other edges, scores and classes, so that the order does not
+    depend on the order of the input, except for identical detections.
     """
     order = strips.order
     for end in range(1, len(order)):
@@ -334,6 +345,7 @@ def _settle_ties(strips: Strips, boxes_xyxy: Floats, scores: Scores, class_ids: 
 
 @njit(cache=True, error_model="numpy")
 def _ranks_before(boxes_xyxy: Floats, scores: Scores, class_ids: Classes, first: int, second: int) -> bool:
+    """Whether detection `first` comes before `second`: by ascending edges, descending score, ascending class ID."""
     for edge in range(4):
         if boxes_xyxy[first, edge] != boxes_xyxy[second, edge]:
             return bool(boxes_xyxy[first, edge] < boxes_xyxy[second, edge])

@@ -1,4 +1,4 @@
-"""What the tracker knows of a stream's tracks, and the numbers it goes by, as records that compiled code can read."""
+"""Structured dtypes for the tracker's compiled code: tracks, summaries of tracks, and the configuration."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from numpy.typing import NDArray
 from ops.mask_overlap import MASK_BYTES
 
 Table = NDArray[Any]
-"""a structured array; its fields are views: table["field"] is (C, …)"""
+"""a structured array (C,); table["field"] is a view (C, …) of one field"""
 
 NUM_VOTES = 4
-"""classes that a track remembers"""
+"""number of classes for which a track stores votes"""
 MAX_PATH_POINTS = 16
 
-# A living track. Tables hold them in the order of birth and have room for more.
+# A track. Tables store tracks in the order in which they began, followed by unused rows.
 TRACK = np.dtype(
     [
-        # motion, as `ops.kalman` lays it out
+        # Kalman filter in the layout of `ops.kalman`
         ("filter", "<f8", (4, 5)),
-        # x1, y1, x2, y2 of the latest box less those of the filter's, which is the box of the whole object
+        # latest observed box minus the filter's box, which is the box of the whole object: x1, y1, x2, y2
         ("trim", "<f8", (4,)),
-        # of the first and the latest detection, on the tracker's own clock
+        # times of the first and the latest detection on the tracker's clock
         ("first_seen_s", "<f8"),
         ("last_seen_s", "<f8"),
-        # over all detections
+        # sum of the scores of all detections
         ("score_sum", "<f8"),
-        # a class and the sum of the scores that it was seen with, 0 where the row is free
+        # (class ID, sum of scores) of the classes that were voted for; a sum of 0 marks a free row
         ("votes", "<f8", (NUM_VOTES, 2)),
-        # 0 while tentative
+        # 0 while the track is tentative
         ("track_id", "<i8"),
-        # the one with the most votes
+        # class with the highest sum of scores
         ("class_id", "<i8"),
-        # frames of the first and the latest detection
+        # frame numbers of the first and the latest detection
         ("first_seq", "<i8"),
         ("last_seq", "<i8"),
         ("num_hits", "<i8"),
-        # frames since first_seq, x and y in pixels: path_length points from every path_stride-th detection
+        # (frames since first_seq, x, y in pixels) of every path_stride-th detection; path_length points are used
         ("path", "<f4", (MAX_PATH_POINTS, 3)),
         ("latest", "<f4", (3,)),
         ("path_length", "<i8"),
         ("path_stride", "<i8"),
-        # packed bits of the latest detection's mask, all 0 without one
+        # packed bits of the latest detection's mask; all 0 without masks
         ("mask", "u1", (MASK_BYTES,)),
-        # to whole cache lines
+        # fills the record up to whole cache lines
         ("padding", "u1", (2,)),
     ]
 )
 
-# `pipeline.tracking.tracker.TrackSpan`, which documents the fields; of `path`, the first path_length points count.
+# The fields of `pipeline.tracking.tracker.TrackSpan`, which documents them. path_length points of `path` are used.
 SPAN = np.dtype(
     [
         ("track_id", "<i8"),
@@ -65,7 +65,7 @@ SPAN = np.dtype(
     ]
 )
 
-# `pipeline.tracking.tracker.TrackerConfig`, which says what each is.
+# The thresholds of `pipeline.tracking.tracker.TrackerConfig`, which documents them.
 RULES = np.dtype(
     [
         (name, "<f8")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from ops.mask_overlap import SIDE, mask_area, mask_centroid, shared_area
+from ops.mask_overlap import MASK_SIDE, mask_area, mask_centroid, shared_area
 
 
 def packed(cells: ArrayLike) -> NDArray[np.uint8]:
     """(N, 98) of (N, 28, 28) or of one (28, 28)."""
-    return np.packbits(np.asarray(cells, np.uint8).reshape(-1, SIDE * SIDE), axis=1)
+    return np.packbits(np.asarray(cells, np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE), axis=1)
 
 
 def shared(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: ArrayLike) -> float:
@@ -22,9 +22,9 @@ def shared(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: Arra
     return float(found)
 
 
-FULL = np.ones((SIDE, SIDE), np.uint8)
-LEFT = np.zeros((SIDE, SIDE), np.uint8)
-LEFT[:, : SIDE // 2] = 1
+FULL = np.ones((MASK_SIDE, MASK_SIDE), np.uint8)
+LEFT = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
+LEFT[:, : MASK_SIDE // 2] = 1
 TOP = LEFT.T.copy()
 
 
@@ -52,9 +52,9 @@ def test_equals_masks_that_are_drawn(seed: int) -> None:
     boxes, drawn, masks = [], [], []
     for _ in range(2):
         corner, cell = rng.integers(0, 60, 2), rng.integers(1, 5, 2)
-        mask = (rng.random((SIDE, SIDE)) < rng.uniform(0.2, 0.9)).astype(np.uint8)
-        canvas = np.zeros((60 + SIDE * 4, 60 + SIDE * 4), np.uint8)
-        size = SIDE * cell
+        mask = (rng.random((MASK_SIDE, MASK_SIDE)) < rng.uniform(0.2, 0.9)).astype(np.uint8)
+        canvas = np.zeros((60 + MASK_SIDE * 4, 60 + MASK_SIDE * 4), np.uint8)
+        size = MASK_SIDE * cell
         canvas[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]] = mask.repeat(cell[1], 0).repeat(
             cell[0], 1
         )
@@ -79,7 +79,7 @@ def test_full_masks_are_their_boxes(seed: int) -> None:
 
 def test_area_and_centroid() -> None:
     rng = np.random.default_rng(0)
-    cells = rng.integers(0, 2, (4, SIDE, SIDE), np.uint8)
+    cells = rng.integers(0, 2, (4, MASK_SIDE, MASK_SIDE), np.uint8)
     cells[3] = 0
     bits = packed(cells)
     boxes: NDArray[np.float64] = np.array([[0, 0, 28, 28], [5, 5, 61, 33], [1, 1, 1, 9], [2, 2, 4, 4]], np.float64)
