@@ -188,8 +188,7 @@ def _local_indices(nodes: NDArray[np.int64], local_of: NDArray[np.int64]) -> NDA
 
 @njit(cache=True)
 def _components(rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int) -> NDArray[np.int64]:
-    """Connected component of each pair, (P,) int64, named by its smallest node. Nodes are the rows, then the columns.
-    """
+    """Connected component of each pair, (P,) int64, given by its smallest node. Nodes are rows, then columns."""
     parent = np.arange(num_rows + num_cols)
     for k in range(len(rows)):
         first = _root(parent, rows[k])

@@ -152,8 +152,7 @@ def in_reach(strips: Strips, left: float, right: float) -> tuple[int, int]:
 def pairs_in_strips(
     a: NDArray[np.float64], b: NDArray[np.float64], strips: Strips, min_iou: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """`overlapping_pairs` without validation; strips index b. Pairs are sorted by a_idx, then in the order of strips.
-    """
+    """`overlapping_pairs` without validation; strips index b. Pairs are sorted by a_idx, then as in strips."""
     capacity = 4 * (len(a) + len(b)) + LANES
     while True:
         a_idx, b_idx = np.empty(capacity, np.int64), np.empty(capacity, np.int64)

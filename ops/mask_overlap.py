@@ -36,8 +36,7 @@ def mask_area(bits: NDArray[np.uint8], boxes_xyxy: NDArray[np.float64], i: int) 
 
 @njit(cache=True)
 def mask_centroid(bits: NDArray[np.uint8], boxes_xyxy: NDArray[np.float64], i: int) -> tuple[float, float]:
-    """Centroid (x, y) of mask i over box i, in pixels. The centre of the box if the mask is empty or bits is (0, 98).
-    """
+    """Centroid (x, y) of mask i over box i, in pixels; the centre of the box if the mask is empty or absent."""
     num = sum_row = sum_col = 0
     if len(bits):
         for k in range(2 * MASK_BYTES):  # in groups of four cells, seven groups per row

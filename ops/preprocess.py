@@ -286,8 +286,7 @@ def _write_pixel(
 
 @njit(cache=True, nogil=True)
 def _source_samples(in_size: int, out_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each output sample: the index of the input sample before it, and the weight of the input sample after that.
-    """
+    """For each output sample: index of the input sample before it and weight of the one after that."""
     idx = np.empty(out_size, np.int64)
     weight = np.empty(out_size, np.float32)
     for index in range(out_size):

@@ -166,8 +166,7 @@ def i420_to_rgb(
 
 
 def resize_bilinear(image: NDArray[np.float64], out_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """Bilinear resize of (H, W, C) to (*out_hw, C) float64: pixel centres at +0.5, border replicated, no antialiasing.
-    """
+    """Bilinear resize of (H, W, C) to (*out_hw, C): pixel centres at +0.5, border replicated, no antialiasing."""
     height, width, channels = image.shape
     out = np.zeros((*out_hw, channels))
     for row in range(out_hw[0]):

@@ -1,4 +1,4 @@
-"""The network: from frames to detections, on the CPU or on CUDA. Importing this package imports torch."""
+"""The engine: frames in, detections out, on the CPU or on CUDA. Importing this package imports torch."""
 
 import ops  # noqa: F401 (sets the cache folders, before torch is imported)
 from pipeline.engine.engine import Engine, Pending, load_engine

@@ -1,4 +1,4 @@
-"""When a batch is run: as soon as it is full, or when its first frame has waited long enough."""
+"""Batching: a batch is due when it is full, or when its first frame has waited for the batch timeout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Collects items up to `most`. Holds no clock: the caller says what time it is (any monotonic seconds)."""
+    """Collects up to `most` items. It has no clock: the caller passes the time, in seconds of any monotonic clock."""
 
     def __init__(self, most: int, timeout_s: float) -> None:
         self._most = most
@@ -19,11 +19,11 @@ class Batcher(Generic[T]):
 
     @property
     def room(self) -> int:
-        """Items that still fit."""
+        """Number of items that still fit."""
         return self._most - len(self._items)
 
     def add(self, items: Iterable[T], now_s: float) -> None:
-        """Put items in; the first into an empty batch starts its clock. Raises ValueError when they do not fit."""
+        """Add items. The first item of a batch starts its timeout. Raises ValueError if the items do not fit."""
         items = list(items)
         if len(items) > self.room:
             raise ValueError(f"expected at most {self.room} items, got {len(items)}")
@@ -32,12 +32,12 @@ class Batcher(Generic[T]):
         self._items += items
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until the batch has to be run: 0 when it is full or due, infinite while it is empty."""
+        """Seconds until the batch is due: 0 if it is full or overdue, infinity if it is empty."""
         if self.room == 0:
             return 0.0
         return max(0.0, self._due_at_s - now_s)
 
     def take(self) -> list[T]:
-        """The batch; an empty one begins."""
+        """Return the batch and begin an empty one."""
         items, self._items, self._due_at_s = self._items, [], float("inf")
         return items

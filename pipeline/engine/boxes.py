@@ -1,9 +1,9 @@
-"""From the network's raw outputs to boxes: proposals of the RPN, detections of the box head, in tensors of fixed shape.
+"""Box decoding and selection in tensors of fixed shapes: proposals of the RPN and detections of the box head.
 
-B pictures, L pyramid levels, P proposals and D detections per picture, C outputs of the class head with the background.
-Counts stay on the device: what lies behind them is padding. Nothing waits for the host, so that it can be captured in a
-CUDA graph. The rules and their order are torchvision's: tests/integration/engine/test_parity_family.py
-compares each stage with it.
+B images, L pyramid levels, P proposals and D detections per image, C outputs of the class head including the
+background. Counts stay on the device, and rows after the count are padding. Nothing synchronises with the host, so that
+the stages can be captured in a CUDA graph. The steps and their order are torchvision's;
+tests/integration/engine/test_parity_family.py compares each stage with torchvision.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from pipeline.engine.kernels import nms
 
-# Faster R-CNN's box coding lets a box grow by at most this factor of its anchor, in the exponent.
+# Logarithm of the maximum ratio of a box side to the side of its anchor in the box coding of Faster R-CNN.
 _MAX_LOG_SCALE = math.log(1000.0 / 16)
 
-# The head's scores that are looked at, the highest of a picture. More than that above the threshold never left fewer
-# than 100 survivors: then the result is the same as with all of them.
+# Maximum number of (proposal, class) scores per image that enter NMS, the highest first. In the images that were
+# tested, the result is the same as with all scores above the threshold.
 _MAX_CANDIDATES = 4096
 
-# Boxes with a shorter side are dropped.
+# Detections with a shorter side are dropped.
 _MIN_DETECTION_PX = 1e-2
 
 
 class Boxes(NamedTuple):
-    """Boxes of a batch, by falling score."""
+    """Boxes of a batch, by descending score; the first num[b] of N rows of image b are valid."""
 
     xyxy: Tensor
-    """(B, N, 4) float32, input pixels"""
+    """(B, N, 4) float32 in input pixels"""
     scores: Tensor
     """(B, N) float32, in [0, 1]"""
     outputs: Tensor
-    """(B, N) int64: of the class head; of proposals, the pyramid level"""
+    """(B, N) int64: output of the class head; for proposals, the pyramid level"""
     num: Tensor
     """(B,) int64"""
 
@@ -50,16 +50,19 @@ def propose(
     anchors: Sequence[Tensor],
     input_hws: Tensor,
 ) -> Boxes:
-    """Proposals: the best anchors of each level, decoded, clipped and thinned out level by level, the best of them all.
+    """Select the proposals: the best anchors of each level are decoded, clipped and suppressed by NMS within the level,
+    and the best proposals of all levels are kept.
 
-    objectness  (B, A, H, W) logits per level        deltas     (B, 4 * A, H, W) per level
-    anchors     (H * W * A, 4) float32 per level     input_hws  (B, 2) float32, the picture's part of the input
+    objectness  (B, A, H, W) logits per level, for A anchors per cell
+    deltas      (B, 4 * A, H, W) box codes per level
+    anchors     (H * W * A, 4) float32 per level
+    input_hws   (B, 2) float32: height and width of each image inside the padded input
     """
     best = [_best_of_level(rpn.pre_nms_top_n(), *level) for level in zip(objectness, deltas, anchors, strict=True)]
     widest = max(logits.shape[1] for logits, _, _ in best)
-    logits = torch.stack([_padded(of_level, widest, -math.inf) for of_level, _, _ in best], dim=1)
-    codes = torch.stack([_padded(of_level, widest, 0.0) for _, of_level, _ in best], dim=1)
-    starts = torch.stack([_padded(of_level, widest, 0.0) for _, _, of_level in best], dim=1)
+    logits = torch.stack([_padded(values, widest, -math.inf) for values, _, _ in best], dim=1)
+    codes = torch.stack([_padded(values, widest, 0.0) for _, values, _ in best], dim=1)
+    starts = torch.stack([_padded(values, widest, 0.0) for _, _, values in best], dim=1)
     num_images, num_levels = logits.shape[:2]
 
     xyxy = _clipped(_decoded(codes, starts, rpn.box_coder.weights), input_hws[:, None, None])
@@ -84,10 +87,13 @@ def detect(
     input_hws: Tensor,
     min_scores: Tensor,
 ) -> Boxes:
-    """Detections: each class' boxes above the thresholds, thinned out class by class, the best of them all.
+    """Select the detections: boxes above the thresholds are suppressed by NMS within their class, and the best are
+    kept.
 
-    class_logits (B * P, C) and codes (B * P, 4 * C) of the proposals in a row; min_scores (B, C) float32, what each
-    picture wants of each class (infinity: none of it), on top of the network's own threshold.
+    class_logits  (B * P, C) logits of the concatenated proposals
+    codes         (B * P, 4 * C) box codes
+    min_scores    (B, C) float32: lowest score of each class on each image (infinity excludes the class), in addition to
+                  the network's own threshold
     """
     num_images, num_proposals = proposals.scores.shape
     num_classes = class_logits.shape[1] - 1
@@ -96,11 +102,11 @@ def detect(
     is_wanted = (scores > heads.score_thresh) & (scores >= min_scores[:, None, 1:]) & is_valid[:, :, None]
     scores = torch.where(is_wanted, scores, -1.0).flatten(1)
     scores, chosen = scores.topk(min(scores.shape[1], _MAX_CANDIDATES), dim=1)
-    of_proposal, outputs = chosen // num_classes, chosen % num_classes + 1
+    proposal_idx, outputs = chosen // num_classes, chosen % num_classes + 1
 
     codes = codes.view(num_images, num_proposals * (num_classes + 1), 4)
-    codes = _rows(codes, of_proposal * (num_classes + 1) + outputs).float()
-    xyxy = _decoded(codes, _rows(proposals.xyxy, of_proposal), heads.box_coder.weights)
+    codes = _rows(codes, proposal_idx * (num_classes + 1) + outputs).float()
+    xyxy = _decoded(codes, _rows(proposals.xyxy, proposal_idx), heads.box_coder.weights)
     xyxy = _clipped(xyxy, input_hws[:, None])
     is_candidate = (scores >= 0) & _has_size(xyxy, _MIN_DETECTION_PX)
     kept, num = nms(xyxy, is_candidate, heads.nms_thresh, heads.detections_per_img, outputs)
@@ -108,7 +114,9 @@ def detect(
 
 
 def _best_of_level(most: int, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of a level's best anchors, float32, by falling score."""
+    """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of the best anchors of a level, float32, by descending
+    score.
+    """
     logits = objectness.permute(0, 2, 3, 1).flatten(1).float()
     logits, chosen = logits.topk(min(most, logits.shape[1]), dim=1)
     codes = deltas.permute(0, 2, 3, 1).reshape(len(logits), -1, 4)
@@ -116,20 +124,21 @@ def _best_of_level(most: int, objectness: Tensor, deltas: Tensor, anchors: Tenso
 
 
 def _padded(values: Tensor, length: int, filling: float) -> Tensor:
-    """(B, length, …): rows of `filling` added behind."""
+    """Pad dimension 1 to `length` with the value `filling`: (B, length, …)."""
     missing = values.new_full((len(values), length - values.shape[1], *values.shape[2:]), filling)
     return torch.cat([values, missing], dim=1)
 
 
 def _rows(values: Tensor, idx: Tensor) -> Tensor:
-    """(B, K, 4): the rows `idx` (B, K) of `values` (B, N, 4)."""
+    """Select the rows idx (B, K) of values (B, N, 4): (B, K, 4)."""
     return values.gather(1, idx.unsqueeze(-1).expand(-1, -1, 4))
 
 
 def _decoded(codes: Tensor, starts: Tensor, weights: Sequence[float]) -> Tensor:
-    """Boxes from their codes (…, 4) and the boxes these are relative to: Faster R-CNN, section 3.1.2, equation 2.
+    """Decode box codes (…, 4) relative to the boxes `starts` (…, 4): equation 2 of the Faster R-CNN paper.
 
-    weights are torchvision's, [x, y, width, height], by which the codes are divided; its networks have pairs of them.
+    weights are torchvision's divisors of the codes [x, y, width, height]; its networks use equal values for x and y and
+    for width and height.
     """
     shift_weight, _, scale_weight, _ = weights
     sizes = starts[..., 2:] - starts[..., :2]
@@ -140,10 +149,10 @@ def _decoded(codes: Tensor, starts: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _clipped(xyxy: Tensor, hws: Tensor) -> Tensor:
-    """Boxes within pictures of (height, width); hws is (…, 2) and broadcasts against the boxes."""
+    """Clip boxes (…, 4) to images of (height, width); hws (…, 2) broadcasts against the boxes."""
     return torch.minimum(xyxy.clamp(min=0), hws.flip(-1).tile(2))
 
 
 def _has_size(xyxy: Tensor, min_px: float) -> Tensor:
-    """Whether both sides have at least that length; False for NaN."""
+    """Whether both sides of each box are at least min_px long; False for NaN."""
     return (xyxy[..., 2:] - xyxy[..., :2] >= min_px).all(dim=-1)

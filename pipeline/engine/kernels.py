@@ -1,7 +1,7 @@
-"""Our array kernels as torch operators: numba's on the CPU, Triton's on CUDA, shapes alone on fake tensors.
+"""The kernels of `ops` as torch custom operators: numba on the CPU, Triton on CUDA, shape inference for fake tensors.
 
-Shapes depend on the arguments' shapes only, and nothing here waits for the device, so the stages that call these can be
-captured in a CUDA graph. Triton is imported with the first call on CUDA.
+Output shapes depend only on input shapes, and nothing synchronises with the device, so the operators can be captured in
+a CUDA graph. Triton is imported by the first call on CUDA.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def preprocess(
     std: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """(B, 3, *padded_hw) in `dtype`, channels last, of what `ops.preprocess.pack_frames` wrote.
-
-    On the CPU `ops.preprocess.preprocess_batch` reads the frames where they are.
+    """Make the network's input from the arrays of `ops.preprocess.pack_frames`: (B, 3, *padded_hw) in `dtype`, channels
+    last. CUDA only; on the CPU, `ops.preprocess.preprocess_batch` reads the frames directly.
     """
     from ops.preprocess_triton import preprocess as preprocess_on_cuda
 
@@ -54,13 +53,14 @@ def _(
 def nms(
     boxes_xyxy: Tensor, is_candidate: Tensor, iou_threshold: float, max_kept: int, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Positions (G, max_kept) int64 of the survivors of each group, by falling score, and how many (G,) int64.
+    """Non-maximum suppression: kept (G, max_kept) int64, indices of the survivors by descending score padded with 0,
+    and num_kept (G,) int64.
 
-    boxes_xyxy (G, K, 4) float32, sorted by falling score; is_candidate (G, K) bool; classes (G, K) int64 or None: boxes
-    suppress those of their class only. What is no candidate neither survives nor suppresses. Behind the count are 0s.
+    boxes_xyxy (G, K, 4) float32, sorted by descending score; is_candidate (G, K) bool: other boxes neither survive nor
+    suppress; classes (G, K) int64 or None: boxes suppress boxes of their own class only.
     """
-    of_classes = None if classes is None else classes.numpy()
-    kept, num_kept = nms_on_cpu(boxes_xyxy.numpy(), is_candidate.numpy(), iou_threshold, max_kept, of_classes)
+    class_array = None if classes is None else classes.numpy()
+    kept, num_kept = nms_on_cpu(boxes_xyxy.numpy(), is_candidate.numpy(), iou_threshold, max_kept, class_array)
     return torch.from_numpy(kept), torch.from_numpy(num_kept)
 
 
@@ -87,13 +87,14 @@ def roi_align(
     output_side: int,
     sampling_ratio: int,
 ) -> Tensor:
-    """(N, C, side, side) in the format of the levels, channels last, as `ops.roi_align` with aligned=False.
+    """RoIAlign with aligned=False: (N, C, side, side) in the dtype of the levels, channels last.
 
-    levels (B, C, H, W) channels last; boxes_xyxy (N, 4) float32; image_idx (N,) int64; num_valid (G,) int64.
+    levels (B, C, H, W) channels last; boxes_xyxy (N, 4) float32; image_idx (N,) int64; num_valid (G,) int64. See
+    `ops.roi_align.roi_align`.
     """
-    # the setting belongs to the thread that calls
+    # numba's number of threads is a setting of the calling thread.
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    found = roi_align_on_cpu(
+    output = roi_align_on_cpu(
         [_nhwc(level) for level in levels],
         scales,
         boxes_xyxy.numpy(),
@@ -102,7 +103,7 @@ def roi_align(
         sampling_ratio=sampling_ratio,
         num_valid=num_valid.numpy(),
     )
-    pooled = torch.from_numpy(found)
+    pooled = torch.from_numpy(output)
     if pooled.dtype == torch.uint16:
         pooled = pooled.view(torch.bfloat16)
     return pooled.permute(0, 3, 1, 2)
@@ -146,7 +147,7 @@ def _(
 
 
 def _nhwc(level: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
-    """(B, H, W, C) without a copy of channels-last features; bf16 as its bits."""
+    """(B, H, W, C) view of channels-last features; bfloat16 as uint16 bit patterns."""
     nhwc = level.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     found: NDArray[np.float32] | NDArray[np.uint16]
     found = (nhwc.view(torch.uint16) if nhwc.dtype == torch.bfloat16 else nhwc).numpy()

@@ -1,7 +1,7 @@
-"""Layers in the form in which oneDNN runs them on a CPU: the weight laid out once, what follows fused in.
+"""Layers that call oneDNN's operators directly on the CPU, with prepacked weights and fused activations and additions.
 
-The operators are those that torch's inductor emits for a frozen graph. They are private, so all of them are called in
-this file, and only after the kind of layer has been compared with torch's own on this machine, in this dtype.
+The operators are those that torch's inductor emits for a frozen graph. They are private API, so only this file calls
+them, and only after the kind of layer was compared with torch's own on this machine in this dtype.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-# oneDNN's name of each activation, and its parameters.
+# oneDNN's name of an activation, and its parameters.
 Activation = tuple[str, list[float]]
 NO_ACTIVATION: Activation = ("none", [])
 RELU: Activation = ("relu", [])
@@ -23,16 +23,16 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardswish: ("hardswish", []),
 }
 
-# A layer remembers the layouts for this many input shapes: pictures of ever other sizes must not fill the memory.
+# Maximum number of input shapes whose weight layouts a layer caches, which bounds memory for images of many sizes.
 _MAX_SHAPES = 1024
 
 
 class Layer(nn.Module, ABC):
-    """A layer with the activation that follows it. It only runs forward, on the CPU, in the dtype of its weight.
+    """A layer with a fused activation, for inference on the CPU in the dtype of its weight.
 
-    The best layout of the weight depends on the shape of the input, so it is made when a shape is seen first. There
-    are one or two per layer, and each is held once. To run in the layout for another shape can be slow: a 1x1
-    convolution from 512 to 2048 channels took 79 ms instead of 10.
+    The best layout of the weight depends on the input shape, so it is chosen at the first call with a shape. A layer
+    has one or two layouts, each of which is stored once. The layout for another shape can be slow: a 1x1 convolution
+    from 512 to 2048 channels took 79 ms instead of 10.
     """
 
     def __init__(self, plain: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
@@ -45,7 +45,7 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def _reorder(self, shape: torch.Size) -> Tensor:
-        """The weight as an opaque tensor, in the layout for an input of this shape."""
+        """The weight as an opaque tensor in the layout for an input of this shape."""
 
     def _weight_for(self, shape: torch.Size) -> Tensor:
         weight = self._weight_of_shape.get(shape)
@@ -60,7 +60,7 @@ class Layer(nn.Module, ABC):
 
 
 class Convolution(Layer):
-    """`nn.Conv2d`, (B, C, H, W) -> (B, C', H', W'), channels last. With several groups it takes no addend."""
+    """`nn.Conv2d`, (B, C, H, W) -> (B, C', H', W'), channels last. A grouped convolution does not support an addend."""
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__(plain)
@@ -68,11 +68,11 @@ class Convolution(Layer):
         self.groups = plain.groups
 
     def forward(self, maps: Tensor, addend: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
-        """activation(convolution of the maps + addend), rounded once.
+        """activation(convolution(maps) + addend), rounded once.
 
-        addend     like the output; channels last if it is overwritten
-        overwrite  the addend's memory becomes the output's
-        Raises RuntimeError when there is an addend and the activation is neither ReLU nor none.
+        addend     shape and dtype of the output; channels last if overwrite is set
+        overwrite  write the output to the memory of the addend
+        Raises RuntimeError for an addend with an activation other than ReLU.
         """
         maps = maps.contiguous(memory_format=torch.channels_last)
         operators = torch.ops.mkldnn
@@ -97,7 +97,7 @@ class Convolution(Layer):
 class TransposedConvolution(Layer):
     """`nn.ConvTranspose2d`, (B, C, H, W) -> (B, C', H', W'), channels last.
 
-    With kernel 2 and stride 2 it is also a matrix product and a shuffle; that took as long, within 5 %.
+    For kernel 2 and stride 2, a matrix product followed by a pixel shuffle took the same time, within 5 %.
     """
 
     def __init__(self, plain: nn.ConvTranspose2d) -> None:
@@ -138,7 +138,7 @@ class Linear(Layer):
 
 
 def as_layer(plain: nn.Module) -> Layer | None:
-    """The layer in oneDNN's form; None if it has none, or none that works on this machine in its dtype."""
+    """The layer as a oneDNN layer; None if there is no such layer, or none that works on this machine in its dtype."""
     make = _LAYERS.get(type(plain))
     if make is None or plain.weight.device.type != "cpu":
         return None
@@ -149,18 +149,18 @@ def as_layer(plain: nn.Module) -> Layer | None:
 
 @cache
 def works(kind: str, dtype: torch.dtype) -> bool:
-    """Whether small layers of this class of torch's, alone and with what can follow, give here what its own give."""
+    """Whether small layers of this torch class, alone and with every fused operation, match torch's results here."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:
             return all(_agrees(plain.to(dtype), maps.to(dtype)) for plain, maps in _samples(kind))
         except (AttributeError, RuntimeError):
-            # The operator is not there, or is not made for this processor or dtype.
+            # The operator does not exist, or does not support this CPU or dtype.
             return False
 
 
 def _samples(kind: str) -> list[tuple[nn.Module, Tensor]]:
-    """Layers with an input each."""
+    """Test layers, each with an input."""
     if kind == nn.Linear.__name__:
         return [(nn.Linear(24, 16), torch.randn(5, 24))]
     maps = torch.randn(2, 16, 6, 5).contiguous(memory_format=torch.channels_last)
@@ -180,7 +180,7 @@ def _agrees(plain: nn.Module, maps: Tensor) -> bool:
         added = (expected + maps).relu()
         pairs.append((added, packed(maps, maps)))
         pairs.append((added, packed(maps, maps.clone(), overwrite=True)))
-    # The plain sides are rounded before and after the last step.
+    # torch's own layers round the intermediate result and the final one, the fused layers only the final one.
     unit = 2 * torch.finfo(maps.dtype).eps
     return all(torch.allclose(actual, wanted, rtol=unit, atol=unit) for wanted, actual in pairs)
 

@@ -1,7 +1,7 @@
-"""A network's modules rewritten for the CPU: every layer in oneDNN's form, with what follows it fused in.
+"""Replacement of a network's modules by faster equivalents for the CPU: oneDNN layers with fused operations.
 
-Run as it comes, torch lays out a convolution's weight anew on every call, and runs its activation and the addition of
-a residual as passes over memory of their own.
+torch's own modules reorder the weight of a convolution at every call, and run activations and residual additions as
+separate passes over memory.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from pipeline.engine.onednn import ACTIVATIONS, NO_ACTIVATION, RELU, Convolution
 
 
 def pack_for_cpu(module: nn.Module) -> None:
-    """Replaces what is inside `module`, in place, by forms that compute the same faster on this CPU.
+    """Replace the submodules of `module`, in place, by equivalents that run faster on this CPU.
 
-    Call it after `fold_batch_norm`, and when the module has its place and format: on the CPU, in its dtype, channels
-    last. Afterwards it only runs forward and can no longer be moved or converted. Inputs and outputs keep torchvision's
-    shapes; maps come out channels last. Whatever this torch or processor cannot run in that form stays as it is.
+    Call it after `fold_batch_norm`, with the module on the CPU, in its dtype, channels last. Afterwards the module is
+    for inference only and cannot be moved or converted. Input and output shapes stay torchvision's; feature maps are
+    channels last. A layer that this torch or CPU cannot run in the faster form is not replaced.
 
-    - Convolutions, transposed convolutions and linear layers hold their weight in oneDNN's layout.
-    - ReLU, ReLU6 and Hardswish that directly follow in a container run inside the layer.
-    - The additions of ResNet's and MobileNet's residuals and of the feature pyramid run inside the convolution.
-    - The two 1x1 convolutions of `RPNHead` are one, which reads the map once.
-    - `TwoMLPHead` of `RoIHeads` reads channels-last maps as they lie: the columns of its first weight are permuted.
+    - Convolutions, transposed convolutions and linear layers store their weight in oneDNN's layout.
+    - ReLU, ReLU6 and Hardswish that directly follow a layer in a container are fused into the layer.
+    - The additions of ResNet's and MobileNet's residuals and of the feature pyramid are fused into the convolution.
+    - The two 1x1 convolutions of `RPNHead` become one, which reads the map once.
+    - `TwoMLPHead` of `RoIHeads` reads channels-last maps without a copy: the columns of its first weight are permuted.
 
-    Without additions, Hardswish and `TwoMLPHead` the results are those of the plain modules bit for bit. Additions and
-    Hardswish are rounded once instead of twice, `TwoMLPHead` sums in another order.
+    The results are bit-identical except for additions and Hardswish, which are rounded once instead of twice, and
+    `TwoMLPHead`, which sums in another order.
     """
     _pack_children(module)
 
 
 class _Bottleneck(nn.Module):
-    """ResNet's block."""
+    """ResNet's bottleneck block with a fused residual addition."""
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Bottleneck(nn.Module):
         self.conv1.activation = self.conv2.activation = self.conv3.activation = RELU
         self.downsample = block.downsample or nn.Identity()
         self.owns_input = False
-        self._owns_identity = _makes_its_output(self.downsample)
+        self._owns_identity = _allocates_output(self.downsample)
 
     def forward(self, maps: Tensor) -> Tensor:
         identity = self.downsample(maps)
@@ -61,7 +61,7 @@ class _Bottleneck(nn.Module):
 
 
 class _InvertedResidual(nn.Module):
-    """MobileNet's block with a sum: a chain of which the last is a convolution, and the input on top."""
+    """MobileNet's block with a residual: a chain of layers whose last convolution adds the input."""
 
     def __init__(self, steps: list[nn.Module]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _InvertedResidual(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """`FeaturePyramidNetwork`, where each level is added to the enlarged one above in its place."""
+    """`FeaturePyramidNetwork` whose lateral convolutions add to the upsampled coarser level in place."""
 
     def __init__(self, pyramid: FeaturePyramidNetwork) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Pyramid(nn.Module):
 
 
 class _RPNHead(nn.Module):
-    """`RPNHead` with objectness and deltas from one convolution: 3.7 ms for the first level of a ResNet, not 7.3."""
+    """`RPNHead` with one convolution for objectness and deltas: 3.7 instead of 7.3 ms for a ResNet's first level."""
 
     def __init__(self, head: RPNHead) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class _RPNHead(nn.Module):
 
 
 class _TwoMLPHead(nn.Module):
-    """`TwoMLPHead` that takes the cells of a map in the order in which channels-last memory has them."""
+    """`TwoMLPHead` that reads the cells of a map in channels-last order."""
 
     def __init__(self, head: TwoMLPHead, pooled_hw: tuple[int, int]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def _pack_children(module: nn.Module) -> None:
             setattr(module, name, _packed(child))
     if _is_chain(module) or isinstance(module, IntermediateLayerGetter):
         _fuse_activations(module)
-        _give_inputs_away(module)
+        _allow_overwriting(module)
     if isinstance(module, RoIHeads) and isinstance(module.box_head, TwoMLPHead):
         head = module.box_head
         if isinstance(head.fc6, Linear) and isinstance(head.fc7, Linear):
@@ -145,7 +145,7 @@ def _pack_children(module: nn.Module) -> None:
 
 
 def _packed(module: nn.Module) -> nn.Module:
-    """The module in its fast form; itself, with what is inside packed, if it has none."""
+    """The faster equivalent of a module, or the module itself with its submodules replaced."""
     layer = as_layer(module)
     if layer is not None:
         return layer
@@ -166,7 +166,7 @@ def _packed(module: nn.Module) -> nn.Module:
 
 
 def _is_plain_bottleneck(block: Bottleneck) -> bool:
-    """Whether its batch norms are folded away and its convolutions are packed."""
+    """Whether the block has no batch norms left and its convolutions are replaced."""
     return (
         all(isinstance(norm, nn.Identity) for norm in (block.bn1, block.bn2, block.bn3))
         and all(isinstance(convolution, Convolution) for convolution in (block.conv1, block.conv2))
@@ -180,12 +180,12 @@ def _can_add(module: nn.Module) -> bool:
 
 
 def _is_chain(module: nn.Module) -> bool:
-    """Whether it does nothing but run its children in order."""
+    """Whether the module only runs its children in order."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def _steps(module: nn.Module) -> list[nn.Module]:
-    """What a chain, and chains inside it, run one after the other."""
+    """The layers that a chain, including nested chains, runs one after the other."""
     if isinstance(module, nn.Identity):
         return []
     if not _is_chain(module):
@@ -194,7 +194,7 @@ def _steps(module: nn.Module) -> list[nn.Module]:
 
 
 def _fuse_activations(container: nn.Sequential | IntermediateLayerGetter) -> None:
-    """Moves each activation into the layer whose output it is given, unless that output is wanted as it is."""
+    """Fuse each activation into the layer before it, unless the container also returns that layer's output."""
     returned = getattr(container, "return_layers", {})
     before: nn.Module | None = None
     for name, child in container._modules.items():
@@ -209,19 +209,19 @@ def _fuse_activations(container: nn.Sequential | IntermediateLayerGetter) -> Non
             before = None
 
 
-def _give_inputs_away(container: nn.Sequential | IntermediateLayerGetter) -> None:
-    """Lets a residual block write over an input that nobody else can hold: the output of the layer before it."""
+def _allow_overwriting(container: nn.Sequential | IntermediateLayerGetter) -> None:
+    """Let a residual block overwrite its input if nothing else references it: the output of the layer before it."""
     returned = getattr(container, "return_layers", {})
     is_free = False
     for name, child in container._modules.items():
         if isinstance(child, _Bottleneck | _InvertedResidual):
             child.owns_input = is_free
         if not isinstance(child, nn.Identity):
-            is_free = _makes_its_output(child)
+            is_free = _allocates_output(child)
         is_free = is_free and name not in returned
 
 
-def _makes_its_output(module: nn.Module) -> bool:
-    """Whether its output is memory of its own, or of an input that it was given away."""
+def _allocates_output(module: nn.Module) -> bool:
+    """Whether the module's output is memory that only the caller references."""
     steps = _steps(module)
     return bool(steps) and isinstance(steps[-1], Layer | _Bottleneck | _InvertedResidual)

@@ -1,4 +1,4 @@
-"""Instance segmentation of pictures in this process, without Redis."""
+"""Instance segmentation of single images in this process, without Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def segment_pictures(
     classes: Sequence[str] | None,
     batch: int,
 ) -> list[Detections]:
-    """Detections on each picture. `spec` is the model as its weights file defines it; for the rest see `segment`."""
+    """Detect the instances on each picture. `spec` is the model as its weights file defines it; see
+    `pipeline.api.segment` for the other arguments.
+    """
     class_ids = None if classes is None else class_ids_of(spec, classes)
     engine = _engine(model, weights, device, precision, threads)
     detections: list[Detections] = []
@@ -44,7 +46,9 @@ def _engine(model: str, weights: str | None, device: str, precision: str, thread
 
 
 def _frame_of(picture: ImageLike, spec: ModelSpec) -> I420Frame:
-    """The picture as a video frame: resized to the model's input size (never enlarged), 4:2:0, BT.601, full range."""
+    """Convert a picture to a video frame: I420, BT.601, full range, resized to the model's input size but never
+    enlarged.
+    """
     image = Image.fromarray(image_rgb(picture))
     height, width = bus_hw(spec, (image.height, image.width))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)

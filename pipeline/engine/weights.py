@@ -1,4 +1,4 @@
-"""Weights from a file into a network: tensors only, and one clear line for a file that does not fit."""
+"""Loading of weights files into networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.models.registry import ModelSpec, weights_path
 
 
 def load_weights(network: Network, spec: ModelSpec, override: str | None) -> None:
-    """Fills `network` with the weights of `spec` or of the file `override`; downloads torchvision's when not cached.
+    """Load the weights of `spec`, or the file `override`, into `network`. torchvision's weights are downloaded if they
+    are not cached. Files are read as tensors only: pickled code is never run.
 
     Raises ModelError for weights that are missing, damaged, of another architecture or for other categories.
     """
@@ -59,7 +60,7 @@ def _read(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor]:
 
 
 def _check_categories(path: Path, spec: ModelSpec, metadata: dict[str, Any]) -> None:
-    """Same shapes do not mean same classes: a file that names its categories must name the model's."""
+    """Raise ModelError if the file names other categories than the model: equal shapes do not imply equal classes."""
     if "categories" not in metadata:
         return
     stored = {int(class_id): label for class_id, label in dict(json.loads(metadata["categories"])).items()}

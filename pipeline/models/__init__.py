@@ -1,1 +1,1 @@
-"""The registry of models, and what a weights file says of itself. Nothing here imports torch."""
+"""The model registry and the metadata of weights files. Nothing here imports torch."""

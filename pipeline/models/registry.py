@@ -1,7 +1,7 @@
-"""Which models there are: architecture, category table, input size, weights. Nothing here needs torch.
+"""The model registry: architecture, categories, input size and weights of each model. Nothing here imports torch.
 
-Category ids are COCO's. The input size follows torchvision's rule (shorter side to `min_size`, unless the longer side
-would exceed `max_size`), with both sides rounded down to even numbers because frames travel as 4:2:0.
+Category IDs are COCO's. The input size follows torchvision's rule (the shorter side is resized to `min_size`, unless
+the longer side would exceed `max_size`), with both sides rounded down to even numbers, because frames are 4:2:0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PACKAGED_WEIGHTS = Path(__file__).parents[1] / "engine" / "weights"
 
 _STREET_CATEGORIES = ((1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (6, "bus"), (8, "truck"))
 
-# COCO left eleven of the ids 1 to 90 without a category.
+# Eleven of COCO's IDs 1 to 90 have no category.
 _COCO_LABELS = (
     "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - stop_sign "
     "parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe - backpack umbrella - - handbag "
@@ -43,20 +43,21 @@ _COCO_CATEGORIES = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model.
+    """Specification of one model.
 
-    architecture      key of `pipeline.engine.architectures`
-    output            what an instance has: its box alone, or its box and either a mask or COCO's 17 keypoints
-    categories        (class_id, label) pairs, COCO ids, rising
-    head_class_ids    class_head output k + 1 stands for head_class_ids[k]; output 0 is the background
-    min_size, max_size    of the network's input in pixels, before it is padded to a multiple of 32
-    mean, std         of the normalisation, RGB in [0, 1]
-    weights_file      name of the file, in the package or in torch's download cache
-    weights_url       where torchvision downloads it from; None for weights that come with the package
-    sha256            of the file, whole (packaged) or its first digits (torchvision writes them into the name)
-    size_mb           of the file, 10^6 bytes
-    box_ap, mask_ap, keypoint_ap    COCO's AP at IoU (of keypoints: OKS) 0.50:0.95, None for what the model does not
-                      find; ap_source says on what and by whom
+    architecture          key of `pipeline.engine.architectures.ARCHITECTURES`
+    output                what the model detects besides boxes: nothing (`boxes`), masks, or COCO's 17 keypoints
+    categories            (class_id, label) pairs with COCO's IDs, ascending
+    head_class_ids        class ID of each output of the class head: output k + 1 is head_class_ids[k], output 0 is the
+                          background
+    min_size, max_size    shorter and longer side of the network's input in pixels, before padding to a multiple of 32
+    mean, std             normalisation of RGB in [0, 1]
+    weights_file          file name in the package or in torch's download cache
+    weights_url           torchvision's download URL; None for weights that are part of the package
+    sha256                checksum of the file: complete for packaged weights, the first digits for torchvision's
+    size_mb               file size in 10^6 bytes
+    box_ap, mask_ap, keypoint_ap    COCO's AP at IoU (keypoints: OKS) 0.50:0.95; None if the model does not detect it
+    ap_source             data set and source of the AP
     """
 
     name: str
@@ -184,7 +185,7 @@ MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
 
 
 def get_model(name: str) -> ModelSpec:
-    """The model of that name. Raises ModelError that lists the names there are."""
+    """The model with this name. Raises ModelError, which lists the existing names."""
     spec = MODELS.get(name)
     if spec is None:
         raise ModelError(f"unknown model {name!r}{_did_you_mean(name, MODELS)}: expected one of {', '.join(MODELS)}")
@@ -192,13 +193,13 @@ def get_model(name: str) -> ModelSpec:
 
 
 def default_model(device: str) -> str:
-    """Name of the model that is used when none is asked for on `device` (auto, cpu, cuda or cuda:N)."""
+    """Name of the default model for a device (auto, cpu, cuda or cuda:N)."""
     on_cuda = device.startswith("cuda") or (device == "auto" and cuda_expected())
     return defaults.CUDA_MODEL if on_cuda else defaults.CPU_MODEL
 
 
 def class_ids_of(spec: ModelSpec, labels: Iterable[str]) -> list[int]:
-    """Category ids of `labels`, rising and without repeats. Raises UsageError for a label the model does not know."""
+    """Class IDs of `labels`, ascending and distinct. Raises UsageError for a label that the model does not have."""
     known = {label: class_id for class_id, label in spec.categories}
     wanted = [label.strip() for label in labels]
     for label in wanted:
@@ -211,9 +212,9 @@ def class_ids_of(spec: ModelSpec, labels: Iterable[str]) -> list[int]:
 
 
 def input_hw(spec: ModelSpec, picture_hw: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which the network looks at a picture of `picture_hw` pixels: both even; its own fixed point.
+    """(height, width) of the network's input for a picture of picture_hw pixels. Both are even.
 
-    Where torchvision would come to an odd number of pixels, this is one less.
+    The function is idempotent. Where torchvision's rule gives an odd size, this is one pixel less.
     """
     limit_short, limit_long = spec.min_size // 2 * 2, spec.max_size // 2 * 2
     short, long = min(picture_hw), max(picture_hw)
@@ -226,9 +227,9 @@ def input_hw(spec: ModelSpec, picture_hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def bus_hw(spec: ModelSpec, picture_hw: tuple[int, int]) -> tuple[int, int]:
-    """(height, width), both even, at which frames travel: the model's input size, but never larger than the source.
+    """(height, width) of the frames on the bus: the model's input size, but not larger than the source. Both are even.
 
-    A source of one pixel across becomes two, the least that 4:2:0 can carry.
+    A side of one pixel becomes two, the minimum of 4:2:0.
     """
     height, width = input_hw(spec, picture_hw)
     if height <= picture_hw[0] and width <= picture_hw[1]:
@@ -237,9 +238,9 @@ def bus_hw(spec: ModelSpec, picture_hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def weights_path(spec: ModelSpec, override: str | None = None) -> Path:
-    """The file the weights are read from, whether or not it is there.
+    """Path of the weights file, which need not exist.
 
-    `override` as given by the user; else the package's own file, or torchvision's file in torch's download cache:
+    This is `override` if it is given, otherwise the package's own file or torchvision's file in torch's download cache:
     $TORCH_HOME/hub/checkpoints, where TORCH_HOME defaults to $XDG_CACHE_HOME/torch and XDG_CACHE_HOME to ~/.cache.
     """
     if override is not None:
@@ -253,18 +254,18 @@ def weights_path(spec: ModelSpec, override: str | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One line of the `models` command."""
+    """One row of the table of the `models` command."""
 
     spec: ModelSpec
     weights: Path
     present: bool
-    """whether the weights are on this machine"""
+    """whether the weights file exists on this machine"""
     default_for: str
-    """'cpu', 'cuda', or nothing"""
+    """'cpu', 'cuda' or an empty string"""
 
 
 def model_rows() -> list[ModelRow]:
-    """Every model, in the order of the registry."""
+    """One row for each model, in the order of the registry."""
     default_for = {default_model(device): device for device in ("cpu", "cuda")}
     rows = []
     for spec in MODELS.values():
@@ -274,9 +275,9 @@ def model_rows() -> list[ModelRow]:
 
 
 def cuda_expected() -> bool:
-    """Whether torch will find a CUDA device, judged without importing it: its CUDA library is there and so is a GPU.
+    """Whether torch will find a CUDA device, without importing torch: torch's CUDA library and a GPU exist.
 
-    Asks NVML rather than CUDA, because a process that has initialised CUDA cannot fork children that use it.
+    Uses NVML instead of CUDA, because a process that has initialised CUDA cannot fork children that use it.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:
         return False

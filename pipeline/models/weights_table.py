@@ -1,4 +1,4 @@
-"""What a weights file says of itself: its classes and input size. Nothing here needs torch."""
+"""Metadata of weights files: classes and input size. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.errors import ModelError
 from pipeline.models.registry import ModelSpec, get_model
 
 SEPARATOR = "@"
-"""between the names of a registered model and of the weights that gave it other classes"""
+"""separates the name of the registered model from that of the weights file whose metadata changed it"""
 
-# safetensors: the length of a JSON header as 8 bytes, little-endian, then the header
+# A safetensors file begins with the length of its JSON header as 8 bytes, little-endian, and the header.
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -27,10 +27,10 @@ _PICKLE_START = b"\x80\x02"
 
 
 def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
-    """`base` as these weights have it: with the classes and the input size in the metadata of a safetensors file.
+    """`base` with the classes and the input size from the metadata of a safetensors file.
 
-    A file that names none, or the same, leaves `base` as it is; else the name is `base@file`. Whether the file can be
-    loaded is not looked at here. Raises ModelError for metadata of another architecture, or that cannot be understood.
+    Returns `base` itself if the metadata is absent or equal; otherwise the name of the result is `base@file`. The
+    weights are not read. Raises ModelError for metadata that names another architecture or is malformed.
     """
     if weights is None:
         return base
@@ -69,7 +69,7 @@ def spec_of_weights(base: ModelSpec, weights: str | Path | None) -> ModelSpec:
 
 
 def check_weights_file(spec: ModelSpec, weights: str | Path) -> None:
-    """Checks that a file is a complete safetensors file or a torch file, without reading its tensors.
+    """Check that a file is a complete safetensors file or a torch file, without reading its tensors.
 
     Raises ModelError if the file is missing, cannot be read, is cut short or has another format.
     """
@@ -86,14 +86,14 @@ def check_weights_file(spec: ModelSpec, weights: str | Path) -> None:
 
 
 def overridden_properties(spec: ModelSpec) -> ModelOverrides | None:
-    """The properties of `spec` that its weights file overrides; None for a registered model."""
+    """The properties that the weights file of `spec` overrides; None for a registered model."""
     if SEPARATOR not in spec.name:
         return None
     return ModelOverrides(list(spec.categories), spec.min_size, spec.max_size)
 
 
 def spec_of_stream(stream: StreamConfig) -> ModelSpec:
-    """The model of a stream, with the table that it carries. Raises ModelError for an unknown name."""
+    """The model of a stream, with the stream's overrides. Raises ModelError for an unknown name."""
     overrides = stream.model_overrides
     if overrides is None:
         return get_model(stream.model)
@@ -108,7 +108,7 @@ def spec_of_stream(stream: StreamConfig) -> ModelSpec:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Of a safetensors file; nothing for any other, which whoever loads it will refuse or understand."""
+    """The metadata of a safetensors file; empty for any other file, which `load_weights` checks."""
     try:
         with path.open("rb") as file:
             (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
@@ -121,7 +121,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _safetensors_fault(path: Path) -> str:
-    """Why a file is no complete safetensors file; empty if it is one."""
+    """Why a file is not a complete safetensors file; empty if it is one."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
