@@ -20,11 +20,12 @@ import pycocotools.mask
 import pytest
 from PIL import Image
 from support.pipeline_runs import ROOT, make_scene
+from support.redis_server import RedisServer
 
 import pipeline.api
 from pipeline.api import run, segment
 from pipeline.contract.results import FrameResult
-from pipeline.errors import ConfigError, SourceError, UsageError
+from pipeline.errors import ConfigError, MaskStreamError, SourceError, UsageError
 
 pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
 
@@ -124,6 +125,16 @@ def test_a_failed_source_is_raised_after_the_frames_of_the_others(folder: Path, 
         frames.extend(results)
     assert [(frame.stream_id, frame.frame_seq) for frame in frames] == [("video", seq) for seq in range(1, 5)]
     assert left_behind() == []
+
+
+def test_a_job_that_cannot_continue_is_an_error(folder: Path, own_redis: Callable[..., RedisServer]) -> None:
+    """Such a job leaves a log without an end message, for which the loop would wait for ever."""
+    server = own_redis()
+    results = run(folder / "video.mp4", model="street", redis_url=server.url, max_in_flight=1)
+    assert next(results).frame_seq == 1
+    server.restart()
+    with pytest.raises(MaskStreamError, match=r"lost the data of video: it was restarted without its data"):
+        list(results)
 
 
 # -- pixels -----------------------------------------------------------------------------------------------------------

@@ -123,6 +123,13 @@ def test_file(path: Path) -> None:
     assert len(text.splitlines()) <= MAX_LINES
 
 
+def test_worker_processes_and_the_library_do_without_the_command_line() -> None:
+    modules = "pipeline.api, workers.__main__, workers.job, workers.roles"
+    code = f"import sys, {modules}; print(*(name for name in sys.modules if name.startswith('pipeline.terminal')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_a_module_starts_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({TORCH!r} & sys.modules.keys()))"
