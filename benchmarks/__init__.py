@@ -1,7 +1,7 @@
-"""python -m benchmarks.NAME: parity first, then figures against peers in the same run."""
+"""Benchmarks: `python -m benchmarks.NAME` checks parity, then prints figures beside peers timed in the same run."""
 
 import os
 
-# As the workers do: OpenMP's threads spin while they wait, torch's on the core that numba's are about to need, and read
-# this when they are loaded.
+# As in the workers: waiting OpenMP threads of torch would otherwise spin on the cores that numba's threads need. OpenMP
+# reads the variable when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

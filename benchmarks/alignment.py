@@ -1,28 +1,28 @@
-"""What rounding boxes to whole cells costs in mask IoU: RoIAlign against RoIPool on objects of the synthetic street.
+"""Loss of mask IoU by rounding boxes to whole cells: RoIAlign against RoIPool on objects of the synthetic street.
 
     python -m benchmarks.alignment [--num N] [--json]
 
-No network takes part, the operation alone is measured. The feature map of an object is its exact mask, averaged over
-the cells of one level of a pyramid; the level is that of its box (FPN paper, equation 1). The true box is cut out of it
-at 14x14 or 28x28, pasted back into the frame with `ops.masks.paste_rle`, and compared with the exact mask. All
-operations pay alike for the coarse cells and for the pasting.
+The operation is measured on its own, without a network. The feature map of an object is its exact mask, averaged over
+the cells of one pyramid level; the level is that of its box (FPN paper, equation 1). The true box is pooled at 14x14 or
+28x28, pasted back into the frame with `ops.masks.paste_rle`, and compared with the exact mask. The losses by the
+resolution of the map and by the pasting are the same for all operations.
 
-ours      mean IoU with `ops.roi_align`, two samples a bin along each axis
-rounded   with the same operation on the box rounded to whole cells: what the rounding alone costs
-peer      with RoIPool of Fast R-CNN, torchvision's: the box and its bins are rounded, each bin takes its maximum. Part
-          of its loss is that a maximum thickens the mask, which a network could learn to make up for; where a box was
-          rounded to, no network can tell
+ours      mean IoU with `ops.roi_align`, two samples per bin along each axis
+rounded   the same operation on the box rounded to whole cells: the loss by the rounding alone
+peer      torchvision's RoIPool, as in Fast R-CNN: the box and its bins are rounded, and each bin is the maximum of its
+          cells. Part of its loss is that a maximum thickens the mask, for which a network could learn to compensate; it
+          cannot learn how a box was rounded
 
-Every operation reads the map that suits it. With aligned=False, in which torchvision's models are trained, cell i
-averages the pixels about i * stride, and RoIPool, which counts the cells of both rounded corners, reads the same; with
-aligned=True cell i averages those from i * stride to (i + 1) * stride. 14x14 comes to 28x28 by bilinear interpolation.
+Every operation reads a suitable map. With aligned=False, with which torchvision's models are trained, cell i averages
+the pixels around i * stride; RoIPool, which includes the cells of both rounded corners, reads the same map. With
+aligned=True, cell i averages the pixels from i * stride to (i + 1) * stride. 14x14 is interpolated bilinearly to 28x28.
 
-Objects are small below 32 * 32 visible pixels and large from 96 * 96 on, as COCO has it. Those with a side of less than
-8 pixels are left out: slivers behind something else.
+Objects are small below 32 * 32 visible pixels and large from 96 * 96 pixels on, as in COCO. Objects with a side of less
+than 8 pixels are left out, because they are slivers of occluded objects.
 
-With trained networks the Mask R-CNN paper (He et al. 2017, section 4.2 and table 2c) finds RoIAlign about 3 points of
-mask AP above RoIPool at stride 16, 5 at an IoU of 0.75, and 1.5 points with a pyramid: AP of a network, not IoU of an
-operation, so no figure here has to equal them.
+With trained networks, the Mask R-CNN paper (He et al. 2017, section 4.2 and table 2c) reports for RoIAlign about 3
+points more mask AP than for RoIPool at stride 16, 5 points at an IoU of 0.75, and 1.5 points with a pyramid. Those are
+AP of a network, not IoU of an operation, so the figures are not comparable.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ SIZES = ("small", "medium", "large")
 _SIZE_ENDS_PX2 = (32**2, 96**2)
 _MIN_SIDE_PX = 8
 _FRAMES_PER_PICTURE = 25
-"""a second apart, so that no two pictures are nearly the same"""
+"""one second, so that the pictures differ"""
 
 
 def pooled_probabilities(
     mask: NDArray[np.bool_], box_xyxy: NDArray[np.float32], side: int, *, aligned: bool
 ) -> dict[str, NDArray[np.float32]]:
-    """(28, 28) of each operation, cut at (side, side) out of the map of a (H, W) mask at the level of the box."""
+    """The (28, 28) result of each operation that pools the box at (side, side) from the map of an (H, W) mask."""
     stride = STRIDES[fpn_level(box_xyxy.astype(np.float64), len(STRIDES), STRIDES[0])]
     about_corners = cell_means(mask, stride, stride // 2)
     cells = cell_means(mask, stride, 0) if aligned else about_corners
@@ -88,7 +88,7 @@ def pooled_probabilities(
 
 
 def cell_means(mask: NDArray[np.bool_], stride: int, shift_px: int) -> NDArray[np.float32]:
-    """The share of the mask in each square of stride pixels; squares begin shift_px above and left of the frame."""
+    """Mean of the mask over squares of stride x stride pixels; the first square begins at (-shift_px, -shift_px)."""
     pads = [(shift_px, -(length + shift_px) % stride) for length in mask.shape]
     padded = np.pad(mask, pads)
     height, width = padded.shape
@@ -98,12 +98,12 @@ def cell_means(mask: NDArray[np.bool_], stride: int, shift_px: int) -> NDArray[n
 
 
 def size_of(area_px2: int) -> str:
-    """COCO's name of it."""
+    """COCO's name of the size of an object: small, medium or large."""
     return SIZES[int(np.searchsorted(_SIZE_ENDS_PX2, area_px2, side="right"))]
 
 
 def frame_ious(frame: SceneFrame, side: int, *, aligned: bool) -> list[tuple[str, NDArray[np.float64]]]:
-    """The size of each object with its IoUs by OPERATIONS, (3,)."""
+    """For each object: its size, and (3,) its IoU by each of OPERATIONS."""
     found = []
     for item in frame.objects:
         x1, y1, x2, y2 = item.box_xyxy
@@ -120,7 +120,7 @@ def frame_ious(frame: SceneFrame, side: int, *, aligned: bool) -> list[tuple[str
 
 
 def measure(frames: Iterable[SceneFrame]) -> list[Row]:
-    """One row for each form of RoIAlign, resolution and size of which there are objects."""
+    """One row for each value of aligned, resolution and object size that occurs."""
     cases = [(aligned, side) for aligned in (False, True) for side in SIDES]
     ious: dict[tuple[bool, int, str], list[NDArray[np.float64]]] = {}
     for frame in frames:

@@ -1,11 +1,11 @@
-"""How fast frames cross the bus, and what the reply parser and the allocator have to do with it.
+"""Throughput of frames over the bus, by reply parser and by allocator setting.
 
     python -m benchmarks.bus [--frames N] [--runs N] [--case TEXT] [--json]
 
-One process offers I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
-private server on a Unix socket. Each row is one choice for both: redis-py's own parser or hiredis, glibc's malloc as it
-is or told to keep large blocks (`pipeline.bus.allocator`). They take turns; the peer is the first. Checksums are
-compared before a figure is given.
+One process writes I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
+private server on a Unix socket. Each row is one combination: redis-py's own parser or hiredis, and glibc's malloc with
+its defaults or keeping large blocks (`pipeline.bus.allocator`). The combinations take turns; the peer is the first one.
+Checksums are compared before a figure is printed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks import report
 
 SIZES_WH = {"street": (682, 384), "resnet50": (1332, 750), "1080p": (1920, 1080)}
-"""of a 16:9 source on the bus"""
+"""(width, height) of the frames on the bus for a 16:9 source"""
 CHOICES = [(parser, blocks) for parser in ("pure", "hiredis") for blocks in ("glibc", "large blocks")]
 MAX_IN_FLIGHT = 16
 PROBE_FRAMES = 4
-"""different pictures, so that a mixed-up frame is noticed"""
+"""number of different frames, so that a frame with the pixels of another one is noticed"""
 
 
 def _picture(index: int, num_bytes: int) -> bytes:
@@ -78,13 +78,13 @@ def _read(url: str, size_wh: tuple[int, int], num_frames: int) -> None:
             found = Detections.empty(*size_wh)
             queue.deliver(frame, FrameDetections.pack(frame.header, found, model="bench", queue_ms=0.0, infer_ms=0.0))
             num_read += 1
-            # what the tracker does to the position, without its work
+            # In place of the tracker, which advances the position.
             bus.client.hset("ms:{bench}:state", "seq", frame.header.frame_seq)
     print((num_read - 1) / (time.perf_counter() - start_s))
 
 
 def _measure(size_wh: tuple[int, int], parser: str, blocks: str, num_frames: int) -> float:
-    """Frames a second."""
+    """Frames per second."""
     from pipeline.bus import Bus, EmbeddedRedis
     from pipeline.contract.config import StreamConfig
 

@@ -1,4 +1,4 @@
-"""What the benchmarks on CUDA share."""
+"""Helpers of the benchmarks on CUDA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 
 _WARM_UPS = 3
-"""calls before a capture: compilation, tuning and the first allocations must lie behind"""
+"""calls before a capture, for compilation, autotuning and the first allocations"""
 
 
 class Budget:
-    """Time until a moment of the clock, in seconds."""
+    """Time left until a point in time of the clock, in seconds."""
 
     def __init__(self, end_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._end_s = end_s
@@ -20,12 +20,14 @@ class Budget:
 
     @property
     def left_s(self) -> float:
-        """Below 0 when it is over."""
+        """Seconds left; negative after the end."""
         return self._end_s - self._clock()
 
 
 def captured(call: Callable[[], object]) -> Callable[[], None]:
-    """The call in a CUDA graph: replays it on the inputs it was made with. It must not wait for the host."""
+    """Capture a call in a CUDA graph and return a function that replays it on the same inputs. The call must not
+    synchronise with the host.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -39,5 +41,5 @@ def captured(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def wait_for(device: torch.device) -> Callable[[], None]:
-    """What returns when the device has finished; a CPU has, always."""
+    """A function that waits until the device has finished its work."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None

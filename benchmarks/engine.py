@@ -1,21 +1,21 @@
-"""The engine from I420 frames to boxes and RLE strings, against torchvision's forward pass in fp32 and pycocotools.
+"""Speed of the engine, from I420 frames to boxes and RLE strings, beside torchvision in fp32 and pycocotools.
 
     python -m benchmarks.engine [--runs N] [--threads N] [--case TEXT] [--profile] [--json]
 
-Both sides see the same pictures of a synthetic street, at the size at which frames travel, and answer with boxes and
-with masks as COCO RLE strings of the source frame. Ours begins at the I420 planes. torchvision begins at unrounded
-float RGB, made before the clock starts, and its resize is left out; its pasted masks go through `> 0.5` and
-pycocotools' `encode`. Its network runs as it comes, in fp32 and NCHW. Both find exactly the same number of detections:
-`detections_per_img` of both says how many, and more pass the score threshold of 0.05.
+Both sides get the same pictures of a synthetic street, at the size of the frames on the bus, and return boxes and masks
+as COCO RLE strings of the source frame. The engine starts from I420 planes. torchvision starts from float RGB that is
+made before the clock starts, without its resize; its pasted masks go through `> 0.5` and pycocotools' `encode`. Its
+network is not modified: fp32 and NCHW. Both return the same number of detections, `detections_per_img`, because more
+detections than that pass the score threshold of 0.05.
 
-`street` has its trained weights. The ResNet has random ones, set so that as many candidates and proposals come to each
-stage as with trained ones (`benchmarks.networks` says how).
+`street` has its trained weights. The ResNet has random weights, set so that each stage gets as many candidates and
+proposals as with trained weights (see `benchmarks.networks`).
 
-Ours is timed in fp32 and in the format that it chooses by itself, if that is another. Before a figure is given, ours in
-fp32 has to find what torchvision finds: 99 % have a partner of the same class with box IoU >= 0.99, a score at most
-0.001 apart, and a mask IoU >= 0.99.
+The engine is timed in fp32 and in the precision `auto`. Before a figure is printed, the detections of the engine in
+fp32 are compared with torchvision's: 99 % must have a match of the same class with box IoU >= 0.99, a score difference
+of at most 0.001 and mask IoU >= 0.99.
 
---profile adds the milliseconds a frame of each of our stages.
+--profile adds the milliseconds per frame of each stage of the engine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipeline.engine.device import choose_dtype
 from pipeline.models.registry import bus_hw, get_model
 
 MIN_SHARE = 0.99
-"""of torchvision's detections that need a partner"""
+"""share of torchvision's detections that must have a match"""
 
 STAGES = (
     "preprocess",
@@ -51,7 +51,7 @@ STAGES = (
     "mask_head",
     "paste",
 )
-"""as the engine names them for torch's profiler"""
+"""names of the stages in torch's profiler"""
 
 _PROFILED_RUNS = 3
 
@@ -60,7 +60,7 @@ class Case(NamedTuple):
     model: str
     source_wh: tuple[int, int]
     num_detections: int
-    """of each frame"""
+    """number of detections on each frame"""
     batch: int = 1
 
 
@@ -84,20 +84,20 @@ def run_ours(engine: Engine, frames: list[I420Frame]) -> list[Detections]:
 
 
 def fault(case: Case, found: list[Detections], expected: list[Detections]) -> str | None:
-    """Why ours is not what torchvision found, or None."""
+    """How the engine's detections differ from torchvision's, or None."""
     nums = [len(of_frame) for of_frame in [*found, *expected]]
     if set(nums) != {case.num_detections}:
         return f"expected {case.num_detections} detections of each frame, got {nums}"
     same = agreement(found, expected)
     if same.share < MIN_SHARE:
-        return f"only {same.share:.1%} of torchvision's detections have a partner"
+        return f"only {same.share:.1%} of torchvision's detections have a match"
     if same.least_iou < 0.99:
-        return f"partners whose masks have an IoU of {same.least_iou:.3f}"
+        return f"a matched pair has a mask IoU of only {same.least_iou:.3f}"
     return None
 
 
 def stages_ms(call: Callable[[], object], num_frames: int) -> dict[str, float]:
-    """Milliseconds a frame of each stage on the CPU; `rest` is what lies outside of all."""
+    """Milliseconds per frame of each stage on the CPU; `rest` is the time outside all stages."""
     call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(_PROFILED_RUNS):
@@ -111,7 +111,7 @@ def stages_ms(call: Callable[[], object], num_frames: int) -> dict[str, float]:
 
 
 def measure(table: report.Report, name: str, num_runs: int) -> dict[str, Engine]:
-    """Adds the rows of one case; returns our engines by precision."""
+    """Add the rows of one case to the table. Returns the engines by precision."""
     case, spec = CASES[name], get_model(CASES[name].model)
     frames, source_hw = frames_of(case), case.source_wh[::-1]
     pictures = [rgb_of(frame) for frame in frames]
@@ -132,7 +132,7 @@ def measure(table: report.Report, name: str, num_runs: int) -> dict[str, Engine]
 
 
 def print_profiles(name: str, engines: dict[str, Engine], *, as_json: bool) -> None:
-    """The stages of one frame, or of the frames of a batch each."""
+    """Print the milliseconds per frame of each stage."""
     frames = frames_of(CASES[name])
     for precision, engine in engines.items():
         stages = stages_ms(partial(run_ours, engine, frames), len(frames))
@@ -146,7 +146,7 @@ def print_profiles(name: str, engines: dict[str, Engine], *, as_json: bool) -> N
 def main() -> None:
     parser = report.arguments("benchmarks.engine", __doc__, num_runs=9)
     report.add_threads(parser)
-    parser.add_argument("--profile", action="store_true", help="milliseconds a frame of each of our stages as well")
+    parser.add_argument("--profile", action="store_true", help="also print the milliseconds per frame of each stage")
     arguments = parser.parse_args()
     device = report.use_threads(arguments.threads)
     packages = ("torch", "torchvision", "pycocotools", "numba")

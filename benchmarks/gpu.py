@@ -1,17 +1,19 @@
-"""Everything on a CUDA machine, in under 8 minutes: parity, kernels, the engine, its stages and its roofline.
+"""All benchmarks of a CUDA device in under 8 minutes: parity, kernels, the engine, its stages and its roofline.
 
     python -m benchmarks.gpu [--json]
 
-Writes benchmarks/results/<gpu>.json after each section, so that what was measured is kept whatever comes next. A fault
-in parity ends the program before the first figure. A section that has used its time up leaves out the rest of its
-cases, and says which; time that one leaves over is the next one's. Without CUDA: one line and exit code 2.
+Writes benchmarks/results/<gpu>.json after each section, so that a later failure loses nothing. A parity failure ends
+the program before the first figure. A section that has used up its time skips the rest of its cases and lists them;
+unused time is added to the next section. Without CUDA, the program prints one line and exits with code 2.
 
-roi_align, nms, preprocess   milliseconds of our kernels, as called and in a CUDA graph, beside torchvision's or torch's
-engines                      frames a second from I420 on the host to boxes and RLE strings on the host, by batch size,
-                             beside torchvision's forward pass (`benchmarks.gpu_engine` says what that has to do)
-roofline                     what the network's operations and bytes (`benchmarks.roofline`) take at least at the rates
-                             that a large matrix product and a large copy reach here, as a share of what it took
-stages                       milliseconds on the device of each stage
+roi_align, nms, preprocess   milliseconds of the kernels, called and in a CUDA graph, beside torchvision's or torch's
+engines                      frames per second from I420 on the host to boxes and RLE strings on the host, by batch
+size,
+                             beside torchvision's forward pass (`benchmarks.gpu_engine` describes it)
+roofline                     lower bound of the time for the network's operations and bytes (`benchmarks.roofline`) at
+the
+                             rates that a large matrix product and a large copy reach here, as a share of the time taken
+stages                       milliseconds of each stage on the device
 """
 
 from __future__ import annotations
@@ -53,13 +55,13 @@ _SMI_FIELDS = (
 class Section(NamedTuple):
     name: str
     time_s: float
-    """it may take, and what the ones before left over"""
+    """time for the section, to which the unused time of earlier sections is added"""
     measure: Callable[[report.Report, Budget], Mapping[str, Any]]
-    """Adds rows to the report; returns what else is to be written."""
+    """adds rows to the report and returns further items for the JSON file"""
 
 
 def parity(_: report.Report, budget: Budget) -> Mapping[str, Any]:
-    """Ends the program on a fault."""
+    """End the program if a result differs from its peer."""
     device = torch.device("cuda")
     for name, fault in (gpu_kernels.faults(device) | {"street in fp32": gpu_engine.fault(device)}).items():
         report.gate(name, fault)
@@ -67,7 +69,7 @@ def parity(_: report.Report, budget: Budget) -> Mapping[str, Any]:
 
 
 def sections() -> list[Section]:
-    """420 seconds; the rest of the 8 minutes is for imports and for cases that a section has begun."""
+    """The sections, 420 seconds in all. The rest of the 8 minutes is for imports and for cases in progress."""
     engines = [
         Section(model, time_s, partial(gpu_engine.measure, model))
         for model, time_s in (("maskrcnn_resnet50_fpn", 100), ("street", 50), ("maskrcnn_resnet50_fpn_v2", 90))
@@ -85,7 +87,7 @@ def sections() -> list[Section]:
 def run(
     chosen: list[Section], results: dict[str, Any], table: report.Report, folder: Path, clock: Callable[[], float]
 ) -> bool:
-    """Runs the sections in order and writes the results after each; False when one has failed."""
+    """Run the sections in order and write the results after each. Returns whether all succeeded."""
     results["sections"] = {}
     end_s = clock()
     failed = False
@@ -96,10 +98,10 @@ def run(
         results["sections"][section.name] = written
         try:
             written |= section.measure(table, Budget(end_s, clock))
-        except SystemExit as fault:  # of the gate
+        except SystemExit as fault:  # raised by report.gate
             written["fault"] = str(fault)
             raise
-        except Exception as error:  # what other sections measure is worth having all the same
+        except Exception as error:  # the other sections still run
             failed = True
             written["error"] = repr(error)
             traceback.print_exc()
@@ -111,22 +113,22 @@ def run(
 
 
 def write(results: Mapping[str, Any], folder: Path) -> Path:
-    """The file of the GPU, whole or not at all."""
+    """Write the GPU's file atomically and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(results['gpu'])}.json"
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return path
 
 
 def slug(name: str) -> str:
-    """A GPU's name as that of a file: lower case, digits, and single hyphens."""
+    """The name of a GPU as a file name: lower case letters, digits and single hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def state_of_gpu() -> dict[str, str]:
-    """Driver, clocks (MHz), temperature and power by nvidia-smi; nothing where it cannot be asked."""
+    """Driver version, clocks (MHz), temperature and power from nvidia-smi; empty if it cannot be run."""
     query = [f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits", "--id=0"]
     try:
         done = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=10, check=True)
@@ -137,7 +139,7 @@ def state_of_gpu() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, besides the file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, in addition to the file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print(f"benchmarks.gpu needs CUDA: torch {torch.__version__} finds no CUDA device here", file=sys.stderr)

@@ -1,14 +1,15 @@
-"""The engine on CUDA: parity, frames a second by batch size, the share of the roofline, and its stages.
+"""The engine on CUDA: parity, frames per second by batch size, share of the roofline, and stages.
 
-Ours is timed from I420 planes on the host to boxes and RLE strings on the host, several batches in a row, as a worker
-runs it: the next batch is submitted before the result of the one before is taken. Two peers, on the same pictures,
-which are float RGB on the device before the clock starts:
+The engine is timed from I420 planes on the host to boxes and RLE strings on the host, for several consecutive batches
+as in a worker: the next batch is submitted before the result of the previous one is taken. There are two peers, with
+the same pictures as float RGB on the device before the clock starts:
 
-- torchvision as it comes: fp32 with torch's defaults, masks pasted at the size of the source on the device, and left
-  there: neither copied nor encoded
-- torchvision's network in bf16 by autocast, channels last, down to boxes and 28x28 masks, without pasting
+- torchvision unmodified: fp32 with torch's defaults; masks are pasted at the size of the source on the device, and
+neither
+  copied to the host nor encoded
+- torchvision's network in bf16 by autocast, channels last, to boxes and 28x28 masks without pasting
 
-Random weights stand in for those of the ResNets (`benchmarks.networks`); they find 100 instances on every picture.
+The ResNets have random weights (`benchmarks.networks`), with which they detect 100 instances on every picture.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from pipeline.engine.staged_network import StagedNetwork
 from pipeline.models.registry import get_model
 
 SIZES_WH = {"maskrcnn_resnet50_fpn": (1332, 800), "street": (568, 320), "maskrcnn_resnet50_fpn_v2": (1332, 800)}
-"""of source and input alike; padded to 1344x800 and 576x320"""
+"""(width, height) of source and input; padded to 1344x800 and 576x320"""
 
 BATCHES = (8, 1, 32, 2, 4, 16)
-"""in the order in which they are measured while there is time"""
+"""batch sizes in the order in which they are measured, while time is left"""
 
 NUM_DETECTIONS = 100
 _BATCHES_IN_A_ROW = 6
 _NUM_PICTURES = 8
-"""different ones; larger batches have them several times"""
+"""number of different pictures; larger batches repeat them"""
 
 _STAGES_BATCH = 8
 _PROFILED_RUNS = 5
@@ -59,7 +60,7 @@ def frames_of(model: str, num: int) -> list[I420Frame]:
 
 
 def fault(device: torch.device) -> str | None:
-    """Why `street` in fp32 does not find on the device what torchvision's forward pass finds there, or None."""
+    """How the detections of `street` in fp32 differ from torchvision's on the device, or None."""
     spec = get_model("street")
     frames = frames_of("street", 4)
     network = network_for(spec, frames[0], NUM_DETECTIONS, device)
@@ -72,7 +73,7 @@ def fault(device: torch.device) -> str | None:
         torch.backends.cudnn.allow_tf32 = before
     same = agreement(ours, peers.detections(found, peers.to_rle(found), spec, source_hw))
     if same.share < MIN_SHARE or same.least_iou < 0.99:
-        return f"{same.share:.1%} of torchvision's detections have a partner, masks at IoU >= {same.least_iou:.3f}"
+        return f"{same.share:.1%} of torchvision's detections have a match, masks at IoU >= {same.least_iou:.3f}"
     return None
 
 
@@ -83,7 +84,7 @@ def measure(
     device: torch.device | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> Mapping[str, Any]:
-    """Frames a second by batch size, and the roofline's share of each."""
+    """Frames per second by batch size, and the share of the roofline of each."""
     device = device or torch.device("cuda")
     spec, size_wh = get_model(model), SIZES_WH[model]
     network = network_for(spec, frames_of(model, 1)[0], NUM_DETECTIONS, device)
@@ -128,7 +129,7 @@ def measure(
 
 
 def in_a_row(engine: Engine, frames: Sequence[I420Frame]) -> None:
-    """Several batches, each submitted before the result of the one before is taken."""
+    """Run several batches; each is submitted before the result of the previous one is taken."""
     submit = partial(engine.submit, frames, min_scores=[SCORE_THRESHOLD] * len(frames), class_ids=[None] * len(frames))
     pending = submit()
     for _ in range(_BATCHES_IN_A_ROW - 1):
@@ -141,7 +142,7 @@ def in_a_row(engine: Engine, frames: Sequence[I420Frame]) -> None:
 def measure_stages(
     table: report.Report, budget: Budget, device: torch.device | None = None, models: Sequence[str] = tuple(SIZES_WH)
 ) -> Mapping[str, Any]:
-    """Milliseconds of each stage on a batch of 8, run one by one."""
+    """Milliseconds of each stage for a batch of 8, run one after the other."""
     device = device or torch.device("cuda")
     stages: dict[str, Any] = {}
     skipped = []
@@ -173,7 +174,7 @@ def _stages_ms(model: str, device: torch.device) -> dict[str, float]:
         for _ in range(_PROFILED_RUNS):
             forward()
         wait_for(device)()
-    # A range counts the kernels that were launched in it.
+    # The profiler attributes to a range the kernels that were launched in it.
     totals_us = {
         event.key: event.device_time_total if device.type == "cuda" else event.cpu_time_total
         for event in profiler.key_averages()
@@ -183,7 +184,7 @@ def _stages_ms(model: str, device: torch.device) -> dict[str, float]:
 
 
 def measured_peaks(device: torch.device, side: int = 8192) -> Peaks:
-    """What a product of two square bf16 matrices and a copy of 8 times as many numbers reach."""
+    """Rates of a product of two square bf16 matrices and of a copy of 8 times as many numbers."""
     left, right = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
     source = torch.zeros(8 * side * side, dtype=torch.bfloat16, device=device)
     target = torch.empty_like(source)
@@ -199,14 +200,14 @@ def _half_forward(network: MaskRCNN, pictures: Sequence[Tensor], source_hw: tupl
 
 
 def _pictures(frames: Sequence[I420Frame], device: torch.device) -> list[Tensor]:
-    """Float RGB on the device; pictures that come several times lie there once."""
+    """Float RGB on the device; repeated pictures share one tensor."""
     unique = {id(frame): frame for frame in frames}
     on_device = {key: rgb_of(frame).to(device) for key, frame in unique.items()}
     return [on_device[id(frame)] for frame in frames]
 
 
 def _num_runs(calls: Sequence[Callable[[], object]], wait: Callable[[], None], time_s: float) -> int:
-    """As many turns as fit, within bounds."""
+    """Number of turns that fit into the time, within bounds."""
     turn_s = float(report.take_turns(calls, 1, wait).sum()) / 1e3
     return int(np.clip(time_s / turn_s, _MIN_RUNS, _MAX_RUNS))
 

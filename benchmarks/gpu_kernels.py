@@ -1,6 +1,6 @@
-"""Our kernels on CUDA: parity with their forms for the CPU, then times beside the operators of torch and torchvision.
+"""The kernels on CUDA: parity with the CPU kernels, then times beside operators of torch and torchvision.
 
-Each is timed as it is called from Python and captured in a CUDA graph, as the engine runs it; the peers are called.
+Each kernel is timed called from Python and captured in a CUDA graph, as in the engine; the peers are called.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class NmsCase(NamedTuple):
     name: str
     num_images: int
     num_groups: int
-    """of an image"""
+    """groups of each image"""
     num_boxes: int
-    """of a group"""
+    """boxes of each group"""
     iou_threshold: float
     max_kept: int
     num_classes: int
@@ -60,20 +60,20 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class NmsInputs(NamedTuple):
-    """All groups of all images in a row."""
+    """The groups of all images, concatenated."""
 
     boxes_xyxy: Tensor
     """(G, K, 4) float32"""
     is_candidate: Tensor
     """(G, K) bool"""
     scores: Tensor
-    """(G, K) float32, falling"""
+    """(G, K) float32, descending"""
     classes: Tensor | None
     """(G, K) int64"""
 
 
 def nms_inputs(case: NmsCase, device: torch.device) -> NmsInputs:
-    """Boxes in clusters of five about the same object."""
+    """Boxes in clusters of five around the same object."""
     random = torch.Generator().manual_seed(0)
     shape = (case.num_images * case.num_groups, case.num_boxes)
     num_objects = -(-case.num_boxes // 5)
@@ -98,7 +98,7 @@ def our_nms(case: NmsCase, inputs: NmsInputs) -> tuple[Tensor, Tensor]:
 
 
 def torchvisions_nms(case: NmsCase, inputs: NmsInputs) -> list[Tensor]:
-    """As torchvision's RPN and box head call it: image by image, a level being a class."""
+    """NMS as torchvision's RPN and box head call it: image by image, with the level as class."""
     levels = torch.arange(case.num_groups, device=inputs.scores.device)[:, None].expand(-1, case.num_boxes)
     kept = []
     for image in range(case.num_images):
@@ -118,7 +118,7 @@ def noise_frames(case: PreprocessCase) -> list[I420Frame]:
 
 
 def packed(case: PreprocessCase, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The frames as `ops.preprocess.pack_frames` lays them out."""
+    """The frames in the layout of `ops.preprocess.pack_frames`."""
     planes = np.zeros((case.num_images, math.prod(case.picture_hw) * 3 // 2), np.uint8)
     params = np.zeros((case.num_images, NUM_PARAMS), np.float32)
     pack_frames(noise_frames(case), [case.input_hw] * case.num_images, planes, params)
@@ -130,7 +130,7 @@ def our_preprocess(case: PreprocessCase, planes: Tensor, params: Tensor, dtype: 
 
 
 def torchs_preprocess(case: PreprocessCase, planes: Tensor, params: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same by torch's operators on the whole batch, all of whose frames have the coefficients of the first."""
+    """Preprocessing by torch operators on the whole batch, with the colour coefficients of the first frame for all."""
     height, width = case.picture_hw
     offset, scale, red_v, green_u, green_v, blue_u = params[0, 4:]
     luma = (planes[:, : height * width].view(-1, 1, height, width).float() - offset) * scale
@@ -152,7 +152,7 @@ def _of_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def faults(device: torch.device) -> dict[str, str | None]:
-    """By kernel, how it differs from its form for the CPU, or None."""
+    """For each kernel, how its result differs from that of the CPU kernel, or None."""
     cpu = torch.device("cpu")
     found: dict[str, str | None] = {}
     for nms_case in NMS_CASES:
@@ -168,8 +168,8 @@ def faults(device: torch.device) -> dict[str, str | None]:
 
 
 def preprocess_fault(case: PreprocessCase, got: Tensor) -> str | None:
-    """None when it is what the CPU makes of the frames: to some roundings of a place on the longer side, where
-    neighbouring pixels of noise differ by all of the range."""
+    """How the result differs from that of the CPU kernel, or None. The tolerance allows for some roundings of a
+    position along the longer side, between neighbouring noise pixels that differ by the full range."""
     expected = preprocess_batch(noise_frames(case), [case.input_hw] * case.num_images, case.padded_hw, _MEAN, _STD)
     off = float((got.cpu().permute(0, 2, 3, 1) - torch.from_numpy(expected)).abs().max())
     tolerance = 4 * 2.0**-24 * max(case.picture_hw) / min(_STD)
@@ -192,7 +192,7 @@ def _roi_align_fault(case: roi_align.Case, device: torch.device) -> str | None:
 
 @torch.inference_mode()
 def measure_nms(table: report.Report, budget: cuda.Budget) -> Mapping[str, Any]:
-    """Two rows a case; returns the cases for which there was no time."""
+    """Add two rows for each case. Returns the cases that were skipped for lack of time."""
     device, skipped = torch.device("cuda"), []
     for case in NMS_CASES:
         if budget.left_s <= 0:
@@ -205,7 +205,7 @@ def measure_nms(table: report.Report, budget: cuda.Budget) -> Mapping[str, Any]:
 
 @torch.inference_mode()
 def measure_preprocess(table: report.Report, budget: cuda.Budget) -> Mapping[str, Any]:
-    """Two rows a case; returns the cases for which there was no time."""
+    """Add two rows for each case. Returns the cases that were skipped for lack of time."""
     device, skipped = torch.device("cuda"), []
     for case in PREPROCESS_CASES:
         if budget.left_s <= 0:

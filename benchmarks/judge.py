@@ -1,6 +1,6 @@
-"""torchvision and pycocotools as judges of the engine: the same picture for both, partners, average precision.
+"""Comparison of the engine with torchvision and pycocotools: same input, matched detections, average precision.
 
-Shared by `benchmarks.parity` and the tests.
+Used by `benchmarks.parity` and the tests.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from pipeline.models.registry import ModelSpec, input_hw
 MIN_BOX_IOU = 0.99
 MAX_SCORE_DIFFERENCE = 1e-3
 
-# A mask is pasted into its box, widened by 30/28 and cut to whole pixels: where an edge of that is nearer to a whole
-# number than sums in float32 agree, either of two pastings, a pixel apart, is right.
+# A mask is pasted into its box, widened by 30/28 and truncated to whole pixels. If an edge of that box is closer to a
+# whole number than float32 sums agree, two pastings that differ by a pixel are both correct.
 _WIDENING = 30 / 28
 _UNDECIDED_PX = 1e-4
 
-# (Kr, Kb) of the recommendations
+# (Kr, Kb), the luma coefficients of the ITU recommendations
 _LUMA_SHARES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
 _MatrixF64 = NDArray[np.float64]
 
 
 def model_frame(picture: Image.Image, spec: ModelSpec) -> I420Frame:
-    """The picture at the model's input size as 4:2:0, BT.601, full range, as `pipeline.engine.segment` makes it."""
+    """The picture at the model's input size as I420, BT.601, full range, as `pipeline.engine.segment` makes it."""
     height, width = input_hw(spec, (picture.height, picture.width))
     resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     data = rgb_to_i420(np.asarray(resized))
@@ -49,7 +49,7 @@ def model_frame(picture: Image.Image, spec: ModelSpec) -> I420Frame:
 
 
 def rgb_of(frame: I420Frame) -> Tensor:
-    """(3, H, W) float32 RGB in [0, 1], not rounded to 8 bit: `ops.reference.i420_to_rgb` as products of matrices."""
+    """(3, H, W) float32 RGB in [0, 1], not rounded to 8 bits: `ops.reference.i420_to_rgb` as matrix products."""
     y, u, v = (plane.astype(np.float64) for plane in frame.planes())
     rows, columns = _upsampling(len(u)), _upsampling(u.shape[1])
     cb, cr = (rows @ (plane - 128) @ columns.T for plane in (u, v))
@@ -62,17 +62,17 @@ def rgb_of(frame: I420Frame) -> Tensor:
 
 
 def _upsampling(size: int) -> _MatrixF64:
-    """(2 * size, size): the share of each chroma sample, which lies between pixels 2i and 2i + 1, in each pixel."""
+    """(2 * size, size) weights of the chroma samples, which lie between pixels 2i and 2i + 1, in each pixel."""
     position = ((np.arange(2 * size) - 0.5) / 2).clip(0, size - 1)
     share: _MatrixF64 = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size)))
     return share
 
 
 class Torchvision:
-    """torchvision's forward pass in fp32. `network` is torchvision's own module, for a look at its stages."""
+    """torchvision's forward pass in fp32. `network` is torchvision's module, for access to its stages."""
 
     def __init__(self, network: FasterRCNN, spec: ModelSpec) -> None:
-        """Takes over the network of the spec, with its weights; sets the normalisation of its transform."""
+        """Takes ownership of the network with its weights and sets the normalisation of its transform."""
         self.network = network.float().eval()
         self.network.transform.image_mean, self.network.transform.image_std = spec.mean, spec.std
         self._spec = spec
@@ -80,26 +80,26 @@ class Torchvision:
 
     @classmethod
     def load(cls, spec: ModelSpec, weights: str | None = None) -> Torchvision:
-        """With the weights of the model, or of a file. Raises ModelError."""
+        """Load the model with its weights, or with those of a file. Raises ModelError."""
         network = build(spec.architecture, len(spec.head_class_ids) + 1)
         load_weights(network, spec, weights)
         return cls(network, spec)
 
     def on_frame(self, frame: I420Frame) -> Detections:
-        """Of what the engine sees too, without a resize; in pixels of the source."""
+        """Detections on the frame that the engine also gets, without a resize, in pixels of the source."""
         return self._detect(rgb_of(frame), (frame.source_height, frame.source_width), resized=False)
 
     def on_picture(self, picture: Image.Image) -> Detections:
-        """Of the picture itself, which torchvision resizes by its own rule."""
+        """Detections on the picture itself, which torchvision resizes by its own rule."""
         rgb = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
         return self._detect(rgb, (picture.height, picture.width), resized=True)
 
     @torch.inference_mode()
     def _detect(self, rgb: Tensor, out_hw: tuple[int, int], *, resized: bool) -> Detections:
-        """The steps of torchvision's `GeneralizedRCNN.forward`; boxes and masks go to out_hw instead of rgb's size."""
+        """The steps of torchvision's `GeneralizedRCNN.forward`, with boxes and masks in pixels of out_hw."""
         network, transform = self.network, self.network.transform
         short, long = sorted(rgb.shape[1:])
-        # a shorter side that has its size already and a longest one that is allowed: the scale is 1
+        # With min_size and max_size equal to the sides, torchvision's resize has the scale 1.
         transform.min_size, transform.max_size = (
             ((self._spec.min_size,), self._spec.max_size) if resized else ((short,), long)
         )
@@ -111,7 +111,7 @@ class Torchvision:
 
     def _detections(self, found: Mapping[str, Tensor], hw: tuple[int, int]) -> Detections:
         class_ids = self._class_id_of_output[found["labels"].numpy()]
-        keep = np.isin(class_ids, list(self._spec.labels))  # some outputs of a COCO head stand for nothing
+        keep = np.isin(class_ids, list(self._spec.labels))  # some outputs of a COCO head have no category
         masks = found["masks"][:, 0].numpy()[keep] > 0.5 if "masks" in found else None
         return Detections(
             boxes_xyxy=found["boxes"].numpy()[keep],
@@ -131,32 +131,32 @@ def _encoded(mask: NDArray[np.bool_]) -> bytes:
 
 
 class Agreement(NamedTuple):
-    """How far detections repeat those of a judge."""
+    """Agreement of detections with reference detections."""
 
     num_expected: int
     num_partners: int
     mask_ious: NDArray[np.float64]
-    """of each pair of partners, 1 for a model without masks; without pairs whose pasting is undecided by a pixel"""
+    """mask IoU of each matched pair, 1 for a model without masks; pairs whose pasting is ambiguous are left out"""
 
     @property
     def share(self) -> float:
-        """of the expected ones that have a partner; 1 where nothing was expected"""
+        """Share of the reference detections that have a match; 1 without reference detections."""
         return self.num_partners / self.num_expected if self.num_expected else 1.0
 
     @property
     def least_iou(self) -> float:
-        """of the masks; 1 where there is none"""
+        """Lowest mask IoU; 1 without masks."""
         return float(self.mask_ious.min(initial=1.0))
 
     @property
     def share_undecided(self) -> float:
-        """of the partners, whose masks were not compared"""
+        """Share of the matched pairs whose masks were not compared."""
         return 1 - len(self.mask_ious) / self.num_partners if self.num_partners else 0.0
 
 
 def partners(found: Detections, expected: Detections) -> NDArray[np.int64]:
-    """(P, 2) indices [found, expected], one to one, as many as there can be: the same class, box IoU >= 0.99 and scores
-    at most 0.001 apart.
+    """Match detections one to one, as many as possible: (P, 2) indices [found, expected] of pairs with the same class,
+    box IoU >= 0.99 and a score difference of at most 0.001.
     """
     fits = (
         (box_iou(found.boxes_xyxy, expected.boxes_xyxy) >= MIN_BOX_IOU)
@@ -170,7 +170,7 @@ def partners(found: Detections, expected: Detections) -> NDArray[np.int64]:
 
 
 def agreement(founds: Sequence[Detections], expecteds: Sequence[Detections]) -> Agreement:
-    """Of all pictures together."""
+    """Agreement over all pictures."""
     ious, num_partners = [], 0
     for found, expected in zip(founds, expecteds, strict=True):
         pairs = partners(found, expected)
@@ -200,16 +200,17 @@ def _mask_iou(found: Detections, expected: Detections, found_idx: int, expected_
 
 
 class AveragePrecision(NamedTuple):
-    """COCO's AP at IoU 0.50:0.95 with at most 100 detections; NaN for what the detections do not have."""
+    """COCO's AP at IoU 0.50:0.95 with at most 100 detections; NaN if the detections have no masks."""
 
     boxes: float
     masks: float
 
 
 def average_precision(truth: COCO, detections: Mapping[int, Detections]) -> AveragePrecision:
-    """Of the detections by image id, on these images only.
+    """Average precision of the detections, given by image ID, on these images only.
 
-    A class that an image does not label (`labelled_category_ids`; without that entry it labels all) is left out there.
+    A class that is not labelled on an image (`labelled_category_ids`; without this entry all classes are labelled) is
+    ignored there.
     """
     found = coco_metrics(truth, detections)
     return AveragePrecision(found.boxes.ap, float("nan") if found.masks is None else found.masks.ap)

@@ -63,11 +63,11 @@ def interpreter(environment: str, folder: Path) -> Path:
     home, pins = folder / environment, ENVIRONMENTS[environment]
     python, mark = home / "bin" / "python", home / _MARK
     wanted = "\n".join(pins)
-    if not (mark.is_file() and mark.read_text() == wanted):
+    if not (mark.is_file() and mark.read_text(encoding="utf-8") == wanted):
         print(f"making an environment with {pins[0]} in {home}, once", file=sys.stderr)
         _call([sys.executable, "-m", "venv", "--clear", str(home)])
         _call([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins])
-        mark.write_text(wanted)
+        mark.write_text(wanted, encoding="utf-8")
     return python
 
 
