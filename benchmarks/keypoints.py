@@ -1,15 +1,14 @@
-"""From 56x56 heatmaps to keypoints, against torchvision's heatmaps_to_keypoints.
+"""Keypoint decoding from 56x56 heatmaps, beside torchvision's heatmaps_to_keypoints.
 
     python -m benchmarks.keypoints [--runs N] [--threads N] [--case TEXT] [--json]
 
-Both sides get the logits (N, 17, 56, 56) of people and their boxes in input pixels, and end at x, y and score of each
-joint. A heatmap is a bump on a slope with noise, at 28x28 and then doubled, as the network's last layer does it; the
-case of pure noise is the worst for a search that leaves out what cannot win. Boxes have heights from 40 to 600 pixels
-with an even spread of their logarithm and are a third to two thirds as wide. Ours works on one thread, torchvision on
-those given.
+Both sides get heatmaps (N, 17, 56, 56) of people and their boxes in input pixels, and return x, y and score of each
+joint. A heatmap is a peak on a slope with noise, at 28x28 and upsampled by two, as the network's last layer does; pure
+noise is the worst case for the branch-and-bound search. Boxes have log-uniform heights from 40 to 600 pixels and are a
+third to two thirds as wide. Ours runs on one thread, torchvision on the given number.
 
-Before a figure is given, every score is compared, and every position unless the pixels there are level: torchvision's
-score may not be above the height of its map at our position by more than rounding.
+Before a figure is printed, every score is compared, and every position unless several pixels have the same value:
+torchvision's score may exceed the value of its resized heatmap at our position by rounding only.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from benchmarks import report
 from ops.keypoints import decode_keypoints
 
-# 17 maps a person; the heights are up to 8, and float32 rounds a sum of 16 products some 20 times.
+# The values are up to 8, and float32 rounds a sum of 16 products about 20 times.
 _SCORE_TOLERANCE = 8 * 40 * 2.0**-24
 
-# Three roundings of positions up to 2048.
+# Three roundings of positions of up to 2048 pixels.
 _POSITION_TOLERANCE_PX = 1e-3
 
 
@@ -58,7 +57,7 @@ def heatmaps(num: int, *, noise_only: bool) -> torch.Tensor:
 
 
 def boxes(num: int) -> NDArray[np.float32]:
-    """(N, 4) input pixels."""
+    """(N, 4) boxes in input pixels."""
     random = np.random.default_rng(1)
     height = np.exp(random.uniform(np.log(40), np.log(600), num))
     sides = np.stack([height * random.uniform(1 / 3, 2 / 3, num), height], axis=1)
@@ -77,7 +76,7 @@ def torchvisions(maps: torch.Tensor, boxes_xyxy: torch.Tensor) -> NDArray[np.flo
 
 
 def fault(maps: torch.Tensor, boxes_xyxy: torch.Tensor) -> str | None:
-    """What differs beyond rounding, or None."""
+    """What differs by more than rounding, or None."""
     found, expected = ours(maps, boxes_xyxy), torchvisions(maps, boxes_xyxy)
     scores = int((np.abs(found[..., 2] - expected[..., 2]) > _SCORE_TOLERANCE).sum())
     away = (np.abs(found[..., :2] - expected[..., :2]) > _POSITION_TOLERANCE_PX).any(axis=2)
@@ -89,7 +88,7 @@ def fault(maps: torch.Tensor, boxes_xyxy: torch.Tensor) -> str | None:
 
 
 def height_at(heatmap: torch.Tensor, box_xyxy: NDArray[np.float32], keypoint: NDArray[np.float32]) -> float:
-    """torch's resized map at the pixel of a keypoint."""
+    """Value of the heatmap, resized by torch, at the pixel of a keypoint."""
     sides = box_xyxy[2:] - box_xyxy[:2]
     columns, rows = np.ceil(sides).astype(int).tolist()
     resized = functional.interpolate(heatmap[None, None], (rows, columns), mode="bicubic", align_corners=False)[0, 0]

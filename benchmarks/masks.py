@@ -1,16 +1,16 @@
-"""From 28x28 mask logits to COCO RLE strings of the frame, against torchvision's pasting and pycocotools.
+"""Encoding of 28x28 mask logits as COCO RLE strings of the frame, beside torchvision's pasting and pycocotools.
 
     python -m benchmarks.masks [--runs N] [--threads N] [--case TEXT] [--json]
 
-Both sides get the logits (N, 1, 28, 28) of the winning class and boxes in frame pixels, and end at one RLE string per
-instance. Ours: sigmoid, then `ops.masks.paste_rle`. The peer: sigmoid, torchvision's `paste_masks_in_image` at the size
-of the frame, `> 0.5`, pycocotools' `encode` of each mask (which wants columns first). Where its bitmaps would take many
-gigabytes it pastes a part of the instances at a time, which costs it nothing.
+Both sides get the logits (N, 1, 28, 28) of the instance's class and boxes in frame pixels, and return one RLE string
+per instance. Ours: sigmoid, then `ops.masks.paste_rle`. The peer: sigmoid, torchvision's `paste_masks_in_image` at the
+size of the frame, `> 0.5`, and pycocotools' `encode` of each mask, in Fortran order. If its bitmaps would take many
+gigabytes, it pastes the instances in parts, which does not slow it down.
 
-A mask is a blob whose outline wanders about an ellipse, with an edge two to three cells wide as a trained network draws
-it. Boxes have sides from 16 to 600 pixels with an even spread of their logarithm and may be cut by the frame.
+A mask is a blob with an irregular outline near an ellipse and an edge two to three cells wide, as trained networks
+give. Boxes have log-uniform sides from 16 to 600 pixels and may be cut by the frame.
 
-Before a figure is given, every string is compared and the pixels that differ are counted: there may be none.
+Before a figure is printed, all strings are compared: there must be no difference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks import report
 from ops.masks import paste_rle
 
 _MAX_PASTED_PX = 1 << 28
-"""bitmap pixels that the peer holds at a time: 100 instances at 1080p, 32 at 4K"""
+"""pixels of the bitmaps that the peer pastes at a time: 100 instances at 1080p, 32 at 4K"""
 
 
 class Case(NamedTuple):
@@ -58,7 +58,7 @@ def blobs(num: int) -> torch.Tensor:
 
 
 def boxes(num: int, frame_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """(N, 4) within the frame."""
+    """(N, 4) boxes that overlap the frame."""
     random = np.random.default_rng(1)
     height, width = frame_hw
     half = np.exp(random.uniform(np.log(16), np.log(600), (num, 2))) / 2
@@ -82,7 +82,7 @@ def torchvisions(logits: torch.Tensor, boxes_xyxy: torch.Tensor, frame_hw: tuple
 
 
 def encoded(pasted: torch.Tensor) -> list[bytes]:
-    """pycocotools' strings of (N, 1, H, W) pasted probabilities."""
+    """pycocotools' RLE strings of (N, 1, H, W) pasted probabilities."""
     bitmaps = (pasted[:, 0] > 0.5).numpy().view(np.uint8)
     return [coco.encode(np.asfortranarray(bitmap))["counts"] for bitmap in bitmaps]
 

@@ -1,18 +1,18 @@
-"""Networks and frames to measure on, where no trained weights are at hand.
+"""Networks and frames for the benchmarks when trained weights are not available.
 
-With plain random weights every one of 1000 x 90 scores lies at 1/91, and at any threshold below that torchvision sorts
-all of them through its NMS, which no trained network asks of it: a comparison would flatter us. So a random network is
-set to behave like a trained one on the frame that it will see:
+With plain random weights, all 1000 x 90 scores are near 1/91, and with any lower threshold torchvision sorts all of
+them in its NMS. No trained network does that, so the comparison would favour the engine. A random network is therefore
+adjusted to behave like a trained one on the frame of the benchmark:
 
 - residual branches are damped, so that activations neither vanish nor explode;
-- each level of the pyramid gets its share of the proposals, so that boxes have all sizes from 16 pixels to most of the
-  picture;
-- the background's bias is such that a few hundred of all scores pass the threshold of 0.05, outputs that stand for no
-  category pass never, and more than 100 boxes survive NMS; `detections_per_img` cuts them to an exact number;
-- boxes move a little from their proposals;
-- kernels of the mask head blur, so that masks are blobs and not noise.
+- each pyramid level gets its share of the proposals, so that boxes have all sizes from 16 pixels to most of the
+picture; - the bias of the background is chosen so that a few hundred scores pass the threshold of 0.05 and more than
+100 boxes
+  survive NMS; outputs without a category never pass; `detections_per_img` gives the exact number of detections;
+- boxes differ a little from their proposals;
+- the kernels of the mask head blur, so that masks are blobs and not noise.
 
-What convolutions and linear layers cost does not depend on their weights.
+The time of convolutions and linear layers does not depend on their weights.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from pipeline.synthetic import Scene, SceneConfig
 SCORE_THRESHOLD = 0.05
 
 NUM_CANDIDATES = 400
-"""scores of a picture that pass the threshold"""
+"""number of scores per picture that pass the threshold"""
 
 _RESIDUAL_GAIN = 0.25
 
 _PROPOSALS_OF_LEVEL = (350, 300, 200, 150)
-"""of P2 to P5, before NMS; P6 is P5 with every second cell left out"""
+"""shares of the proposals of P2 to P5 before NMS; P6 is every second cell of P5"""
 
 _FOREGROUND_STD = 2.5
-"""of the class logits over the proposals"""
+"""standard deviation of the class logits over the proposals"""
 
 _CODE_STD = 0.7
-"""of the box regression, in units of which 10 are the box's width for the centre, 5 a factor of e for the sides"""
+"""standard deviation of the box codes: 10 is one box width for the centre, 5 a factor of e for the sides"""
 
 _MASK_STD = 4.0
-"""of the mask logits"""
+"""standard deviation of the mask logits"""
 
 
 def street_frames(size_wh: tuple[int, int], source_wh: tuple[int, int], num_frames: int) -> list[I420Frame]:
-    """Pictures of a busy synthetic street, drawn at the size at which they travel."""
+    """Pictures of a busy synthetic street, rendered at the size of the frames on the bus."""
     scene = Scene(
         SceneConfig(
             width=size_wh[0], height=size_wh[1], num_frames=25 * num_frames, num_people=16, num_cars=8, num_bicycles=3
@@ -63,8 +63,8 @@ def street_frames(size_wh: tuple[int, int], source_wh: tuple[int, int], num_fram
 
 
 def network_for(spec: ModelSpec, frame: I420Frame, num_detections: int, device: torch.device) -> MaskRCNN:
-    """A network of the spec in fp32, with trained weights where they come with the package, else random ones that are
-    set for the frame. It finds num_detections on a picture at most, with scores above 0.05."""
+    """A network of the spec in fp32 with its packaged weights, or with random weights adjusted to the frame. It detects
+    at most num_detections on a picture, with scores above 0.05."""
     if spec.weights_url is None:
         network = build(spec.architecture, len(spec.head_class_ids) + 1)
         load_weights(network, spec, None)
@@ -78,7 +78,7 @@ def network_for(spec: ModelSpec, frame: I420Frame, num_detections: int, device: 
 
 @torch.no_grad()
 def _random_network(spec: ModelSpec, frame: I420Frame, device: torch.device) -> MaskRCNN:
-    """One that behaves on the frame as the module's docstring says; the same one every time."""
+    """A network with random weights, always the same, adjusted to the frame as the module's docstring describes."""
     torch.manual_seed(0)
     network = without_resize(build(spec.architecture, len(spec.head_class_ids) + 1).to(device), spec)
     for name, module in network.backbone.body.named_modules():
@@ -96,9 +96,9 @@ def _random_network(spec: ModelSpec, frame: I420Frame, device: torch.device) -> 
 
 
 def _spread_over_levels(network: MaskRCNN, images: ImageList) -> None:
-    """Scales the outputs of the pyramid, and with them the objectness, until the best of all levels have their shares.
+    """Scale the outputs of the pyramid, and with them the objectness, until each level has its share of the proposals.
 
-    Nothing behind them has a bias yet, so the objectness of a level grows as its activations do.
+    The layers after the pyramid have no bias yet, so the objectness of a level is proportional to its activations.
     """
     levels = list(network.backbone(images.tensors).values())
     objectness, _ = network.rpn.head(levels)

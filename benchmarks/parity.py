@@ -1,23 +1,26 @@
-"""Our engine against torchvision's own forward pass in fp32, on pictures with ground truth.
+"""Parity of the engine with torchvision's own forward pass in fp32, on pictures with ground truth.
 
     python -m benchmarks.parity --data VAL.json [--images DIR] [--num N] [--model NAME] [--weights FILE]
                                 [--precision fp32|bf16|fp16] [--device DEVICE] [--threads N] [--json]
 
-Both sides see the same I420 picture at the model's input size: ours as it is, torchvision as float RGB by the reference
-conversion, with its own resize disabled. Boxes and masks of both are in pixels of the picture in the file.
+Both sides get the same I420 picture at the model's input size: the engine as it is, torchvision as float RGB by the
+reference conversion, with its own resize disabled. Boxes and masks of both are in pixels of the picture in the file.
 
-partners    share of torchvision's detections (all have a score of at least 0.05) with a partner of ours: the same
-            class, box IoU >= 0.99, scores at most 0.001 apart, one to one
-masks       IoU of the partners' masks: our RLE strings, and torchvision's own pasting, > 0.5, encoded by pycocotools.
-            torchvision cuts the widened box to whole pixels first: where an edge is within 0.0001 px of one, rounding
-            decides between two pastings a pixel apart. Those masks are not compared, their share is given
-AP          COCO's, of boxes and of masks, by pycocotools, of both; a class that a picture does not label
-            (`labelled_category_ids` in VAL.json) is left out there
-the way     AP of torchvision through I420, beside torchvision on the picture in the file, which it resizes itself: what
-            it costs to send pictures as 4:2:0 at the model's size. It judges no engine.
+partners    share of torchvision's detections (with a score of at least 0.05) that match a detection of the engine, one
+to
+            one: same class, box IoU >= 0.99, score difference at most 0.001
+masks       mask IoU of the matched pairs: the engine's RLE strings, and torchvision's pasting, > 0.5, encoded by
+            pycocotools. torchvision truncates the widened box to whole pixels. If an edge is within 0.0001 px of a
+            whole pixel, rounding decides between two pastings that differ by a pixel; those masks are not compared, and
+            their share is printed
+AP          COCO's AP of boxes and of masks of both, by pycocotools; a class that is not labelled on a picture
+            (`labelled_category_ids` in VAL.json) is ignored there
+the way     AP of torchvision on the I420 picture, beside torchvision on the picture in the file, which it resizes
+itself:
+            the loss by 4:2:0 at the model's size. This row does not judge the engine.
 
-Exits with 1 when a goal is missed. In fp32: 99.5 % of them have partners, whose masks all have IoU >= 0.99, and AP is
-equal within 0.001. In 16 bits, AP is within 0.005; the other figures are given without a goal.
+Exits with 1 if a goal is missed. In fp32: 99.5 % of the detections match, all mask IoUs are at least 0.99, and AP is
+equal within 0.001. In 16 bits: AP is equal within 0.005; the other figures have no goal.
 """
 
 from __future__ import annotations
@@ -49,17 +52,17 @@ MAX_AP_DIFFERENCE = {"fp32": 0.001, "bf16": 0.005, "fp16": 0.005}
 
 
 class Results(NamedTuple):
-    """Detections by image id."""
+    """Detections by image ID."""
 
     ours: dict[int, Detections]
     theirs: dict[int, Detections]
-    """torchvision's, of the same I420"""
+    """torchvision's detections on the same I420 picture"""
     direct: dict[int, Detections]
-    """torchvision's, of the picture in the file"""
+    """torchvision's detections on the picture in the file"""
 
 
 class Figure(NamedTuple):
-    """One line. `peer` is NaN where there is nothing beside `ours`; a goal of "" cannot be missed."""
+    """One row. `peer` is NaN if there is no peer; the goal "" cannot be missed."""
 
     case: str
     ours: float
@@ -69,7 +72,7 @@ class Figure(NamedTuple):
 
 
 def figures(truth: COCO, results: Results, precision: str) -> list[Figure]:
-    """All of them. Average precision a model does not have (of masks, when it finds boxes only) is left out."""
+    """All rows. The AP of masks is left out for a model that detects boxes only."""
     exact = precision == "fp32"
     agreed = agreement(list(results.ours.values()), list(results.theirs.values()))
     with_masks = any(found.rle_counts is not None for found in results.theirs.values())
@@ -98,7 +101,7 @@ def _judged(case: str, value: float, least: float, *, exact: bool) -> Figure:
 
 
 def pictures(truth: COCO, folder: Path, num: int | None) -> Iterator[tuple[int, Image.Image]]:
-    """(image id, picture) of all, or of `num` spread evenly over the file. Ends the program for one that is missing."""
+    """(image ID, picture) of all images, or of `num` images spread evenly. Ends the program if a file is missing."""
     image_ids = sorted(truth.imgs)
     if num is not None and num < len(image_ids):
         image_ids = [image_ids[index * len(image_ids) // num] for index in range(num)]
@@ -111,7 +114,7 @@ def pictures(truth: COCO, folder: Path, num: int | None) -> Iterator[tuple[int, 
 
 
 def read_truth(path: Path) -> COCO:
-    """The annotations of a COCO file, without pycocotools' words about it."""
+    """The annotations of a COCO file, without the output that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
 

@@ -1,4 +1,4 @@
-"""torchvision's whole forward pass, as the benchmarks time it beside ours."""
+"""torchvision's forward pass, which the benchmarks time beside the engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.models.registry import ModelSpec
 
 
 class _Unresized(GeneralizedRCNNTransform):
-    """For pictures that have the network's input size."""
+    """torchvision's transform without the resize, for pictures of the network's input size."""
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
         return image, target
 
 
 def without_resize(network: MaskRCNN, spec: ModelSpec) -> MaskRCNN:
-    """The network, whose transform normalises as the spec says, pads as before and leaves the size as it is."""
+    """The network with a transform that normalises as in the spec and pads, but does not resize."""
     network.transform = _Unresized(spec.min_size, spec.max_size, spec.mean, spec.std).eval()
     return network
 
@@ -33,10 +33,10 @@ def without_resize(network: MaskRCNN, spec: ModelSpec) -> MaskRCNN:
 def forward(
     network: MaskRCNN, pictures: Sequence[Tensor], source_hw: tuple[int, int], *, paste: bool = True
 ) -> list[dict[str, Tensor]]:
-    """What torchvision finds on (3, H, W) float32 RGB pictures, boxes and pasted masks in pixels of the source.
+    """torchvision's detections on (3, H, W) float32 RGB pictures, with boxes and pasted masks in pixels of the source.
 
-    The steps of torchvision's `GeneralizedRCNN.forward`, whose last is told the size of the source instead of that of
-    the input. Without `paste`, that step is left out: input pixels and 28x28 masks.
+    These are the steps of torchvision's `GeneralizedRCNN.forward`, with the size of the source instead of the input in
+    the last step. Without `paste`, the last step is left out: boxes in input pixels and 28x28 masks.
     """
     images, _ = network.transform(list(pictures))
     features = network.backbone(images.tensors)
@@ -49,14 +49,14 @@ def forward(
 
 
 def to_rle(found: Sequence[dict[str, Tensor]]) -> list[list[bytes]]:
-    """pycocotools' strings of the pasted masks of each picture."""
+    """pycocotools' RLE strings of the pasted masks of each picture."""
     return [encoded(of_picture["masks"].cpu()) for of_picture in found]
 
 
 def detections(
     found: Sequence[dict[str, Tensor]], rles: Sequence[list[bytes]], spec: ModelSpec, source_hw: tuple[int, int]
 ) -> list[Detections]:
-    """In the form of the engine's."""
+    """Convert torchvision's output to `Detections`."""
     class_id_of_output = np.array([0, *spec.head_class_ids], np.int32)
     return [
         Detections(

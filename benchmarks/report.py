@@ -1,7 +1,7 @@
-"""What the benchmarks share: their arguments, runs in turns, the gate before the first figure, the table and the JSON.
+"""Helpers of the benchmarks: arguments, timing in turns, the parity gate, the table and the JSON output.
 
-A figure is a median over runs. Ours and the peer take turns in one process, so both meet the same neighbours on the
-machine, and the ratio is the median of the ratios of the turns: above 1 means that ours is better.
+A figure is a median over runs. Ours and the peer take turns in one process, so that other load on the machine affects
+both alike. The ratio is the median of the ratios of the turns; above 1, ours is better.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CASE_WIDTH = 62
 
 
 class Report:
-    """Prints one line per case as it is measured: a table for people, or one JSON object a line.
+    """Prints one line for each case when it is measured, as a table or as one JSON object per line.
 
-    rows    what was printed, as JSON has it
+    rows    the printed rows as JSON objects
     """
 
     def __init__(self, device: str, packages: Sequence[str], peer: str, *, as_json: bool) -> None:
-        """device: what the figures belong to; packages: whose versions they depend on; peer: its name in the table."""
+        """device: name of the device; packages: packages whose versions are printed; peer: its name in the table."""
         self.rows: list[Row] = []
         self._as_json = as_json
         self._device = device
@@ -44,7 +44,7 @@ class Report:
             print(f"{'':>{_CASE_WIDTH}} {head}", flush=True)
 
     def add(self, case: str, ours: NDArray[np.float64], peer: NDArray[np.float64], unit: str = "ms") -> None:
-        """ours and peer are (R,): one value per turn. Less is better of `ms`, more of everything else."""
+        """Add a case. ours and peer are (R,), one value per turn. For `ms` lower is better, for other units higher."""
         p20, p50, p80 = np.percentile(ours, [20, 50, 80])
         ratio = float(np.median(peer / ours if unit == "ms" else ours / peer))
         row = {"case": case, "ours": _rounded(p50), "peer": _rounded(np.median(peer)), "ratio": _rounded(ratio)}
@@ -56,7 +56,7 @@ class Report:
 
 
 def arguments(module: str, description: str | None, num_runs: int) -> argparse.ArgumentParser:
-    """--runs, --case and --json of `python -m module`, described by the first line of the module's docstring."""
+    """A parser with --runs, --case and --json for `python -m module`, described by the docstring's first line."""
     summary = (description or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=summary)
     parser.add_argument("--runs", type=_positive, default=num_runs, help=f"turns per case (default {num_runs})")
@@ -66,13 +66,13 @@ def arguments(module: str, description: str | None, num_runs: int) -> argparse.A
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """--threads, for what computes on the CPU."""
+    """Add the option --threads."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=_positive, default=num_cores, help=f"of both sides (default {num_cores})")
 
 
 def use_threads(num_threads: int) -> str:
-    """Gives torch and numba so many threads; returns the CPU's name with them, for a report."""
+    """Set the number of threads of torch and numba. Returns the CPU's name and the number, for a report."""
     import numba
     import torch
 
@@ -82,7 +82,7 @@ def use_threads(num_threads: int) -> str:
 
 
 def selected(names: Sequence[str], text: str) -> list[str]:
-    """Those of the cases' names that contain the text. Ends the program when none does."""
+    """The names of the cases that contain the text. Ends the program if there is none."""
     found = [name for name in names if text in name]
     if not found:
         sys.exit(f"no case has {text!r} in its name: expected part of one of {'; '.join(names)}")
@@ -90,7 +90,7 @@ def selected(names: Sequence[str], text: str) -> list[str]:
 
 
 def gate(case: str, fault: str | None) -> None:
-    """Ends the program before any figure of the case when parity found a fault."""
+    """End the program, before any figure of the case is printed, if parity failed."""
     if fault is not None:
         sys.exit(f"{case}: parity failed, {fault}: no figures")
 
@@ -98,10 +98,10 @@ def gate(case: str, fault: str | None) -> None:
 def take_turns(
     calls: Sequence[Callable[[], object]], num_runs: int, wait: Callable[[], None] = lambda: None, repeats: int = 1
 ) -> NDArray[np.float64]:
-    """(len(calls), num_runs) milliseconds a call. Each is called once before it is timed.
+    """Time the calls in turns: (len(calls), num_runs) milliseconds per call. Each is called once before it is timed.
 
-    wait      blocks until the device has finished
-    repeats   calls in a row per turn, waited for together
+    wait      function that blocks until the device has finished
+    repeats   consecutive calls per turn, with one wait
     """
     times_ms = np.empty((len(calls), num_runs))
     for call in calls:
@@ -118,7 +118,7 @@ def take_turns(
 
 
 def cpu_name() -> str:
-    """The processor's model name where the system tells it, else its architecture."""
+    """The model name of the CPU if the system provides it, otherwise its architecture."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():
@@ -135,5 +135,5 @@ def _positive(text: str) -> int:
 
 
 def _rounded(value: float) -> float:
-    """To four digits, which is more than a timing holds."""
+    """Round to four significant digits."""
     return float(f"{float(value):.4g}")

@@ -1,17 +1,15 @@
-"""RoIAlign over a feature pyramid, on the CPU and on CUDA where there is one, against torchvision's MultiScaleRoIAlign.
+"""RoIAlign over a feature pyramid on the CPU and, if available, on CUDA, beside torchvision's MultiScaleRoIAlign.
 
     python -m benchmarks.roi_align [--runs N] [--threads N] [--case TEXT] [--json]
 
-CPU: ours reads channels-last maps in float32 or bf16. torchvision reads what it can: NCHW in float32; where a case says
-"from bf16", what a bf16 network gives it has to be converted first, and that is part of its time.
+CPU: ours reads channels-last maps in float32 or bf16. torchvision supports NCHW in float32 only; in cases "from bf16",
+the conversion of the bf16 network's maps is part of its time.
 
-CUDA: both get channels-last bf16 maps, torchvision under autocast, which converts what it cannot read. Ours is timed
-as it is called, and as the engine runs it: captured in a CUDA graph. torchvision's waits for the host and has no such
-form.
+CUDA: both get channels-last bf16 maps, torchvision under autocast, which converts them. Ours is timed called from
+Python, and captured in a CUDA graph as in the engine. torchvision's synchronises with the host and cannot be captured.
 
-Boxes lie anywhere in the picture, sides from 16 to 600 pixels (250 for `street`) with an even spread of their
-logarithm. Both get the same threads and make a result of their own; they take turns. Before a figure is given the
-results are compared.
+Boxes are anywhere in the picture, with log-uniform sides from 16 to 600 pixels (250 for `street`). Both use the same
+number of threads, allocate their result and take turns. Before a figure is printed, the results are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from ops.roi_align import infer_scales, roi_align
 STRIDES = (4, 8, 16, 32)
 
 _MAX_ACTIVATION = 6.5
-"""above every one of the normal numbers that the maps hold"""
+"""upper bound of the normally distributed values of the maps"""
 
 
 class Case(NamedTuple):
@@ -39,11 +37,11 @@ class Case(NamedTuple):
     image_hw: tuple[int, int]
     channels: int
     num_boxes: int
-    """of each image"""
+    """number of boxes of each image"""
     side: int
     bf16: bool
     from_bf16: bool = False
-    """the peer starts from the bf16 maps too"""
+    """whether the peer starts from bf16 maps too"""
     num_images: int = 1
 
 
@@ -67,10 +65,10 @@ CUDA_CASES = [
 
 class Inputs(NamedTuple):
     levels: list[torch.Tensor]
-    """(B, C, H, W), channels last, in the case's format"""
+    """(B, C, H, W), channels last, in the dtype of the case"""
     scales: tuple[float, ...]
     boxes_xyxy: NDArray[np.float32]
-    """(N, 4) of all images in a row"""
+    """(N, 4) boxes of all images, concatenated"""
     image_idx: NDArray[np.int64]
 
 
@@ -87,7 +85,7 @@ def inputs_of(case: Case) -> Inputs:
 
 
 def _boxes(case: Case) -> NDArray[np.float32]:
-    """(N, 4) within the picture."""
+    """(N, 4) boxes inside the picture."""
     random = np.random.default_rng(0)
     height, width = case.image_hw
     largest_px = 600 if width > 1000 else 250
@@ -100,7 +98,7 @@ def _boxes(case: Case) -> NDArray[np.float32]:
 
 
 def _cpu_calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], torch.Tensor]]:
-    """Ours, (N, side, side, C), and torchvision's, (N, C, side, side)."""
+    """The calls of ours, which returns (N, side, side, C), and of torchvision, which returns (N, C, side, side)."""
     inputs = inputs_of(case)
     nchw = {str(stride): level.float().contiguous() for stride, level in zip(STRIDES, inputs.levels, strict=True)}
     bits = [level.view(torch.uint16) if case.bf16 else level for level in inputs.levels]
@@ -122,7 +120,7 @@ def _cpu_calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], tor
 
 
 def _cuda_calls(case: Case) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
-    """Ours and torchvision's under autocast, both (N, C, side, side) on CUDA."""
+    """The calls of ours and of torchvision under autocast; both return (N, C, side, side) on CUDA."""
     from ops.roi_align_triton import roi_align as roi_align_on_cuda
 
     inputs = inputs_of(case)
@@ -144,7 +142,7 @@ def _cuda_calls(case: Case) -> tuple[Callable[[], torch.Tensor], Callable[[], to
 
 
 def _cpu_fault(case: Case, found: NDArray[Any], expected: torch.Tensor) -> str | None:
-    """None when they agree: to the rounding of a mean of 16 cells, and then of it to bf16."""
+    """What differs, or None. The tolerance is the rounding of a mean of 16 cells, and of the result to bf16."""
     values = torch.from_numpy(found)
     values = values.view(torch.bfloat16).float() if case.bf16 else values
     wanted = expected.permute(0, 2, 3, 1)
@@ -169,7 +167,7 @@ def _off(found: torch.Tensor, wanted: torch.Tensor, tolerance: torch.Tensor) -> 
 def measure_cuda(
     table: report.Report, budget: cuda.Budget, cases: Sequence[Case] = CUDA_CASES, num_runs: int = 25
 ) -> Mapping[str, Any]:
-    """Two rows a case, as called from Python and in a CUDA graph; returns the cases for which there was no time."""
+    """Add two rows for each case: called from Python and in a CUDA graph. Returns the skipped cases."""
     skipped = []
     for case in cases:
         if budget.left_s <= 0:

@@ -1,11 +1,11 @@
-"""How long a network has to take on a device at least: its operations and bytes, counted from the shapes of its layers.
+"""Roofline: a lower bound of the time of a network on a device, from the operations and bytes of its layers.
 
-Counted are convolutions, transposed convolutions and linear layers: a multiplication and an addition are two
-operations; a layer reads its input and its weights once and writes its output once, in 2 bytes a number. What is fused
-into a layer costs nothing, and so does everything between them (RoIAlign, NMS, sorting): a bound from below. Each layer
-takes as long as the slower of its operations and its bytes.
+Convolutions, transposed convolutions and linear layers count. A multiplication and an addition are two operations; a
+layer reads its input and its weights once and writes its output once, with 2 bytes per number. Fused operations and
+everything between the layers (RoIAlign, NMS, sorting) count as free. The time of a layer is the maximum of the times
+for its operations and for its bytes.
 
-At 768x1344, which 1080p comes to on the bus, that is 522 GFLOP an image with 100 detections for
+At 768x1344, the input size for 1080p, that is 522 GFLOP an image with 100 detections for
 `maskrcnn_resnet50_fpn` and 853 for `maskrcnn_resnet50_fpn_v2`; at 800x1344 it is 538 and 873.
 """
 
@@ -21,23 +21,23 @@ from pipeline.engine.architectures import build
 from pipeline.models.registry import ModelSpec
 
 BYTES_PER_NUMBER = 2
-"""bf16"""
+"""bytes of a bf16 number"""
 
 
 class Layer(NamedTuple):
-    """What one call of a layer costs for one image."""
+    """Operations and bytes of one call of a layer for one image."""
 
     stage: str
-    """as the engine names it for torch's profiler"""
+    """name of the stage in torch's profiler"""
     flops: int
     activation_bytes: int
-    """input and output"""
+    """bytes of input and output"""
     weight_bytes: int
-    """for any number of images"""
+    """independent of the number of images"""
 
 
 class Peaks(NamedTuple):
-    """What a device does at best."""
+    """Peak rates of a device."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -46,9 +46,9 @@ class Peaks(NamedTuple):
 def layers(
     spec: ModelSpec, padded_hw: tuple[int, int], num_detections: int, *, own_class_only: bool = False
 ) -> list[Layer]:
-    """Of one image of that input size, in the order in which they run.
+    """The layers for one image of an input size, in the order in which they run.
 
-    own_class_only   the last layer of the mask head gives one channel instead of one for each class
+    own_class_only   the last layer of the mask head computes one channel instead of one for each class
     """
     with torch.device("meta"):
         network = build(spec.architecture, len(spec.head_class_ids) + 1)
@@ -60,7 +60,7 @@ def layers(
         (numbers_in, numbers_out), weight = (inputs[0].numel(), output.numel()), module.weight
         if own_class_only and module is network.roi_heads.mask_predictor.mask_fcn_logits:
             weight, numbers_out = weight[:1], numbers_out // len(weight)
-        # of each number that a layer writes, or a transposed convolution reads
+        # operations for each number that a layer writes, or that a transposed convolution reads
         per_number = weight[0].numel()
         flops = 2 * per_number * (numbers_in if isinstance(module, nn.ConvTranspose2d) else numbers_out)
         activations = BYTES_PER_NUMBER * (numbers_in + numbers_out)
@@ -83,7 +83,7 @@ def layers(
 
 
 def least_s(counted: Sequence[Layer], num_images: int, peaks: Peaks) -> float:
-    """Seconds that a batch takes at least."""
+    """Lower bound of the time of a batch, in seconds."""
     return sum(
         max(
             num_images * layer.flops / peaks.flops_per_s,

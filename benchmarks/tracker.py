@@ -1,17 +1,17 @@
-"""The tracker beside those that people use: milliseconds an update in crowds, or accuracy on MOTChallenge sequences.
+"""The tracker beside widely used trackers: milliseconds per update in crowds, or accuracy on MOTChallenge sequences.
 
     python -m benchmarks.tracker [--case TEXT] [--peer TEXT] [--runs N] [--envs DIR] [--json]
     python -m benchmarks.tracker --accuracy DIR [--peer TEXT] [--envs DIR] [--json]
 
-Peers are no dependency: each runs in an environment of its own, which is made when it is first needed (pip, once).
-Every tracker, ours too, is a process with one thread that is given the same detections and measures what passes inside
-its update alone, in time of the process. They take turns of 40 frames, of which the first ten do not count, because the
-others have emptied the caches; a ratio is the median of those of the turns. A tracker that has used up its time for a
-scene rests from then on, so slow ones see fewer frames. MOTA and IDF1 on the frames that all have seen stand beside the
-times, and there are none when ours tracks worse than the peers do.
+The peers are not dependencies: each runs in an environment of its own, which pip creates when it is first needed. Every
+tracker, ours included, is a process with one thread that gets the same detections and measures the CPU time of the
+process inside its update. The trackers take turns of 40 frames. The first ten frames of a turn do not count, because
+the other trackers have evicted the caches. A ratio is the median of the ratios of the turns. A tracker that has used up
+its time for a scene stops, so slow trackers process fewer frames. MOTA and IDF1 on the frames that all trackers have
+processed are printed beside the times. There are no times if our tracker is less accurate than the peers.
 
-Accuracy is judged as `evaluate mot` does (docs/evaluation.md), of all sequences in DIR together: peers with their
-defaults, whatever the frame rate, ours with its own default configuration.
+Accuracy is computed as in `evaluate mot` (docs/evaluation.md), over all sequences in DIR together: peers with their
+defaults, whatever the frame rate, ours with its default configuration.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ Row = dict[str, Any]
 _WARM_UP_FRAMES = 30
 _TURN_FRAMES = 40
 _NOT_COUNTED = 10
-"""first frames of a turn"""
+"""frames at the start of a turn that are not timed"""
 _FEWEST_TURNS = 3
 _TIME_S = 10.0
-"""that a tracker may spend on a scene before it rests"""
+"""time that a tracker may spend on a scene"""
 _WORSE = 0.05
-"""by which ours may stay behind the median of the peers in MOTA or IDF1 and still be timed"""
+"""maximum by which MOTA or IDF1 of ours may be below the median of the peers for times to be printed"""
 _SPEED_ALONE = ("norfair", "motpy")
-"""peers that are left out of the table of accuracy"""
+"""peers without a row in the accuracy table"""
 
 
 class Case(NamedTuple):
@@ -74,8 +74,8 @@ CASES = [
 
 
 class Timed(NamedTuple):
-    """times_ms (R,) milliseconds an update in each of its turns; num_updates of the scene, warm-up included;
-    figures of the updates that all trackers have made
+    """Result of a tracker on a scene: times_ms (R,) milliseconds per update of each turn; num_updates, including warm-
+    up; accuracy figures of the updates that all trackers have made.
     """
 
     times_ms: NDArray[np.float64]
@@ -84,7 +84,7 @@ class Timed(NamedTuple):
 
 
 def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path) -> list[Timed]:
-    """In the order of the trackers, which leave their files in the folder."""
+    """Run the trackers, which write their files to the folder. Returns the results in the order of the trackers."""
     scene = make_scene(case.num_objects, _WARM_UP_FRAMES + num_turns * _TURN_FRAMES, case.frame_hw)
     path = folder / "scene.npz"
     save_detections(path, scene.detections, scene.scores, scene.mask_bits)
@@ -108,7 +108,7 @@ def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path)
 
 
 def fault(ours: TrackingMetrics, peers: Sequence[TrackingMetrics]) -> str | None:
-    """None when ours tracks no worse than the median of the peers."""
+    """In what ours is less accurate than the median of the peers, or None."""
     for name in ("mota", "idf1") if peers else ():
         own, others = getattr(ours, name), float(np.median([getattr(peer, name) for peer in peers]))
         if own < others - _WORSE:
@@ -117,7 +117,7 @@ def fault(ours: TrackingMetrics, peers: Sequence[TrackingMetrics]) -> str | None
 
 
 def speed_rows(case: Case, names: Sequence[str], timed: Sequence[Timed]) -> list[Row]:
-    """One for each tracker, beside the first, which is ours with boxes alone."""
+    """One row for each tracker, relative to the first, which is ours with boxes only."""
     rows = []
     for name, (times_ms, num_updates, figures) in zip(names, timed, strict=True):
         ours_ms = timed[0].times_ms[: len(times_ms)]
@@ -130,7 +130,7 @@ def speed_rows(case: Case, names: Sequence[str], timed: Sequence[Timed]) -> list
 
 
 def accuracy_rows(sequences: Sequence[MotSequence], trackers: Sequence[Child], folder: Path) -> list[Row]:
-    """Ours first; shares from 0 to 1."""
+    """Accuracy of each tracker, ours first; values in [0, 1]."""
     names = ["ours", *(tracker.peer.tracker for tracker in trackers)]
     judges = [TrackEvaluator(of_masks=False) for _ in names]
     for sequence in sequences:
@@ -153,7 +153,7 @@ def accuracy_rows(sequences: Sequence[MotSequence], trackers: Sequence[Child], f
 
 
 def _by_frame(detections: BoxRows, num_frames: int) -> tuple[NDArray[np.int64], Boxes]:
-    """The places of the rows, frame by frame, and their boxes with pixels numbered from 0."""
+    """Indices of the rows of each frame, and their boxes with pixel numbers that start at 0."""
     places = by_frame(detections.frames, num_frames)
     order = np.concatenate(places)
     starts = np.cumsum([0, *map(len, places)])
@@ -181,7 +181,7 @@ def _print_accuracy(row: Row) -> None:
 
 
 def _about(arguments: argparse.Namespace, peers: Sequence[Peer], versions: dict[str, str]) -> Row:
-    """device and versions; printed at once where people read."""
+    """Device and versions, which are printed at once unless the output is JSON."""
     environments = dict.fromkeys(peer.environment for peer in peers if peer.environment is not None)
     versions = versions | dict(ENVIRONMENTS[name][0].split("==") for name in environments)
     device = f"{report.cpu_name()}, 1 thread"

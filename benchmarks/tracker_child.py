@@ -1,18 +1,18 @@
-"""One tracker for `benchmarks.tracker`, run as a script in an environment that has little beside it.
+"""One tracker of `benchmarks.tracker`, run as a script in an environment with few other packages.
 
     python tracker_child.py TRACKER
 
-Each line of stdin is a command as JSON and is answered by one line of JSON:
+Each line of stdin is a command in JSON and is answered by one line of JSON:
 
-    {"open": "scene.npz"}    begin that scene with a fresh tracker: {}
-    {"run": 10}              so many more of its frames, fewer at its end: {"update_s": [seconds inside each update]}
-    {"save": "tracks.npz"}   what came out of all frames so far: {}
+    {"open": "scene.npz"}    begin the scene with a new tracker: {}
+    {"run": 10}              process up to 10 more frames: {"update_s": [seconds inside each update]}
+    {"save": "tracks.npz"}   write the tracks of all frames so far: {}
 
-A scene has starts (F + 1,) int64, where each frame's rows begin; boxes_xyxy (N, 4) float32, scores (N,) float32, and,
-where it has masks, mask_bits (N, 98) uint8. Tracks have starts (frames run + 1,), ids (N,) int64, boxes_xyxy (N, 4).
-Inputs in the tracker's own form are made before the clock starts, results are read after it has stopped. The clock is
-that of the process: on a machine that does other work too, the wall's would charge slow trackers for its time. What a
-look at it takes is taken off.
+A scene contains starts (F + 1,) int64, the first row of each frame; boxes_xyxy (N, 4) float32; scores (N,) float32;
+and, if it has masks, mask_bits (N, 98) uint8. Tracks contain starts (frames + 1,), ids (N,) int64 and boxes_xyxy (N,
+4). Inputs are converted to the tracker's own types before the clock starts, and results are read after it has stopped.
+The clock is the CPU time of the process, because wall time would include other work on the machine. The time of reading
+the clock is subtracted.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ import numpy as np
 FPS = 30.0
 
 _USUAL_SCORE = 0.5
-"""norfair and motpy look at no scores: what users leave out before"""
+"""score below which detections are dropped for norfair and motpy, which ignore scores"""
 
 
 class Adapter(NamedTuple):
-    """given    boxes_xyxy, scores, mask_bits or None, index of the frame -> the arguments of `update`
-    update   the tracker's own
-    tracks   given and the result of the update -> ids and boxes_xyxy of the tracks that it shows
+    """Adapter of a tracker.
+
+    given    function of boxes_xyxy, scores, mask_bits or None and frame index; returns the arguments of `update`
+    update   the tracker's own update
+    tracks   function of the arguments and the result of the update; returns IDs and boxes_xyxy of the reported tracks
     """
 
     given: Callable[[Any, Any, Any, int], tuple[Any, ...]]
@@ -48,11 +50,11 @@ def maskstream(*, masks: bool) -> Adapter:
     from pipeline.tracking.mask_tracker import MaskTracker
     from pipeline.tracking.tracker import TrackerConfig
 
-    tracker = MaskTracker(TrackerConfig.for_conf(0.5, 0.1))  # as the pipeline has it
+    tracker = MaskTracker(TrackerConfig.for_conf(0.5, 0.1))  # as in the pipeline
 
     def given(boxes_xyxy: Any, scores: Any, mask_bits: Any, index: int) -> tuple[Any, ...]:
         class_ids = np.ones(len(scores), np.int32)
-        # width and height: the tracker reads neither
+        # the tracker does not read width and height
         detections = Detections(boxes_xyxy, scores, class_ids, mask_bits if masks else None, None, 1, 1)
         return detections, index + 1, index / FPS
 
@@ -64,7 +66,7 @@ def maskstream(*, masks: bool) -> Adapter:
 
 
 def trackers(name: str) -> Adapter:
-    """Frames are not given, so BoT-SORT skips its compensation of camera motion, as it documents."""
+    """The update gets no pictures, so BoT-SORT skips its camera motion compensation, as documented."""
     import trackers
 
     tracker = getattr(trackers, name)()
@@ -78,7 +80,7 @@ def supervision_bytetrack() -> Adapter:
 
 
 def norfair() -> Adapter:
-    """Its distance and threshold have no default; an IoU above 0.3 is what its own examples ask of boxes."""
+    """norfair has no default distance and threshold; its own examples require an IoU above 0.3 for boxes."""
     from norfair import Detection, Tracker
 
     tracker = Tracker(distance_function="iou", distance_threshold=0.7)
@@ -119,7 +121,7 @@ def _supervision_detections(boxes_xyxy: Any, scores: Any, mask_bits: Any, index:
 
 
 def _supervision_tracks(given: tuple[Any, ...], result: Any) -> tuple[Any, Any]:
-    """Tracks that are not confirmed have the id -1."""
+    """Drop tracks that are not confirmed, which have the ID -1."""
     confirmed = result.tracker_id >= 0
     return result.tracker_id[confirmed], result.xyxy[confirmed]
 
@@ -138,24 +140,24 @@ TRACKERS: dict[str, Callable[[], Adapter]] = {
 
 
 def _clock_s() -> float:
-    """What lies between two looks at the clock, which is no part of an update: the least of a hundred."""
+    """Minimum time between two reads of the clock, of a hundred."""
     looks = [(time.process_time(), time.process_time()) for _ in range(100)]
     return min(second - first for first, second in looks)
 
 
 class Session:
-    """A tracker on its way through a scene."""
+    """A tracker and its progress in a scene."""
 
     def __init__(self, make: Callable[[], Adapter], scene: str) -> None:
         self._adapter = make()
         with np.load(scene) as content:
             self._scene = dict(content)
-        # two growing blocks: thousands of small arrays that stay would scatter what the next updates allocate
+        # Two growing arrays: thousands of small arrays would fragment the memory that the next updates allocate.
         self._num_shown: list[int] = []
         self._ids, self._boxes = bytearray(), bytearray()
 
     def run(self, num_frames: int) -> list[float]:
-        """Seconds inside each update."""
+        """Process up to that many frames. Returns the seconds inside each update."""
         adapter, starts = self._adapter, self._scene["starts"]
         begin = len(self._num_shown)
         indices = range(begin, min(begin + num_frames, len(starts) - 1))
@@ -166,7 +168,7 @@ class Session:
             begin_s = time.process_time()
             result = adapter.update(*given)
             update_s.append(time.process_time() - begin_s - clock_s)
-            # now: some trackers change what they have returned at the next update
+            # Copied at once, because some trackers modify returned objects in the next update.
             ids, boxes_xyxy = adapter.tracks(given, result)
             self._num_shown.append(len(ids))
             self._ids += np.asarray(ids, np.int64).tobytes()
@@ -186,8 +188,8 @@ class Session:
 
 
 def serve(tracker: str) -> None:
-    """Until stdin ends."""
-    # what a library prints must not get between the answers
+    """Answer commands until stdin ends."""
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     session: Any = None

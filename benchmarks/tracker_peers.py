@@ -1,5 +1,5 @@
-"""The trackers of `benchmarks.tracker`, each a child process, all on one core: the peers in environments that are made
-when they are first needed, because what they need excludes each other, and ours in this one.
+"""The trackers of `benchmarks.tracker` as child processes on one core. Ours runs in this environment; the peers run in
+environments of their own, created when they are first needed, because their dependencies conflict.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENVIRONMENTS = {
     "norfair": ("norfair==2.3.0", "numpy==1.26.4", "scipy==1.17.1", "filterpy==1.4.5"),
     "motpy": ("motpy==0.0.10", "numpy==2.4.6", "scipy==1.17.1", "filterpy==2.0.0"),
 }
-"""what is installed into each; the first is the peer"""
+"""environment -> packages to install; the first is the peer"""
 
 _ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
@@ -32,7 +32,7 @@ _MOST_SHOWN = 2000
 
 
 class Peer(NamedTuple):
-    """tracker of `benchmarks/tracker_child.py` and its environment, None: ours"""
+    """name in `benchmarks/tracker_child.py` -> environment, None for ours"""
 
     tracker: str
     environment: str | None
@@ -51,14 +51,13 @@ PEERS = [
 
 
 def default_folder() -> Path:
-    """Of the environments: under $XDG_CACHE_HOME, which is ~/.cache where it is not set."""
+    """Folder of the environments: under $XDG_CACHE_HOME, by default ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskstream" / "benchmarks"
 
 
 def interpreter(environment: str, folder: Path) -> Path:
-    """The Python of a peer's environment in the folder, which is made unless it is there as ENVIRONMENTS has it.
-
-    Ends the program with what pip says where it cannot be made.
+    """The Python of a peer's environment in the folder. The environment is created unless it exists with the packages
+    of ENVIRONMENTS. Ends the program with pip's output if that fails.
     """
     home, pins = folder / environment, ENVIRONMENTS[environment]
     python, mark = home / "bin" / "python", home / _MARK
@@ -72,7 +71,7 @@ def interpreter(environment: str, folder: Path) -> Path:
 
 
 class Child:
-    """A tracker in a process of its own, with one thread."""
+    """A tracker in a child process with one thread."""
 
     def __init__(self, peer: Peer, process: subprocess.Popen[str], errors: Any) -> None:
         self.peer = peer
@@ -80,11 +79,11 @@ class Child:
         self._errors = errors
 
     def open(self, scene: Path) -> None:
-        """Begin a scene with a fresh tracker."""
+        """Begin a scene with a new tracker."""
         self._ask({"open": str(scene)})
 
     def run(self, num_frames: int) -> list[float]:
-        """So many more frames, fewer at the end: seconds inside each update."""
+        """Process up to that many more frames. Returns the seconds inside each update."""
         update_s: list[float] = self._ask({"run": num_frames})["update_s"]
         return update_s
 
@@ -93,7 +92,7 @@ class Child:
         self._ask({"save": str(path)})
 
     def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Ends the program with the child's last words where it is no more."""
+        """Send a command and return the answer. Ends the program with the child's output if the child has died."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -113,7 +112,7 @@ class Child:
 
 @contextmanager
 def children(peers: Sequence[Peer], folder: Path) -> Iterator[list[Child]]:
-    """One for each, with its environment in the folder; they end with the block."""
+    """One process for each tracker, with its environment in the folder; the processes end with the block."""
     pythons = [None if peer.environment is None else interpreter(peer.environment, folder) for peer in peers]
     with ExitStack() as stack:
         yield [stack.enter_context(_started(peer, python)) for peer, python in zip(peers, pythons, strict=True)]
@@ -121,7 +120,7 @@ def children(peers: Sequence[Peer], folder: Path) -> Iterator[list[Child]]:
 
 @contextmanager
 def _started(peer: Peer, python: Path | None) -> Iterator[Child]:
-    """python None: this one, which finds the checkout; a peer's sees nothing but its environment."""
+    """Start a tracker. With python None, it runs in this environment and can import the checkout."""
     variables = os.environ | _ONE_THREAD
     if python is None:
         variables["PYTHONPATH"] = str(CHILD.parents[1])
@@ -132,7 +131,7 @@ def _started(peer: Peer, python: Path | None) -> Iterator[Child]:
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=variables) as process,
     ):
-        # all on one core: two may run at different speeds, as other guests of the host leave them
+        # All on one core, because the cores of a shared host can run at different speeds.
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
         try:

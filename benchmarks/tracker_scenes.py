@@ -1,9 +1,9 @@
-"""Crowds for `benchmarks.tracker`: objects that walk, hide each other, come and go, and what a detector makes of them.
+"""Crowds for `benchmarks.tracker`: objects that walk, occlude each other, enter and leave, and simulated detections.
 
-Objects stand on a ground seen from above: the lower an object's bottom edge, the nearer and the larger it is, and the
-nearer hides the farther. Each is an ellipse in its box. One that leaves the frame is replaced by one that comes in with
-an id of its own, so their number stays. Boxes are of the whole object, hidden parts included, as MOTChallenge marks
-them; masks are of what can be seen.
+Objects stand on a ground plane seen from above: an object with a lower bottom edge is nearer, larger, and occludes the
+objects behind it. Each object is an ellipse in its box. An object that leaves the frame is replaced by a new one with
+another ID, so the number of objects is constant. Boxes contain the whole object including occluded parts, as in
+MOTChallenge; masks contain the visible part.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pipeline.evaluation.clear_mot import TrackedFrame, TrackingMetrics, trackin
 FPS = 30.0
 
 _LEAST_VISIBLE = 0.25
-"""share of an object that has to be seen for it to count; no other is detected"""
+"""visible share above which an object counts as ground truth and can be detected"""
 _MISSED = 0.03
-"""share of the objects that are seen and not detected"""
+"""share of the visible objects that are missed"""
 _CLUTTER = 0.05
-"""things for each object that a detector takes for one in _FALSE of the frames"""
+"""false objects for each object; each is detected in the share _FALSE of the frames"""
 _FALSE = 0.4
 _JITTER = 0.015
-"""standard deviation of a detection's edges, in heights of its box"""
+"""standard deviation of the edges of a detection, as a share of the height of its box"""
 _JUDGED_EVERY = 10
-"""updates from one that is judged to the next: in a frame of 1000 objects a judgement takes longer than most updates"""
+"""every how many updates accuracy is evaluated: for 1000 objects, that takes longer than most updates"""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -42,8 +42,8 @@ _ELLIPSE: Bools = np.add.outer((2 * _CENTRES - 1) ** 2, (2 * _CENTRES - 1) ** 2)
 class Boxes(NamedTuple):
     """Boxes of F frames, one frame after the other.
 
-    starts      (F + 1,) int64, where each frame begins, and the end
-    ids         (N,) int64, 0 of detections
+    starts      (F + 1,) int64: first row of each frame, and N
+    ids         (N,) int64, 0 for detections
     boxes_xyxy  (N, 4) float64, in pixels
     """
 
@@ -52,19 +52,21 @@ class Boxes(NamedTuple):
     boxes_xyxy: Floats
 
     def frame(self, index: int) -> tuple[NDArray[np.int64], Floats]:
-        """Ids and boxes of one frame."""
+        """IDs and boxes of one frame."""
         own = slice(*self.starts[index : index + 2])
         return self.ids[own], self.boxes_xyxy[own]
 
     def first(self, num_frames: int) -> Boxes:
-        """Of so many frames from the first on."""
+        """The first frames only."""
         end = self.starts[num_frames]
         return Boxes(self.starts[: num_frames + 1], self.ids[:end], self.boxes_xyxy[:end])
 
 
 class Scene(NamedTuple):
-    """truth       what is there and can be seen
-    detections  by falling score in each frame
+    """A scene.
+
+    truth       visible objects
+    detections  by descending score in each frame
     scores      (N,) float32 of the detections
     mask_bits   (N, 98) uint8 of the detections, as `pipeline.contract.arrays.Detections` has them
     """
@@ -76,7 +78,7 @@ class Scene(NamedTuple):
 
 
 class _Crowd:
-    """The objects of a moment. ids (N,), feet_xy (N, 2) middle of the bottom edge, velocity_xy (N, 2) in pixels/s."""
+    """The objects at one time: ids (N,), feet_xy (N, 2) centre of the bottom edge, velocity_xy (N, 2) in pixels/s."""
 
     def __init__(self, num: int, frame_hw: tuple[int, int], random: np.random.Generator) -> None:
         self._random = random
@@ -88,18 +90,18 @@ class _Crowd:
         self._num_ids = num
 
     def boxes_xyxy(self) -> Floats:
-        """(N, 4)"""
+        """(N, 4) boxes."""
         height = self.heights(self.feet_xy[:, 1])
         half = self._slimness * height / 2
         x, bottom = self.feet_xy.T
         return np.stack([x - half, bottom - height, x + half, bottom], axis=1)
 
     def heights(self, bottom: Floats) -> Floats:
-        """60 pixels at the top edge of the frame, 180 at its bottom edge."""
+        """Height of each object: 60 pixels at the top edge of the frame, 180 at the bottom edge."""
         return 60 + 120 * bottom / self._height
 
     def walk(self) -> None:
-        """One frame on."""
+        """Advance by one frame."""
         turn = self._random.normal(0, 0.2 / np.sqrt(FPS), self.velocity_xy.shape)
         self.velocity_xy += turn * self.heights(self.feet_xy[:, 1])[:, None]
         self.feet_xy += self.velocity_xy / FPS
@@ -120,13 +122,13 @@ class _Crowd:
         return self._random.uniform(0.15, 0.99, num) * self._height
 
     def _velocities(self, feet_xy: Floats) -> Floats:
-        """A person walks four fifths of its height in a second, mostly across the picture."""
+        """Random velocities: four fifths of the height per second, mostly horizontal."""
         share = self._random.normal(0, [0.8, 0.15], feet_xy.shape)
         return share * self.heights(feet_xy[:, 1])[:, None]
 
 
 def make_scene(num_objects: int, num_frames: int, frame_hw: tuple[int, int], seed: int = 0) -> Scene:
-    """The same for the same numbers."""
+    """Create a scene; equal arguments give equal scenes."""
     random = np.random.default_rng(seed)
     crowd = _Crowd(num_objects, frame_hw, random)
     clutter_xyxy = _Crowd(round(_CLUTTER * num_objects), frame_hw, random).boxes_xyxy()
@@ -148,7 +150,7 @@ def make_scene(num_objects: int, num_frames: int, frame_hw: tuple[int, int], see
 
 
 def visible_cells(boxes_xyxy: Floats) -> Bools:
-    """(N, 28, 28) of the boxes: the ellipse in each, less the ellipses of those whose bottom edge is lower."""
+    """(N, 28, 28) visible masks: the ellipse in each box without the ellipses of objects with a lower bottom edge."""
     x1, y1, x2, y2 = boxes_xyxy.T
     meet = (x1[:, None] < x2) & (x1 < x2[:, None]) & (y1[:, None] < y2) & (y1 < y2[:, None])
     behind, before = np.nonzero(meet & (y2[:, None] < y2))
@@ -165,7 +167,7 @@ def visible_cells(boxes_xyxy: Floats) -> Bools:
 
 
 def joined(frames: list[tuple[NDArray[np.int64], Floats]]) -> Boxes:
-    """Ids and boxes of each frame, in a row."""
+    """Concatenate the IDs and boxes of all frames."""
     starts = np.cumsum([0, *(len(ids) for ids, _ in frames)])
     return Boxes(starts, np.concatenate([ids for ids, _ in frames]), np.concatenate([boxes for _, boxes in frames]))
 
@@ -173,20 +175,20 @@ def joined(frames: list[tuple[NDArray[np.int64], Floats]]) -> Boxes:
 def save_detections(
     path: Path, detections: Boxes, scores: NDArray[np.float32], mask_bits: NDArray[np.uint8] | None = None
 ) -> None:
-    """For `benchmarks/tracker_child.py`, which says what is in it."""
+    """Write the scene in the format of `benchmarks/tracker_child.py`."""
     masks: dict[str, Any] = {} if mask_bits is None else {"mask_bits": mask_bits}
     boxes_xyxy = detections.boxes_xyxy.astype(np.float32)
     np.savez(path, starts=detections.starts, boxes_xyxy=boxes_xyxy, scores=scores, **masks)
 
 
 def load_tracks(path: Path) -> Boxes:
-    """What the child wrote."""
+    """Read the tracks that `benchmarks/tracker_child.py` wrote."""
     with np.load(path) as content:
         return Boxes(content["starts"], content["ids"], content["boxes_xyxy"])
 
 
 def judge(truth: Boxes, found: Boxes) -> TrackingMetrics:
-    """MOTA and IDF1 by box IoU, over every tenth of the frames that were tracked."""
+    """MOTA and IDF1 by box IoU over every tenth frame."""
     frames = []
     for index in range(0, len(found.starts) - 1, _JUDGED_EVERY):
         truth_ids, truth_xyxy = truth.frame(index)
@@ -198,7 +200,7 @@ def judge(truth: Boxes, found: Boxes) -> TrackingMetrics:
 def _detect(
     boxes_xyxy: Floats, share: Floats, cells: Bools, clutter_xyxy: Floats, random: np.random.Generator
 ) -> tuple[Floats, Floats, Bools]:
-    """Boxes, scores and cells, by falling score: the less is seen of an object, the lower its score."""
+    """Boxes, scores and mask cells by descending score; the score falls with the visible share of the object."""
     found = random.random(len(share)) >= _MISSED
     false_xyxy = clutter_xyxy[random.random(len(clutter_xyxy)) < _FALSE]
     exact = np.concatenate([boxes_xyxy[found], false_xyxy])
