@@ -1,4 +1,4 @@
-"""Cameras of a real RTSP server through the command line: overload, absence, restarts, Ctrl-C, and what is left."""
+"""The command line with cameras of a real RTSP server: overload, a camera that is off, reconnection, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from pipeline.contract.results import AnyResult, EpochResult, EventResult, GapRe
 pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
 
 STOP_TIMEOUT_S = 20.0
-"""far below the time a job may take to drain, far above what it needs"""
+"""far below the drain deadline of a job, far above the time that draining needs"""
 MAX_STALENESS_S = 0.6
 SLACK_S = 0.1
-"""between looking at the age of a frame and writing it down"""
+"""time between the check of a frame's age and the measurement of its queue time"""
 
 RtspServers = Callable[..., RtspServer]
 
@@ -54,12 +54,12 @@ def status_of(url: str, folder: Path) -> dict[str, Any]:
 
 
 def results_so_far(path: Path) -> list[AnyResult]:
-    """Of a JSONL file that is being written; its lines appear whole."""
+    """The messages of a JSONL file that is still written; a sink writes whole lines only."""
     return read_results(path) if path.exists() else []
 
 
 def assert_numbers_are_covered(results: list[AnyResult]) -> None:
-    """Frames and gaps stand for every number once; each frame tells how many were lost before it."""
+    """Frames and gaps cover every number once, and `dropped_before` of each frame counts the gap frames before it."""
     end = end_of(results)
     numbers = covered(results)
     assert numbers == list(range(1, len(numbers) + 1))
@@ -111,7 +111,7 @@ def count_frames(path: Path) -> int:
 
 
 def listening(job: Running) -> list[Any]:
-    """Ports on which a process of the job can be reached over a network."""
+    """Network ports on which a process of the job listens."""
     return [
         connection
         for process in job.family()
@@ -128,7 +128,7 @@ def assert_only_the_logs_are_left(server: RedisServer, output: Path, names: list
             assert read_log(client, name) == read_results(output / f"{name}.jsonl")
 
 
-def test_a_camera_that_is_not_there_disturbs_nobody_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_camera_that_is_off_affects_no_other_stream_and_is_retried(tmp_path: Path) -> None:
     make_scene(tmp_path / "street.mp4", 10)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"rtsp://user:secret@127.0.0.1:{taken.getsockname()[1]}/cam"
@@ -141,7 +141,7 @@ def test_a_camera_that_is_not_there_disturbs_nobody_and_is_tried_again(tmp_path:
         tries = gone["num_reconnects"]
         assert (gone["phase"], gone["last_seq"]) == ("stalled", 0)
         assert "connection refused" in gone["error"].lower()
-        job.until(lambda: reconnects(bus, tmp_path, "gone") > tries, what="another try")
+        job.until(lambda: reconnects(bus, tmp_path, "gone") > tries, what="another attempt")
         job.interrupt()
         assert job.wait(STOP_TIMEOUT_S) == 130
     assert "secret" not in job.said
@@ -155,14 +155,14 @@ def reconnects(url: str, folder: Path, stream_id: str) -> int:
     return int(streams[stream_id]["num_reconnects"])
 
 
-def test_a_camera_that_comes_back_goes_on_in_a_new_epoch(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
+def test_a_camera_that_comes_back_starts_a_new_epoch(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
     camera, log = rtsp_server(cam=clip), tmp_path / "out" / "cam1.jsonl"
     with running(camera.url, "--max-fps", "5", "--save", "jsonl", "--output", "out", folder=tmp_path) as job:
         job.until(lambda: count_frames(log) > 5, what="the camera")
         camera.restart()
         job.wait_for("stalled")
         job.until(lambda: count_frames_of_epoch(log, 2) > 5, what="the camera again")
-        camera.process.send_signal(signal.SIGSTOP)  # a camera that has fallen silent must not hold up the end
+        camera.process.send_signal(signal.SIGSTOP)  # a camera that sends nothing must not delay the end
         job.interrupt()
         assert job.wait(STOP_TIMEOUT_S) == 130
     results = read_results(log)
@@ -196,9 +196,7 @@ def test_max_frames_counts_over_reconnections_and_dropped_frames(
     assert summary["source"] == camera.url
 
 
-def test_a_camera_over_udp_ends_after_the_frames_that_were_asked_for(
-    clip: Path, rtsp_server: RtspServers, tmp_path: Path
-) -> None:
+def test_a_camera_over_udp_ends_after_max_frames(clip: Path, rtsp_server: RtspServers, tmp_path: Path) -> None:
     camera, log = rtsp_server(cam=clip), tmp_path / "out" / "cam1.jsonl"
     ended = run(
         camera.url, "--rtsp-transport", "udp", "--max-frames", "8", "--save", "jsonl", "--output", "out",

@@ -1,4 +1,4 @@
-"""What goes wrong on real processes: one line each that tells what to do, the right exit code, in bounded time."""
+"""Errors of real processes: each is one line that says what to do, with the right exit code, within a time limit."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from pipeline.source import resolve_sources
 pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
 
 QUICK_S = 10.0
-"""for what is refused before anything starts"""
+"""time limit for a request that is refused before any worker starts"""
 START_S = 40.0
-"""for what only shows once the model is loaded"""
+"""time limit for an error that appears after the model is loaded"""
 NOT_A_REDIS = """#!/bin/sh
 echo "Redis server v=5.0.14 sha=00000000:0 malloc=libc bits=64 build=0"
 """
@@ -53,7 +53,7 @@ ODD_MAX_FRAMES = 4
 
 
 def one_line(ended: Ended, code: int, *parts: str) -> str:
-    """The line of the error, which must be the only one and hold the parts."""
+    """Return the error line. Fails unless it is the only one and contains `parts`."""
     assert ended.code == code, ended
     lines = [line for line in ended.err if line.startswith("maskstream: error: ")]
     assert len(lines) == 1, ended.err
@@ -103,7 +103,7 @@ def test_an_output_that_is_a_file_is_refused_at_once(clip: Path, tmp_path: Path)
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_no_redis_but_one_that_is_too_old_is_refused_at_once(clip: Path, tmp_path: Path) -> None:
+def test_a_redis_that_is_too_old_is_refused_at_once(clip: Path, tmp_path: Path) -> None:
     old = tmp_path / "bin" / "redis-server"
     old.parent.mkdir()
     old.write_text(NOT_A_REDIS)
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_job(tmp_path: Path, saved: str, size: str) -> None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_an_output_that_cannot_even_be_begun_ends_the_job(clip: Path, tmp_path: Path) -> None:
+def test_an_output_whose_first_byte_cannot_be_written_ends_the_job(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "street.jsonl").symlink_to("/dev/full")
     ended = run(clip, "--output", "out", "--save", "jsonl", folder=tmp_path, timeout_s=START_S)
@@ -292,7 +292,7 @@ def test_a_file_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
 
 
 def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], max_frames: int | None) -> None:
-    """Frames as many as PyAV decodes sound ones; for a file without pictures an end that says so."""
+    """Each file has as many frames as PyAV decodes; a file without pictures has a failed end that names it."""
     assert ended.code == 1
     errors = [line for line in ended.err if line.startswith("maskstream: error: ")]
     for path, source in zip(paths, resolve_sources(list(map(str, paths))), strict=True):

@@ -1,4 +1,4 @@
-"""The infer worker on a real bus. An engine that only notes its calls stands in for one on CUDA."""
+"""The infer worker on a real bus, with an engine that records its calls, because the tests run without CUDA."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from workers.roles.infer import InferTask
 BAD_PIXEL = 7
 
 
-class NotingEngine:
-    """Frames are told apart by their first pixel; the one with BAD_PIXEL fails, at submission or later."""
+class RecordingEngine:
+    """Identifies frames by their first pixel; a batch with BAD_PIXEL fails, in `submit` or when its result is read."""
 
     spec = SimpleNamespace(name="street")
     device_name = "stand-in"
@@ -57,7 +57,7 @@ class NotingEngine:
 
 
 @contextmanager
-def working(bus: Bus, engine: NotingEngine) -> Iterator[Life]:
+def working(bus: Bus, engine: RecordingEngine) -> Iterator[Life]:
     task = InferTask(
         redis_url=bus.url, name="w1", model="street", weights=None, device="cpu", precision="fp32", batch=2,
         batch_timeout_ms=20.0,
@@ -90,9 +90,9 @@ def wait_for_answers(job: Job, num: int) -> None:
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
-def test_a_batch_is_finished_while_the_next_is_computed(bus: Bus, overlaps: bool) -> None:
+def test_a_batch_is_delivered_while_the_next_is_computed(bus: Bus, overlaps: bool) -> None:
     job = offered(bus, [1, 2, 3, 4])
-    engine = NotingEngine(overlaps=overlaps)
+    engine = RecordingEngine(overlaps=overlaps)
     with working(bus, engine):
         wait_for_answers(job, 4)
     one, two = [1, 2], [3, 4]
@@ -103,18 +103,18 @@ def test_a_batch_is_finished_while_the_next_is_computed(bus: Bus, overlaps: bool
 
 @pytest.mark.parametrize("fails_late", [False, True])
 @pytest.mark.parametrize("overlaps", [True, False])
-def test_a_frame_that_fails_takes_no_neighbour_along(bus: Bus, overlaps: bool, fails_late: bool) -> None:
+def test_a_frame_that_fails_affects_no_other_frame_of_its_batch(bus: Bus, overlaps: bool, fails_late: bool) -> None:
     job = offered(bus, [1, 2, 3, BAD_PIXEL, 5, 6])
-    with working(bus, NotingEngine(overlaps=overlaps, fails_late=fails_late)):
+    with working(bus, RecordingEngine(overlaps=overlaps, fails_late=fails_late)):
         wait_for_answers(job, 6)
     assert job.gaps() == [(4, 4, "error", 1)]
     answered = [message.header.frame_seq for message in job.messages() if isinstance(message, FrameDetections)]
     assert sorted(answered) == [1, 2, 3, 5, 6]
 
 
-def test_what_is_running_is_delivered_before_the_worker_leaves(bus: Bus) -> None:
+def test_a_running_batch_is_delivered_before_the_worker_ends(bus: Bus) -> None:
     job = offered(bus, [1, 2])
-    engine = NotingEngine(overlaps=True)
+    engine = RecordingEngine(overlaps=True)
     with working(bus, engine) as life:
         deadline_s = time.monotonic() + 20
         while not engine.calls and time.monotonic() < deadline_s:

@@ -1,4 +1,4 @@
-"""The main job on real processes: files to tracked masks, held to the truth about the synthetic street."""
+"""The main job on real processes: files become tracked masks that agree with the ground truth of a synthetic street."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be bus
 NUM_FRAMES = 50
 LARGE_PX = 120
 LONG_FRAMES = 12
-"""an object that is found so often must have kept its id"""
+"""an object that is found on this many frames must have kept its track id"""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(folder: Path) -> Scene:
-    """A street whose nearest people and cars are large."""
+    """A street with large people and cars in the foreground."""
     scene = make_scene(folder / "silent.mp4", NUM_FRAMES, width=640, height=360, num_people=3, seed=10)
     with_sound(folder / "silent.mp4", folder / "street.mp4")
     return scene
@@ -53,7 +53,7 @@ def scene(folder: Path) -> Scene:
 
 @pytest.fixture(scope="module")
 def job(scene: Scene, folder: Path) -> Ended:
-    """The command of the first page of the README, on a file."""
+    """The command at the top of the README, on a file."""
     return run("street.mp4", "--output", "out", folder=folder)
 
 
@@ -62,7 +62,7 @@ def frames(job: Ended) -> list[FrameResult]:
     return frames_of(read_results(job.folder / "out" / "street.jsonl"))
 
 
-def test_every_frame_comes_once_in_order_and_then_the_end(job: Ended) -> None:
+def test_every_frame_has_one_result_in_order_and_the_end_is_last(job: Ended) -> None:
     assert job.code == 0
     results = read_results(job.folder / "out" / "street.jsonl")
     frames = frames_of(results)
@@ -82,7 +82,7 @@ def test_every_line_follows_the_schema(job: Ended) -> None:
         schema.validate(json.loads(line))
 
 
-def test_tracks_agree_with_the_truth(scene: Scene, frames: list[FrameResult]) -> None:
+def test_tracks_agree_with_the_ground_truth(scene: Scene, frames: list[FrameResult]) -> None:
     asked, matched = Counter[int](), Counter[int]()
     ids: dict[int, Counter[int]] = {}
     for frame in frames:
@@ -106,13 +106,13 @@ def test_tracks_agree_with_the_truth(scene: Scene, frames: list[FrameResult]) ->
 
 
 def is_clear(thing: SceneObject) -> bool:
-    """Large, hardly hidden, and wholly in the picture."""
+    """Whether the object is large, hardly occluded, and completely inside the picture."""
     x1, y1, x2, y2 = thing.box_xyxy
     return max(x2 - x1, y2 - y1) >= LARGE_PX and thing.visibility >= 0.9 and x1 > 0 and x2 < 640
 
 
 def found_instance(frame: FrameResult, truth: SceneFrame, thing: SceneObject) -> Instance | None:
-    """The instance whose mask covers the object best, if that is by half or more (IoU)."""
+    """The instance whose mask has the highest IoU with the object's mask, if that is at least 0.5."""
     wanted = truth.mask(thing.object_id)
 
     def overlap(instance: Instance) -> float:
@@ -150,7 +150,7 @@ def picture(path: Path, number: int) -> np.ndarray:
     raise AssertionError(f"{path} has fewer than {number} pictures")
 
 
-def test_the_summary_and_the_report_tell_what_was_done(job: Ended, frames: list[FrameResult]) -> None:
+def test_the_summary_and_the_report_agree_with_the_results(job: Ended, frames: list[FrameResult]) -> None:
     summary = json.loads((job.folder / "out" / "summary.json").read_text())["streams"]["street"]
     assert (summary["reason"], summary["num_frames"], summary["gaps"]) == ("finished", NUM_FRAMES, {})
     assert summary["num_instances"] == sum(len(frame.instances) for frame in frames)
@@ -196,7 +196,7 @@ def test_several_sources_at_once_each_with_the_options_of_all(scene: Scene, fold
 MEMORY_FRAMES = 60
 MIB = 1024 * 1024
 MEMORY_GROWTH_MIB = 60
-"""what a job of 1.6 GiB may take more for ten times the length; were the 540 frames kept, it would be 100"""
+"""allowed growth of the 1.6 GiB of a job for a file of ten times the length; keeping its 540 frames would take 100"""
 
 
 @pytest.mark.nightly
@@ -212,7 +212,7 @@ def test_memory_is_flat_in_the_length_of_the_file(tmp_path: Path, saved: str) ->
 
 
 def repeat(source: Path, target: Path, count: int) -> None:
-    """The pictures of `source` so many times, one behind the other, not coded again."""
+    """Write the packets of `source` `count` times, one copy after the other, without encoding them again."""
     with av.open(str(target), "w") as container:
         stream = None
         for turn in range(count):
@@ -229,7 +229,7 @@ def repeat(source: Path, target: Path, count: int) -> None:
 
 
 def peak_rss_mib(folder: Path, name: str, saved: str) -> float:
-    """The largest sum over all processes of the job; what they share counts for each."""
+    """The maximum over time of the summed resident memory of all processes; shared pages count for each process."""
     peak = 0
     with running(name, "--save", saved, "--output", "out", folder=folder) as job:
         while job.process.poll() is None:

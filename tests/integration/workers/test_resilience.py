@@ -1,4 +1,4 @@
-"""Workers, the supervisor and Redis are killed in the middle of a file: every frame still comes once and in order."""
+"""Workers, the supervisor and Redis are killed in the middle of a file: every frame still has one result, in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be bus
 
 NUM_FRAMES = 40
 KILL_AT = 10
-"""results that are there when something is killed"""
+"""number of results in the log when a process is killed"""
 GONE_S = 10.0
 BOTH = ("--output", "out", "--save", "jsonl,video")
 
@@ -46,7 +46,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(clip: Path) -> list[AnyResult]:
-    """What the job gives when nobody is killed. Alone in its batch a frame gives the same in whatever company."""
+    """The results of the same job without a kill. A result does not depend on the other frames of its batch."""
     ended = run(clip, "--output", "out", "--save", "jsonl", folder=clip.parent)
     assert ended.code == 0
     results = read_results(clip.parent / "out" / "street.jsonl")
@@ -56,16 +56,14 @@ def undisturbed(clip: Path) -> list[AnyResult]:
 
 
 def wait_for_results(job: Running, url: str, count: int) -> None:
-    """Until so many results are committed; not all may be by then."""
+    """Wait until the log holds `count` results. Fails if the job is already finished by then."""
     with connect(url) as client:
         job.until(lambda: client.xlen(StreamKeys.of("street").results) >= count, what=f"{count} results")
         assert not any(message.frame_seq == NUM_FRAMES for message in read_log(client, "street")), "too late to kill"
 
 
 @pytest.mark.parametrize("role", ["decode", "infer", "track", "sink"])
-def test_a_killed_worker_costs_nothing_but_time(
-    clip: Path, undisturbed: list[AnyResult], tmp_path: Path, role: str
-) -> None:
+def test_a_killed_worker_loses_no_result(clip: Path, undisturbed: list[AnyResult], tmp_path: Path, role: str) -> None:
     with running(clip, *BOTH, folder=tmp_path) as job:
         wait_for_results(job, job.redis_url(), KILL_AT)
         worker = job.until(lambda: job.worker(role), what=f"the {role} worker")
@@ -112,7 +110,7 @@ def test_a_redis_that_is_killed_and_restarted_is_waited_for(
         assert [key.decode() for key in client.keys("*")] == [StreamKeys.of("street").results]
 
 
-def test_a_redis_that_comes_back_without_its_memory_ends_the_job_in_one_line(
+def test_a_redis_that_comes_back_without_its_data_ends_the_job_with_one_line(
     clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis()
@@ -146,7 +144,7 @@ def test_a_frame_whose_pixels_are_gone_becomes_a_gap_and_the_job_goes_on(
 
 
 def delete_pixels(client: Any) -> int:
-    """Takes the pixels of the newest frame that nobody has yet; its number, or 0 when there is none."""
+    """Delete the pixels of the newest queued frame; returns its number, 0 if no frame is queued."""
     newest = client.xrevrange(StreamKeys.of("street").frames, count=1)
     if not newest:
         return 0

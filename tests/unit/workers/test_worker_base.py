@@ -1,4 +1,4 @@
-"""How a worker's end is told to its parent."""
+"""Exit codes of workers."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from workers.child import FINAL_CODES
         (OutputError("disk full"), EXIT_FAILED),
         (BusError("too old"), EXIT_FAILED),
         (ModelError("no such model"), EXIT_USAGE),
-        (FencedError("another one has it"), EXIT_FENCED),
-        (JobLostError("the server forgot"), EXIT_AWAY),
+        (FencedError("another process took over"), EXIT_FENCED),
+        (JobLostError("the data is gone"), EXIT_AWAY),
         (redis.ConnectionError("gone"), EXIT_AWAY),
         (MemoryError(), EXIT_MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"), EXIT_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), EXIT_MEMORY),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), EXIT_MEMORY),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), EXIT_MEMORY),
-        (ZeroDivisionError("nobody foresaw this"), EXIT_DEFECT),
+        (ZeroDivisionError("a defect"), EXIT_DEFECT),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
@@ -48,5 +48,5 @@ def test_each_kind_of_end_has_its_exit_code(error: Exception | None, code: int) 
     assert exit_code_of(work, "use less") == code
 
 
-def test_only_what_a_worker_chose_is_final() -> None:
+def test_only_exit_codes_that_a_worker_chose_are_final() -> None:
     assert set(FINAL_CODES) == {EXIT_DONE, EXIT_FAILED, EXIT_USAGE}
