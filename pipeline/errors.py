@@ -5,6 +5,7 @@ MaskStreamError
 │   ├── ConfigError       a field of the configuration, named with its path
 │   └── ModelError        a model or its weights cannot be used
 ├── SourceError           a source cannot be opened or read: its stream fails, the others continue (exit code 1)
+│   └── AccessDeniedError  the server refuses the user or the password
 ├── OutputError           results cannot be written (disk full, folder not writable)
 └── BusError              Redis is too old, refuses, or cannot be reached
     ├── FencedError       another process has taken over the stream that this process was writing
@@ -35,6 +36,10 @@ class ModelError(UsageError):
 
 class SourceError(MaskStreamError):
     """A source cannot be opened or read."""
+
+
+class AccessDeniedError(SourceError):
+    """The server of a source refuses the user or the password (HTTP and RTSP status 401 and 403)."""
 
 
 class OutputError(MaskStreamError):

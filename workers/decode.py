@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.backoff import Backoff
-from pipeline.bus import Bus, Offer
+from pipeline.bus import Bus, Offer, Opened
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import FrameHeader, SourceEnd
-from pipeline.errors import BusError, JobLostError, PositionMovedError, SourceError
+from pipeline.errors import AccessDeniedError, BusError, JobLostError, PositionMovedError, SourceError
 from pipeline.models.registry import bus_hw
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.redaction import redact_url
 from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source
+from pipeline.source.release import CATCH_UP, ReleaseClock
 from workers.base import DRAIN_S, Life, Reconnecting, log, log_outage
 from workers.roles.decode import DecodeTask
 
@@ -35,6 +36,9 @@ STATUS_INTERVAL_S = 0.5
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 15.0
 """pauses before a live source is opened again"""
+DENIED_FIRST_S = 30.0
+DENIED_MOST_S = 600.0
+"""pauses between attempts after the server of a source refused the user or the password"""
 SOURCE_TIMEOUT_S = 5.0
 """maximum time a network source may send nothing; a request to stop takes effect at the latest after it"""
 
@@ -102,6 +106,8 @@ class Decoder:
         self._num_reconnects = 0
         self._status_at_s = 0.0
         self._model = spec_of_stream(stream)
+        self._is_live = stream.live
+        """whether the source cannot wait; a live kind turns out to be finite when it is opened (HLS, RTSP playback)"""
 
     def run(self) -> None:
         """Wait for the lease, decode until the source has ended, and give the lease back."""
@@ -145,16 +151,16 @@ class Decoder:
 
     def _run_live(self) -> None:
         """Decode a live source. Open it again after every loss, without limit; the pauses grow until frames arrive."""
-        opened, problem = False, ""
+        opened, problem, is_denied = False, "", False
         backoff = Backoff(REOPEN_FIRST_S, REOPEN_MOST_S)
         while not self._life.stopping:
             try:
                 with self._keeping_packets(), self._open_source() as reader:
-                    epoch = self._reconnecting(self._writer.open).epoch
+                    begin = self._begin_session(reader)
                     opened = True
                     if self._segments is not None:
-                        self._segments.begin(epoch)
-                    over = self._feed(reader, None)
+                        self._segments.begin(begin.epoch)
+                    over = self._feed(reader, None if self._is_live else begin.seq)
                 if self._life.stopping or over:
                     break
                 problem = "the source ended"
@@ -163,9 +169,17 @@ class Decoder:
                 log_outage("Redis lost its latest writes, opening the source again: %s", moved)
                 continue
             except SourceError as error:
+                if not self._is_live or (self._stream.fail_fast and not opened):
+                    if not opened:
+                        self._reconnecting(self._writer.open)
+                    self._fail(error)
+                    raise
                 problem = str(error)
                 if self._num_offered:
                     backoff.reset()
+                if isinstance(error, AccessDeniedError) and not is_denied:
+                    # Cameras lock accounts after a few attempts with a wrong password.
+                    backoff, is_denied = Backoff(DENIED_FIRST_S, DENIED_MOST_S), True
             self._num_offered = 0
             self._num_reconnects += 1
             pause_s = backoff.next_s()
@@ -177,6 +191,13 @@ class Decoder:
         else:
             self._reconnecting(self._writer.open)
             self._end("stopped", f"the source was never reached: {problem}" if problem else "")
+
+    def _begin_session(self, reader: Reader) -> Opened:
+        """Begin a session for a source that is live by its kind, as the opened source turns out to be."""
+        self._is_live = not reader.is_finite
+        if self._stream.policy == "auto":
+            self._writer.policy = "latest" if self._is_live else "lossless"
+        return self._reconnecting(lambda: self._writer.open("live" if self._is_live else "file"))
 
     def _open_source(self) -> Reader:
         return open_source(
@@ -212,8 +233,9 @@ class Decoder:
             error="",
             width=reader.width,
             height=reader.height,
-            num_frames_expected="" if stream.live else _num_expected(reader, stream),
+            num_frames_expected="" if self._is_live else _num_expected(reader, stream),
         )
+        release = ReleaseClock(1.0 if reader.waits_for_reader else CATCH_UP)
         start_s, first_pts_s = time.monotonic(), None
         decode_from_s = time.perf_counter()
         for picture in reader:
@@ -222,13 +244,23 @@ class Decoder:
             self._num_corrupt = corrupt_before + reader.num_corrupt
             number = selection.number(picture.pts_s)
             if number is not None and (committed_seq is None or number > committed_seq):
-                if stream.policy == "latest" and not stream.live:
+                decoded_s = time.monotonic()
+                wait_s = 0.0
+                if self._writer.policy == "latest" and self._is_live:
+                    wait_s = release.wait_s(picture.pts_s, decoded_s)
+                elif self._writer.policy == "latest":
                     first_pts_s = picture.pts_s if first_pts_s is None else first_pts_s
-                    self._rest(picture.pts_s - first_pts_s - (time.monotonic() - start_s))
-                if number in self._crashed_on and not stream.live:
+                    wait_s = picture.pts_s - first_pts_s - (decoded_s - start_s)
+                if wait_s > 0:
+                    self._rest(wait_s)
+                    arrived_s = time.monotonic()
+                    decode_from_s += arrived_s - decoded_s
+                else:
+                    arrived_s = picture.arrived_monotonic_s
+                if number in self._crashed_on and not self._is_live:
                     self._writer.skip("error", "the decoder crashed on this frame")
                 else:
-                    self._offer(picture, decode_from_s)
+                    self._offer(picture, arrived_s, decode_from_s)
                 self._refresh_status()
             if selection.done:
                 return True
@@ -236,12 +268,12 @@ class Decoder:
         self._num_corrupt = corrupt_before + reader.num_corrupt
         return reader.is_finite
 
-    def _offer(self, picture: Picture, decode_from_s: float) -> None:
+    def _offer(self, picture: Picture, arrived_s: float, decode_from_s: float) -> None:
         """Put one picture on the bus. If the bus is full, policy lossless waits and policy latest drops the picture."""
         stream = self._stream
         height, width = bus_hw(self._model, picture.display_hw)
         frame = self._converter.to_i420(picture, (width, height))
-        age_s = time.monotonic() - picture.arrived_monotonic_s
+        age_s = time.monotonic() - arrived_s
         header = FrameHeader(
             stream_id=stream.stream_id,
             session=self._writer.session,
@@ -252,7 +284,7 @@ class Decoder:
             clock=picture.clock,
             arrived_at_ns=self._reconnecting(self._bus.clock.now_ns) - int(age_s * 1e9),
             decode_ms=(time.perf_counter() - decode_from_s) * 1000,
-            max_staleness_s=stream.max_staleness_s if stream.policy == "latest" else None,
+            max_staleness_s=stream.max_staleness_s if self._writer.policy == "latest" else None,
             min_score=stream.score_floor,
             class_ids=stream.class_ids,
             width=frame.width,
@@ -267,7 +299,7 @@ class Decoder:
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
             if self._life.stopping:
                 return
-            if stream.policy == "latest":
+            if self._writer.policy == "latest":
                 self._reconnecting(lambda: self._writer.skip("overflow", "the bus was full"))
                 return
             self._refresh_status()

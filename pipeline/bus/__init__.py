@@ -4,7 +4,7 @@ from pipeline.bus.bus import Bus
 from pipeline.bus.connection import LOST_CONNECTION, StreamKeys
 from pipeline.bus.embedded import EmbeddedRedis
 from pipeline.bus.frame_queue import FrameQueue, QueuedFrame
-from pipeline.bus.frame_writer import FrameWriter, Offer
+from pipeline.bus.frame_writer import FrameWriter, Offer, Opened
 from pipeline.bus.result_log import ResultLog, seq_range
 from pipeline.bus.status import StreamStatus, WorkerStatus
 
@@ -15,6 +15,7 @@ __all__ = [
     "FrameQueue",
     "FrameWriter",
     "Offer",
+    "Opened",
     "QueuedFrame",
     "ResultLog",
     "StreamKeys",

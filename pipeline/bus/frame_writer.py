@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal
 
 import redis
 
@@ -19,6 +20,10 @@ LATEST_QUEUE = 2
 """undelivered frames in policy `latest`: the next one and its successor; further ones would be too old when inferred"""
 LATEST_BACKLOG = 512
 """maximum numbers in flight in policy `latest`; most of them are gaps, which need little memory"""
+
+
+Mode = Literal["file", "live"]
+Policy = Literal["lossless", "latest"]
 
 
 class Offer(Enum):
@@ -58,6 +63,8 @@ class FrameWriter:
         self.lease = Lease(client, self.keys, "decode")
         self._last = 0
         self._epoch = 1
+        self.policy: Policy = "lossless" if stream.policy == "lossless" else "latest"
+        """what happens when the queue is full; decode sets it once it knows whether the source is live"""
         self._skips: list[_Skip] = []
         self._pixels_set_for: int | None = None
 
@@ -85,8 +92,11 @@ class FrameWriter:
     def _num_skipped(self) -> int:
         return sum(skip.count for skip in self._skips)
 
-    def open(self) -> Opened:
+    def open(self, mode: Mode | None = None) -> Opened:
         """Begin a session; the lease must have been taken.
+
+        mode   how the job goes on where an earlier session ended: a `file` behind the last committed frame, a `live`
+               source in a new epoch; None: as the job began
 
         Raises FencedError, JobLostError, or PositionMovedError if the job is over.
         """
@@ -94,7 +104,7 @@ class FrameWriter:
         reply = scripts.OPEN(
             self._client,
             [keys.state, keys.frames, keys.detections],
-            [self.session, self._last, FRAME_GROUP, keys.pixels_prefix],
+            [self.session, self._last, FRAME_GROUP, keys.pixels_prefix, mode or ""],
         )
         self._check(reply)
         opened = Opened(seq=int(reply[1]), last=int(reply[2]), epoch=int(reply[3]))
@@ -155,13 +165,13 @@ class FrameWriter:
 
     def _offer_arguments(self, kind: str, payload: bytes, pixel_key: str) -> tuple[list[str], list[str | int | bytes]]:
         stream = self._stream
-        most = stream.max_in_flight if stream.policy == "lossless" else LATEST_BACKLOG
+        most = stream.max_in_flight if self.policy == "lossless" else LATEST_BACKLOG
         keys = [self.keys.state, self.keys.frames, self.keys.detections, self.keys.results]
         numbers: list[str | int | bytes] = [
             self.session,
             self._last,
             self._num_skipped,
-            stream.policy,
+            self.policy,
             most,
             LATEST_QUEUE,
             stream.log_bytes,

@@ -4,7 +4,7 @@
 -- server's last number, because the server may have lost its latest writes.
 -- KEYS state, frames, detections
 -- ARGV token of the decoder (also the id of the session), highest number that the decoder assigned, consumer group,
---      prefix of the pixel keys
+--      prefix of the pixel keys, mode (file|live; '' for the mode with which the job began)
 -- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} | {'none'} (no job)
 local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'refused_seq')
 if not state[1] then return {'none'} end
@@ -15,8 +15,9 @@ local seq, last = tonumber(state[4]), tonumber(state[5])
 -- HDEL frees memory, so that Redis lets the script go on at maxmemory
 redis.call('HDEL', KEYS[1], 'refused_seq', 'source_ended')
 drop_unoffered(ARGV[4], state[6], last, state[8])
+local mode = ARGV[5] ~= '' and ARGV[5] or state[3]
 local epoch
-if state[3] == 'file' then
+if mode == 'file' then
   drop_frames(KEYS[2])
   redis.call('XTRIM', KEYS[3], 'MAXLEN', 0) -- not DEL: later ids must be above those that a tracker has read
   last, epoch = seq, 1
@@ -25,7 +26,7 @@ else
   last = math.max(last, tonumber(ARGV[2]))
   epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 end
-redis.call('HSET', KEYS[1], 'last', last, 'session', ARGV[1])
+redis.call('HSET', KEYS[1], 'last', last, 'session', ARGV[1], 'mode', mode)
 redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
 redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM') -- pcall: BUSYGROUP if it exists
 return {'ok', seq, last, epoch}

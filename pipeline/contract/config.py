@@ -61,7 +61,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """labels of the classes to detect, as `maskstream models` lists them; all classes of the model if not set"""
     drop_policy: DropPolicy | None = None
     """what happens when the frame queue is full: lossless (the source waits), latest (the oldest frame is dropped) or
-    auto (lossless for files, latest for live sources)"""
+    auto (latest for live sources, lossless for files and for network sources with a known end)"""
     max_staleness_s: Annotated[float, Meta(gt=0.0)] | None = None
     """with drop policy latest: frames older than this many seconds are dropped before inference"""
     stride: Positive | None = None
@@ -73,6 +73,9 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     drops later; no limit if not set"""
     rtsp_transport: Literal["tcp", "udp"] | None = None
     """transport protocol of RTSP: tcp or udp"""
+    fail_fast: bool | None = None
+    """end the stream with an error if its live source cannot be opened at the first attempt; by default, decode tries
+    again until it can be opened"""
 
 
 STREAM_DEFAULTS = StreamOptions(
@@ -82,6 +85,7 @@ STREAM_DEFAULTS = StreamOptions(
     max_staleness_s=defaults.MAX_STALENESS_S,
     stride=defaults.STRIDE,
     rtsp_transport=defaults.RTSP_TRANSPORT,
+    fail_fast=False,
 )
 
 
@@ -148,7 +152,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: str
     source: str
     kind: SourceKind
-    policy: Literal["lossless", "latest"]
+    policy: DropPolicy
+    """auto: decode chooses when the source is open: latest for a live source, lossless for one with an end"""
     conf: float
     min_score: float = 0.0
     track: bool = True
@@ -158,6 +163,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_fps: float | None
     max_frames: int | None
     rtsp_transport: Literal["tcp", "udp"]
+    fail_fast: bool = False
     model: str
     """name of the model, which determines input size and categories; `name@file` if the weights file overrides them"""
     max_in_flight: int

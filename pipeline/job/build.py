@@ -216,8 +216,8 @@ def _stream_config(
 ) -> StreamConfig:
     options = _options_of(config, stream_id)
     policy = options["drop_policy"]
-    if policy == "auto":
-        policy = "latest" if SOURCE_KINDS[source.kind].is_live else "lossless"
+    if policy == "auto" and not SOURCE_KINDS[source.kind].is_live:
+        policy = "lossless"
     return StreamConfig(
         stream_id=stream_id,
         source=source.source,
@@ -232,6 +232,7 @@ def _stream_config(
         max_fps=options["max_fps"],
         max_frames=options["max_frames"],
         rtsp_transport=options["rtsp_transport"],
+        fail_fast=options["fail_fast"],
         model=spec.name,
         model_overrides=overridden_properties(spec),
         max_in_flight=config.max_in_flight,

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import av
 import av.logging
 
-from pipeline.errors import SourceError
+from pipeline.errors import AccessDeniedError, SourceError
 from pipeline.redaction import redact_secrets_of, redact_url
 
 RtspTransport = Literal["tcp", "udp"]
@@ -30,6 +30,7 @@ NO_PROTOCOL = "none"
 # Larger reads than PyAV's 32 KiB save calls into Python.
 FILE_BUFFER_BYTES = 1 << 18
 UDP_BUFFER_BYTES = 1 << 22
+ACCESS_ERRORS = (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)
 
 
 def open_container(source: str, resources: ExitStack, *, rtsp_transport: RtspTransport, timeout_s: float) -> Any:
@@ -41,7 +42,8 @@ def open_container(source: str, resources: ExitStack, *, rtsp_transport: RtspTra
         try:
             return resources.enter_context(_open(source, resources, rtsp_transport, timeout_s))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(failure_text(source, "cannot be opened", error, last_error(), timeout_s)) from error
+            kind = AccessDeniedError if isinstance(error, ACCESS_ERRORS) else SourceError
+            raise kind(failure_text(source, "cannot be opened", error, last_error(), timeout_s)) from error
 
 
 def is_remote(source: str) -> bool:
@@ -114,6 +116,8 @@ def _open_webcam(source: str, timeouts: tuple[float, float]) -> Any:
 
 
 def _advice(source: str, error: Exception) -> str:
+    if isinstance(error, ACCESS_ERRORS):
+        return "check the user and the password"
     if is_remote(source):
         return "check the address, the user and password, and that the camera or server is up"
     if source.startswith(("webcam:", "/dev/video")):

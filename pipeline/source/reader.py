@@ -61,6 +61,8 @@ class Reader(ABC):
     has_audio: bool = False
     is_finite: bool = True
     """whether the end of the pictures is the end of the source; False: a camera, whose end is a loss"""
+    waits_for_reader: bool = False
+    """whether a live source delivers as fast as it is read (HLS); False: it sends in real time"""
     truncation: str = ""
     """after the last picture: what is missing of a file that ends before the end that its container announces"""
     time_offsets_s: Sequence[float] = (0.0,)

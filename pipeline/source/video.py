@@ -91,6 +91,7 @@ class VideoReader(Reader):
         self.time_offsets_s = self._packet_times.offsets_s
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
         self.has_audio = bool(container.streams.audio)
+        self.waits_for_reader = container.format.name == "hls"
         duration_s = container.duration / av.time_base if container.duration else None
         self.is_finite = not self._live or duration_s is not None
         self._announced_end = AnnouncedEnd(container, stream, self.fps)

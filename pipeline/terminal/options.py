@@ -197,6 +197,16 @@ RtspTransportFlag = Annotated[
     str | None,
     option("--rtsp-transport", "transport protocol of RTSP", "tcp|udp", STREAM_PANEL, default=defaults.RTSP_TRANSPORT),
 ]
+FailFastFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--fail-fast",
+        help="end a live stream with an error if its source cannot be opened at the first attempt",
+        metavar=" ",
+        rich_help_panel=STREAM_PANEL,
+        show_default=False,
+    ),
+]
 StreamIdsFlag = Annotated[
     list[str] | None,
     option(

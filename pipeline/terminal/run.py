@@ -84,6 +84,7 @@ def run(
     stride: cli.StrideFlag = None,
     max_fps: cli.MaxFpsFlag = None,
     rtsp_transport: cli.RtspTransportFlag = None,
+    fail_fast: cli.FailFastFlag = None,
     model: cli.ModelFlag = None,
     weights: cli.WeightsFlag = None,
     device: cli.DeviceFlag = None,

@@ -86,6 +86,7 @@ def command(
     stride: cli.StrideFlag = None,
     max_fps: cli.MaxFpsFlag = None,
     rtsp_transport: cli.RtspTransportFlag = None,
+    fail_fast: cli.FailFastFlag = None,
     weights: Annotated[
         str | None,
         cli.option(
