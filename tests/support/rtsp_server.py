@@ -1,7 +1,8 @@
 """A real RTSP server: GStreamer's, driven by the system's own python3 (Debian: gir1.2-gst-rtsp-server-1.0 and plugins).
 
 `rtsp_server.py PORT NAME=FILE NAME= …`, run by that python3, serves rtsp://127.0.0.1:PORT/NAME in real time: the
-pictures of FILE (as `_encode` writes it) in an endless loop, or without a file a test picture (320x240, 25 fps) with
+pictures of FILE (as `_encode` writes it) in an endless loop; the H.264 video of FILE.mkv once, with its duration
+announced, as the playback of a recorder does; or without a file a test picture (320x240, 25 fps) with
 sound. All who watch one stream see the same. It prints the port (0 asks for a free one) once it can be connected to.
 """
 
@@ -23,6 +24,7 @@ TEST_PICTURE = (
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! rtph264pay name=pay0 pt=96 "
     "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8 )"
 )
+RECORDING = "( filesrc location={} ! matroskademux ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
 FILE = (
     "( appsrc name=pictures format=time caps=video/x-h264,stream-format=byte-stream,alignment=au "
     "! identity sync=true ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
@@ -75,13 +77,16 @@ class RtspServer:
 def running_rtsp_server(**streams: Path | None) -> Iterator[RtspServer]:
     """A server with the given streams (name=video file, any codec), by default one test picture called `cam`.
 
+    An H.264 video in a Matroska file is a recording: each client sees it once, from the beginning, with its duration
+    announced. Other videos are cameras.
+
     Skips the test where GStreamer's server is not installed, unless MASKSTREAM_REQUIRE names `rtsp`.
     """
     from support.requires import missing  # not at the top: the system's python3 runs this file too
 
     with tempfile.TemporaryDirectory(prefix="rtsp-") as folder:
         files = {
-            name: None if path is None else _encode(path, Path(folder) / name)
+            name: path if path is None or path.suffix == ".mkv" else _encode(path, Path(folder) / name)
             for name, path in (streams or {"cam": None}).items()
         }
         try:
@@ -143,9 +148,10 @@ def serve(port: str, streams: dict[str, str]) -> None:
     server.set_service(port)
     for name, path in streams.items():
         factory = GstRtspServer.RTSPMediaFactory()
-        factory.set_launch(FILE if path else TEST_PICTURE)
-        factory.set_shared(True)
-        if path:
+        is_recording = path.endswith(".mkv")
+        factory.set_launch(RECORDING.format(path) if is_recording else FILE if path else TEST_PICTURE)
+        factory.set_shared(not is_recording)
+        if path and not is_recording:
             factory.connect("media-configure", feed, *_read(path))
         server.get_mount_points().add_factory(f"/{name}", factory)
     if server.attach(None) == 0:

@@ -13,9 +13,8 @@ from typing import Any
 import av
 import pytest
 from support.pipeline_runs import count_pictures, covered, end_of, frames_of, read_results, run, running
-from support.requires import missing
 from support.rtsp_server import running_rtsp_server
-from support.video_files import counting_frames
+from support.video_files import counting_frames, write_video
 
 from pipeline.contract.results import AnyResult, EndResult, GapResult
 
@@ -133,9 +132,7 @@ def test_hls_whose_server_loses_segments_is_not_finished(serve: Callable[[Respon
     assert "of 8.0 s came" in end.detail
 
 
-def test_a_refused_password_is_tried_again_after_half_a_minute(
-    serve: Callable[[Respond], str], tmp_path: Path
-) -> None:
+def test_a_refused_password_is_tried_again_after_half_a_minute(serve: Callable[[Respond], str], tmp_path: Path) -> None:
     asked_s: list[float] = []
 
     def respond(path: str) -> tuple[int, bytes]:
@@ -144,21 +141,52 @@ def test_a_refused_password_is_tried_again_after_half_a_minute(
 
     url = serve(respond).replace("http://", "http://joe:secret@")
     with running(f"{url}/video", "--output", "out", "--save", "jsonl", folder=tmp_path) as job:
-        job.wait_for(lambda: bool(asked_s), "the first attempt")
+        job.until(lambda: bool(asked_s), what="the first attempt")
         first = len(asked_s)
         time.sleep(8)
         job.interrupt()
-        ended = job.wait()
+        job.wait()
     assert len(asked_s) - first <= 2  # FFmpeg may ask again within one attempt, with the password
-    assert not any("secret" in line for line in [*ended.out, *ended.err])
-    assert any("check the user and the password; connecting again in 30.0 s" in line for line in ended.err)
+    assert not any("secret" in line for line in [*job.out, *job.err])
+    assert any("check the user and the password; connecting again in 30.0 s" in line for line in job.err)
     assert end_of(read_results(tmp_path / "out" / "cam1.jsonl")).reason == "stopped"
 
 
 def test_fail_fast_ends_with_the_error_of_the_first_attempt(tmp_path: Path) -> None:
     ended = run("rtsp://127.0.0.1:1/cam", "--fail-fast", "--output", "out", "--save", "jsonl", folder=tmp_path)
     assert ended.code == 1
-    assert len([line for line in ended.err if "cannot be opened" in line]) == 1
+    assert len([line for line in ended.err if line.startswith("maskstream: error: ")]) == 1
     [end] = [m for m in read_results(tmp_path / "out" / "cam1.jsonl") if isinstance(m, EndResult)]
     assert (end.reason, end.num_frames) == ("failed", 0)
     assert "Connection refused" in end.detail
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """12 s at 10 fps."""
+    return write_video(tmp_path / "film.mkv", counting_frames(120), rate=10, options={"g": "10", "bf": "0"})
+
+
+def test_playback_over_rtsp_ends_where_the_recording_does(recording: Path, tmp_path: Path) -> None:
+    with running_rtsp_server(playback=recording) as server:
+        ended = run(server.url, "--output", "out", "--save", "jsonl", folder=tmp_path)
+    results = read_results(tmp_path / "out" / "cam1.jsonl")
+    assert (ended.code, end_of(results).reason, gaps(results)) == (0, "finished", [])
+    assert len(frames_of(results)) == pytest.approx(120, abs=1)  # GStreamer may hold the last one back
+
+
+def test_playback_over_rtsp_that_breaks_off_is_an_error(recording: Path, tmp_path: Path) -> None:
+    with (
+        running_rtsp_server(playback=recording) as server,
+        running(server.url, "--output", "out", "--save", "jsonl", folder=tmp_path) as job,
+    ):
+        path = tmp_path / "out" / "cam1.jsonl"
+        job.until(lambda: path.exists() and len(frames_of(read_results(path))) > 30, what="30 frames")
+        server.kill()
+        code = job.wait()
+    results = read_results(path)
+    end = end_of(results)
+    assert (code, end.reason) == (1, "failed")
+    assert "broke off" in end.detail
+    assert "of 12.0 s came" in end.detail
+    assert 30 < len(frames_of(results)) < 110

@@ -38,7 +38,7 @@ def test_defaults() -> None:
     assert (made.model, made.device, made.save, made.redis_url) == ("street", "cpu", ["jsonl", "video"], None)
     clip, cam = made.streams
     assert (clip.stream_id, clip.kind, clip.policy, clip.live) == ("a", "file", "lossless", False)
-    assert (cam.stream_id, cam.kind, cam.policy, cam.live) == ("cam1", "live", "latest", True)
+    assert (cam.stream_id, cam.kind, cam.policy, cam.live) == ("cam1", "live", "auto", True)
     assert (clip.conf, clip.class_ids, clip.max_staleness_s, clip.stride) == (0.5, None, 0.5, 1)
     assert (clip.max_fps, clip.max_frames, clip.rtsp_transport, clip.model) == (None, None, "tcp", "street")
 

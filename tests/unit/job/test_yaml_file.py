@@ -54,6 +54,7 @@ def test_every_field_can_be_given() -> None:
         max_fps: 12.5
         max_frames: 1000
         rtsp_transport: udp
+        fail_fast: true
         streams:
           door: {source: "rtsp://10.0.0.7/1", conf: 0.6, classes: [person]}
           1.yard_2: {source: yard.mp4}
