@@ -117,7 +117,7 @@ def test_one_box_suppresses_all(device: torch.device) -> None:
     assert suppressed(device, boxes, everything, 0.5, 130, np.arange(130)[None])[1].tolist() == [130]
 
 
-def test_wrong_forms_are_found_out(device: torch.device) -> None:
+def test_wrong_variants_are_detected(device: torch.device) -> None:
     """Boxes that are no candidates and suppress, classes that are ignored."""
     boxes = crowd(2, 100, 0)
     everything, is_candidate = np.ones((2, 100), np.bool_), np.arange(200).reshape(2, 100) % 3 > 0
@@ -137,7 +137,7 @@ def test_nothing_to_suppress(device: torch.device, shape: tuple[int, int]) -> No
     assert not kept.any()
 
 
-def test_arguments_may_be_views(device: torch.device) -> None:
+def test_arguments_may_be_non_contiguous(device: torch.device) -> None:
     boxes = torch.from_numpy(np.repeat(crowd(2, 70, 3), 2, axis=1)).to(device)[:, ::2]
     is_candidate = torch.ones((70, 2), dtype=torch.bool, device=device).T
     classes = torch.zeros((2, 140), dtype=torch.int64, device=device)[:, ::2]
@@ -161,7 +161,7 @@ def test_arguments_may_be_views(device: torch.device) -> None:
         ),
     ],
 )
-def test_refuses_what_it_cannot_take(changes: dict[str, object], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, object], message: str) -> None:
     sound = {"boxes_xyxy": torch.zeros(2, 7, 4), "is_candidate": torch.ones(2, 7, dtype=torch.bool)}
     with pytest.raises(ValueError, match=message):
         nms(**{**sound, "iou_threshold": 0.5, "max_kept": 3, **changes})  # type: ignore[arg-type]

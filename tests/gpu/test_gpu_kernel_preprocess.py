@@ -106,7 +106,7 @@ def test_narrow_formats_are_float32_rounded_once(device: torch.device, dtype: to
     np.testing.assert_array_equal(on_device(device, frames, input_hws, (32, 64), dtype), expected.numpy())
 
 
-def test_wrong_forms_are_found_out(device: torch.device) -> None:
+def test_wrong_variants_are_detected(device: torch.device) -> None:
     """A picture of another range, chroma one sample beside its place, an input size that is off by one."""
     frame, hw = random_frame((24, 40), 1), (30, 50)
     expected = on_cpu([frame], [hw], (32, 64))
@@ -154,7 +154,7 @@ def test_no_pictures(device: torch.device) -> None:
         ({"dtype": torch.float64}, "dtype must be float32, bfloat16 or float16, got torch.float64"),
     ],
 )
-def test_refuses_what_it_cannot_take(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     sound = {"planes": torch.zeros(2, 64, dtype=torch.uint8), "params": torch.zeros(2, NUM_PARAMS)}
     options = {"padded_hw": (32, 32), "mean": MEAN, "std": STD, "dtype": torch.float32}
     with pytest.raises(ValueError, match=message):

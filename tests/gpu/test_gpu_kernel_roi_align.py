@@ -137,7 +137,7 @@ def test_tiles_that_do_not_come_out_even(device: torch.device, output_hw: tuple[
     assert_close(found, expected_of(levels, BOXES[chosen], IMAGE_IDX[chosen], output_hw), 4)
 
 
-def test_agrees_with_the_loops(device: torch.device) -> None:
+def test_equals_the_reference(device: torch.device) -> None:
     levels = random_levels(device, 3)
     expected = []
     for box, image in zip(BOXES.astype(np.float64), IMAGE_IDX, strict=True):
@@ -213,7 +213,7 @@ def test_float16_is_float32_rounded_once(device: torch.device) -> None:
     ],
     ids=str,
 )
-def test_padding_may_hold_anything_and_gives_zeros(
+def test_padding_may_contain_any_values_and_gives_zeros(
     device: torch.device, num_valid: list[int], is_valid: list[bool]
 ) -> None:
     levels = random_levels(device, 3, torch.bfloat16)
@@ -227,7 +227,7 @@ def test_padding_may_hold_anything_and_gives_zeros(
 
 @pytest.mark.parametrize("num_levels", [1, 3])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_boxes_that_are_no_boxes_give_zeros(device: torch.device, sampling_ratio: int, num_levels: int) -> None:
+def test_invalid_boxes_give_zeros(device: torch.device, sampling_ratio: int, num_levels: int) -> None:
     boxes = np.array(
         [
             [np.nan] * 4,
@@ -253,7 +253,7 @@ def test_what_is_not_there_gives_zeros(device: torch.device) -> None:
     assert found[4].all()
 
 
-def test_a_box_reads_nothing_beyond_its_reach(device: torch.device) -> None:
+def test_a_box_reads_only_the_cells_it_needs(device: torch.device) -> None:
     level = torch.full((1, 16, 16, 3), torch.nan)
     level[0, 4:9, 5:8] = 1.0
     levels = [level.to(device).permute(0, 3, 1, 2)]
@@ -332,7 +332,7 @@ def test_one_launch_and_no_value_read_on_the_host(monkeypatch: pytest.MonkeyPatc
         ({"num_valid": torch.zeros(0, dtype=torch.int64)}, "10 boxes in G equal groups"),
     ],
 )
-def test_refuses_what_it_cannot_take(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {
         "levels": random_levels(torch.device("cpu"), 3),
         "scales": SCALES,

@@ -124,7 +124,7 @@ def assert_found(found: RunnerOutput, expected: RunnerOutput) -> None:
     np.testing.assert_allclose(found.details, expected.details, atol=1e-3)
 
 
-def test_batches_of_any_size_find_what_one_by_one_finds(
+def test_batches_of_any_size_give_the_results_of_single_images(
     runner_class: type[GraphRunner], references: EagerRunner, device: torch.device
 ) -> None:
     runner = runner_class(network_on(device), SPEC)
@@ -135,7 +135,7 @@ def test_batches_of_any_size_find_what_one_by_one_finds(
         assert_found(found, expected)
 
 
-def test_a_result_waits_while_its_slot_is_used_again(
+def test_a_result_is_kept_while_its_slot_is_reused(
     runner_class: type[GraphRunner], references: EagerRunner, device: torch.device
 ) -> None:
     runner = runner_class(network_on(device), SPEC)
@@ -144,7 +144,7 @@ def test_a_result_waits_while_its_slot_is_used_again(
         assert_found(collect(), references.start(job(picture(seed)))())
 
 
-def test_too_many_instances_are_run_again(
+def test_a_batch_with_too_many_instances_is_run_again(
     runner_class: type[GraphRunner], references: EagerRunner, device: torch.device
 ) -> None:
     runner = runner_class(network_on(device), SPEC)
@@ -155,7 +155,7 @@ def test_too_many_instances_are_run_again(
     assert_found(found, references.start(job(picture(1), picture(2)))())
 
 
-def test_warming_up_gives_one_box(runner_class: type[GraphRunner], device: torch.device) -> None:
+def test_warm_up_returns_one_box(runner_class: type[GraphRunner], device: torch.device) -> None:
     runner = runner_class(network_on(device), SPEC)
     found = runner.warm_up(job(picture(1)), 2)
     assert found.num.tolist() == [1]

@@ -1,4 +1,4 @@
-"""Boxes that get in each other's way, for the tests of suppression."""
+"""Overlapping boxes for the tests of NMS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def crowd(num_groups: int, num_boxes: int, seed: int, side_px: float = 60.0) -> NDArray[np.float32]:
-    """(G, K, 4) boxes of which many meet, some are the same, some have no area, some are turned inside out."""
+    """(G, K, 4) boxes of which many overlap, some coincide, some have no area and some have negative sides."""
     random = np.random.default_rng(seed)
     centre = random.uniform(0, 100, (num_groups, num_boxes, 2))
     half = random.uniform(0, side_px / 2, (num_groups, num_boxes, 2))

@@ -42,15 +42,15 @@ HORIZON_PX = 150.0
 CAMERA_HEIGHT_M = 6.0
 
 LENGTH_S = 15.0
-"""of a scene"""
+"""length of a scene"""
 NUM_PEOPLE, NUM_CARS = 36, 8
 COMPANION_RATE = 0.2
 """of those who walk, one in five has one with them: a third walk by twos"""
 
 MIN_VISIBLE = 0.25
-"""share of a silhouette below which it counts as hidden, for the truth and for the detector"""
+"""visible share below which an object is neither ground truth nor detected"""
 EDGE_NOISE, HIDDEN_EDGE_NOISE = 0.02, 0.03
-"""standard deviation of an edge in sides of the box, and what full occlusion would add"""
+"""standard deviation of an edge as a share of the side, and its increase at full occlusion"""
 BEST_SCORE, HIDDEN_SCORE_LOSS, SCORE_NOISE = 0.93, 0.7, 0.08
 MISS_RATE, MIN_SCORE, NMS_IOU = 0.02, 0.1, 0.5
 FALSE_PER_FRAME, NUM_GHOSTS, GHOST_LEVEL = 0.3, 3, 1.2
@@ -82,7 +82,7 @@ class CrowdFrame:
 
 @dataclass(slots=True)
 class _Drawn:
-    """A silhouette on the canvas: its place there, and how many pixels it has altogether, in the frame, in sight."""
+    """A silhouette on the canvas: its position, and its number of pixels in total, inside the frame, and visible."""
 
     owner: int
     class_id: int
@@ -113,7 +113,7 @@ def _stand(place_m: Floats, velocity: Floats) -> Stand:
 
 
 def _person_way(rng: np.random.Generator) -> Way:
-    """From one side to the other on one of the pavements, or across the road."""
+    """A way along one of the pavements or across the road."""
     speed = rng.uniform(0.8, 1.7)
     z = rng.uniform(9.0, 13.0) if rng.random() < 0.5 else rng.uniform(18.0, 25.0)
     if rng.random() < 0.25:
@@ -133,14 +133,14 @@ def _person_way(rng: np.random.Generator) -> Way:
 
 
 def _companion(rng: np.random.Generator, way: Way) -> Way:
-    """About a metre from the leader, at any angle, never quite in step."""
+    """A way about a metre from the leader's, in any direction and slightly out of step."""
     angle = rng.uniform(0, 2 * np.pi)
     offset = rng.uniform(0.8, 1.3) * np.array([np.cos(angle), np.sin(angle)])
     return Way(way.times_s, way.knots_m + offset + rng.normal(0, 0.12, way.knots_m.shape))
 
 
 def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -> list[Way]:
-    """All follow one profile of speed, 2 to 4 s apart."""
+    """Cars that follow one speed profile, 2 to 4 s apart."""
     times_s = np.arange(-20.0, LENGTH_S + 20.0, 2.5)
     path = np.cumsum(2.5 * rng.uniform(5.0, 11.0) * rng.lognormal(0, 0.2, len(times_s)))
     reach = _half_width_m(z_m) + 2.0
@@ -152,7 +152,7 @@ def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -
 
 
 class CrossingCrowd:
-    """One scene, fixed by its seed and by what stands around."""
+    """One scene, determined by its seed and its static objects."""
 
     def __init__(self, seed: int, num_parked: int = 0, num_pillars: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -182,7 +182,7 @@ class CrossingCrowd:
         owners, drawn = self._paint(time_s)
         truth, truth_boxes, reports = [], [], []
         for item in drawn:
-            # drawn before the test, so that what one object shows does not change the noise of the others
+            # drawn before the test, so that the visibility of one object does not change the noise of the others
             noise, outline, luck = rng.normal(size=5), rng.normal(size=(MASK_SIDE, MASK_SIDE)), rng.random()
             if item.visible_px < MIN_VISIBLE * item.silhouette_px:
                 continue
@@ -256,14 +256,14 @@ class CrossingCrowd:
 
 
 def _somewhere(rng: np.random.Generator) -> Floats:
-    """A box of a person's size on the canvas."""
+    """A box of the size of a person on the canvas."""
     height = rng.uniform(40, 110)
     x, y = rng.uniform(0, CANVAS_WH[0] - height), rng.uniform(100, CANVAS_WH[1] - height)
     return np.array([x, y, x + 0.4 * height, y + height])
 
 
 def _draw(owners: Mask, owner: int, figure: Figure, stand: Stand, time_s: float) -> _Drawn | None:
-    """Onto the canvas, over what is there; None where nothing of it lies in the frame."""
+    """Draw the silhouette over the canvas; None if no part of it lies in the frame."""
     reach, height = (np.array(figure.reach_m) * stand.px_per_m).astype(int) + 2
     left, top = int(stand.foot_xy[0]) - reach, int(stand.foot_xy[1]) - height
     patch = np.zeros((height + 4, 2 * reach), np.uint8)
@@ -282,7 +282,7 @@ def _draw(owners: Mask, owner: int, figure: Figure, stand: Stand, time_s: float)
 
 
 def _sampled(owners: Mask, owner: int, box_xyxy: Floats) -> NDArray[np.float32]:
-    """(28, 28) coverage of the box by the owner's visible pixels, from 2 x 2 samples a cell."""
+    """(28, 28) coverage of the box by the owner's visible pixels, from 2 x 2 samples per cell."""
     steps = (np.arange(2 * MASK_SIDE) + 0.5) / (2 * MASK_SIDE)
     cols = (box_xyxy[0] + steps * (box_xyxy[2] - box_xyxy[0])).astype(int)
     rows = (box_xyxy[1] + steps * (box_xyxy[3] - box_xyxy[1])).astype(int)
@@ -291,7 +291,7 @@ def _sampled(owners: Mask, owner: int, box_xyxy: Floats) -> NDArray[np.float32]:
 
 
 def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
-    """The cells after a network's threshold: an outline that is soft, and wrong in patches."""
+    """Mask cells as after a network's threshold: with a blurred outline and errors in patches."""
     # a Gaussian leaves white noise 1 / (2 sqrt(pi) sigma) of its deviation
     strength = OUTLINE_NOISE * 2 * np.sqrt(np.pi) * OUTLINE_PATCH
     patches = strength * cv2.GaussianBlur(noise, (0, 0), OUTLINE_PATCH)
@@ -300,7 +300,7 @@ def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
 
 
 def _suppressed(reports: list[_Report]) -> list[_Report]:
-    """By falling score, without those that overlap a surer one of their class too much."""
+    """NMS: detections by descending score without those that overlap a higher-scored one of their class."""
     ranked = sorted(reports, key=lambda report: -report.score)
     boxes = np.array([report.box_xyxy for report in ranked]).reshape(-1, 4)
     class_ids = np.array([report.class_id for report in ranked])
@@ -323,7 +323,7 @@ def _mask_ious(owners: Mask, truth: list[_Drawn], reports: list[_Report]) -> Flo
         if right <= left or bottom <= top:
             continue
         inside = cv2.resize(report.cells, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST_EXACT)
-        under = owners[top:bottom, left:right] * inside  # nobody's pixels outside the mask
+        under = owners[top:bottom, left:right] * inside  # background pixels outside the mask
         shared = np.bincount(under.ravel(), minlength=_PILLAR + 1)[ids]
         union = np.count_nonzero(inside) + visible_px - shared
         ious[:, place] = np.where(class_ids == report.class_id, shared / union, 0.0)

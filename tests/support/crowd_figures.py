@@ -1,4 +1,4 @@
-"""What walks and drives through the drawn crowds of `crossing_crowds`: ways over the ground, silhouettes."""
+"""Moving figures of the crowds of `crossing_crowds`: ways over the ground plane and silhouettes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.uint8]
 PERSON, CAR = 1, 3
 
 _SHIFT = 4
-"""binary digits of sub-pixels in the coordinates that OpenCV draws"""
+"""fractional bits of the coordinates that OpenCV draws"""
 
 
 class Wandering:
@@ -37,7 +37,7 @@ class Way:
         self._slopes = np.gradient(knots_m, times_s, axis=0)
 
     def __call__(self, time_s: float) -> tuple[Floats, Floats] | None:
-        """Place and velocity, by cubic Hermite pieces; None before the first and after the last knot."""
+        """Position and velocity by cubic Hermite interpolation; None outside the knots."""
         if not self.times_s[0] <= time_s < self.times_s[-1]:
             return None
         k = int(np.searchsorted(self.times_s, time_s, "right")) - 1
@@ -62,7 +62,7 @@ class Stand:
 
 
 class Figure(Protocol):
-    """Something that is drawn with ones; it reaches so far to each side of its foot, and so high."""
+    """A silhouette, with its extent to each side of its foot and its height."""
 
     class_id: int
     reach_m: tuple[float, float]
@@ -73,7 +73,7 @@ class Figure(Protocol):
 
 
 class Person:
-    """A walking figure: limbs as thick lines, trunk, head, and what it wears."""
+    """A walking person: limbs as thick lines, trunk, head and clothes."""
 
     class_id = PERSON
     reach_m = (1.0, 2.3)
@@ -126,11 +126,11 @@ _BODIES = {
     "van": ((0, 0.15), (0, 1), (0.78, 1), (0.92, 0.55), (1, 0.5), (1, 0.15)),
     "pick-up": ((0, 0.25), (0, 0.6), (0.38, 0.6), (0.42, 1), (0.68, 1), (0.8, 0.65), (1, 0.6), (1, 0.25)),
 }
-"""outlines of cars that go right, in lengths and heights"""
+"""outlines of cars that drive to the right, in units of length and height"""
 
 
 class Car:
-    """A body panel from the side and two wheels."""
+    """A car: a body panel seen from the side and two wheels."""
 
     class_id = CAR
     reach_m = (3.2, 2.3)

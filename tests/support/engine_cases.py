@@ -1,4 +1,4 @@
-"""Pictures to run an engine on, and what it takes for two results to be the same."""
+"""Pictures for tests of the engine, and comparison of results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def found_on(engine: Engine, *frames: I420Frame) -> list[Detections]:
 
 
 def assert_same(found: Detections, expected: Detections) -> None:
-    """The same instances in the same order; where scores are tied to the tolerance the order is free."""
+    """Compare instances in order; instances whose scores are equal within the tolerance may be in any order."""
     assert len(found) == len(expected)
     left = list(range(len(found)))
     for index in range(len(expected)):

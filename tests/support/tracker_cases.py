@@ -1,4 +1,4 @@
-"""What the tests of the tracker share: detections made by hand, and a random crowd of boxes."""
+"""Helpers of the tests of the tracker: detections made by hand, and a random crowd of boxes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def detections(boxes_xyxy: ArrayLike, scores: ArrayLike = 0.9, class_ids: ArrayL
 
 
 def brief(spans: list[TrackSpan]) -> list[tuple[int, int, int, int]]:
-    """Id, class, first and last frame of each."""
+    """ID, class, first and last frame of each track."""
     return [(span.track_id, span.class_id, span.first_seq, span.last_seq) for span in spans]
 
 
@@ -38,7 +38,7 @@ def moving_box(time_s: float, start_xy: tuple[float, float], velocity_xy: tuple[
 
 
 def crowd(seed: int, num_objects: int = 25, num_frames: int = 60) -> Iterator[tuple[Detections, int, float]]:
-    """Objects of two classes on straight ways with noise, misses, weak scores and uneven time steps."""
+    """Objects of two classes on straight lines with noise, missed detections, low scores and uneven time steps."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 600, (num_objects, 2))
     velocity = rng.normal(0, 60, (num_objects, 2))

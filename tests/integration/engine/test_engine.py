@@ -165,7 +165,7 @@ def test_bf16_finds_the_clear_ones_too(engine: Engine, pictures: list[NDArray[np
 
 
 @pytest.mark.parametrize("architecture", ["street", "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
-def test_folded_batch_norms_change_nothing(architecture: str) -> None:
+def test_folding_batch_norms_changes_no_output(architecture: str) -> None:
     torch.manual_seed(5)
     network = build(architecture, 7)
     norms = [module for module in network.modules() if hasattr(module, "running_mean")]

@@ -1,4 +1,4 @@
-"""The networks are those that torchvision makes for its published weights, and folding their batch norms is exact."""
+"""The networks equal torchvision's for its published weights, and folding batch norms does not change the outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def num_outputs_of(name: str) -> int:
 
 
 def with_lively_norms(network: FasterRCNN) -> FasterRCNN:
-    """Variances so small that an epsilon of 1e-5 shows, and weights that make up for them."""
+    """Set variances so small that an epsilon of 1e-5 matters, and weights that compensate for them."""
     torch.manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
@@ -34,7 +34,7 @@ def with_lively_norms(network: FasterRCNN) -> FasterRCNN:
 
 
 def outputs(network: FasterRCNN) -> list[torch.Tensor]:
-    """What every stage with convolutions makes of one picture and of given regions."""
+    """Outputs of every stage with convolutions, for one picture and given regions."""
     torch.manual_seed(6)
     picture = torch.randn(1, 3, 64, 96)
     channels = network.backbone.out_channels
@@ -51,7 +51,7 @@ def outputs(network: FasterRCNN) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_kind_of_network_follows_from_what_the_model_finds(name: str) -> None:
+def test_the_kind_of_network_follows_from_the_output_of_the_model(name: str) -> None:
     spec = MODELS[name]
     network = build(spec.architecture, num_outputs_of(name))
     assert type(network) is {"boxes": FasterRCNN, "masks": MaskRCNN, "keypoints": KeypointRCNN}[spec.output]
@@ -60,10 +60,8 @@ def test_the_kind_of_network_follows_from_what_the_model_finds(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_weights_that_fit_torchvisions_network_give_the_same_in_ours(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torchvision is asked for its published weights and given ours instead: it then sets up norms as for its own."""
+def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision loads our weights in place of its published ones, so that it sets up its norms as for those."""
     ours = with_lively_norms(build(name, num_outputs_of(name)))
     state = ours.state_dict()
     weights = get_model_weights(name).COCO_V1
@@ -78,16 +76,16 @@ def test_weights_that_fit_torchvisions_network_give_the_same_in_ours(
     assert asked_for == [MODELS[name].weights_url]
     with torch.inference_mode():
         for found, expected in zip(outputs(ours), outputs(theirs), strict=True):
-            # the frozen batch norm rounds in another order, over some 50 layers
+            # the frozen batch norm rounds in another order, over about 50 layers
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     counters = {key for key in state if key.endswith("num_batches_tracked")}
     assert theirs.state_dict().keys() | counters == state.keys()
-    # a file may lack the counters, as frozen batch norms have none
+    # a file may have no counters, because frozen batch norms have none
     ours.load_state_dict(theirs.state_dict())
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_folded_batch_norms_change_nothing(name: str) -> None:
+def test_folding_batch_norms_changes_no_output(name: str) -> None:
     network = with_lively_norms(build(MODELS[name].architecture, num_outputs_of(name)))
     with torch.inference_mode():
         before = outputs(network)
@@ -95,5 +93,5 @@ def test_folded_batch_norms_change_nothing(name: str) -> None:
         after = outputs(network)
     assert not [module for module in network.modules() if hasattr(module, "running_mean")]
     for expected, found in zip(before, after, strict=True):
-        # float32 sums in another order, over some 50 layers
+        # float32 sums in another order, over about 50 layers
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()

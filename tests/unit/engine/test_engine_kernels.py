@@ -1,4 +1,4 @@
-"""Our kernels as torch operators, against torchvision's, and their promise about shapes."""
+"""The kernels as torch operators: comparison with torchvision, and their declared shapes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def levels(dtype: torch.dtype, memory_format: torch.memory_format) -> list[Tenso
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=["NHWC", "NCHW"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_roi_align_cuts_what_torchvision_cuts(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+def test_roi_align_equals_torchvision(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     features = levels(dtype, memory_format)
     scales = infer_scales([level.shape[2:] for level in features], IMAGE_HW)
     found = roi_align(features, list(scales), BOXES.flatten(0, 1), IMAGE_IDX, NUM_VALID, 7, 2)
@@ -48,13 +48,13 @@ def test_roi_align_cuts_what_torchvision_cuts(dtype: torch.dtype, memory_format:
 
 
 def crowd() -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (2, 60, 4), which are candidates, classes."""
+    """Boxes (2, 60, 4), candidate flags and classes."""
     torch.manual_seed(0)
     corner, size = torch.rand(2, 60, 2) * 50, torch.rand(2, 60, 2) * 40 + 1
     return torch.cat([corner, corner + size], dim=-1), torch.rand(2, 60) < 0.9, torch.randint(0, 3, (2, 60))
 
 
-def test_nms_keeps_what_torchvision_keeps() -> None:
+def test_nms_equals_torchvision() -> None:
     boxes, is_candidate, classes = crowd()
     kept, num_kept = nms(boxes, is_candidate, 0.5, 50, classes)
     scores = torch.linspace(1, 0, 60)
@@ -67,7 +67,7 @@ def test_nms_keeps_what_torchvision_keeps() -> None:
         assert kept[group, len(expected) :].eq(0).all()
 
 
-def test_the_operators_keep_what_they_declare() -> None:
+def test_the_operators_match_their_declarations() -> None:
     boxes, is_candidate, classes = crowd()
     features = levels(torch.bfloat16, torch.channels_last)
     scales = list(infer_scales([level.shape[2:] for level in features], IMAGE_HW))

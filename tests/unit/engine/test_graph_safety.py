@@ -1,7 +1,7 @@
-"""What is captured in a CUDA graph must not wait for the host: the network is run on tensors that claim to be CUDA's.
+"""The captured part of a CUDA graph must not synchronise with the host: the network runs on fake CUDA tensors.
 
-Fake tensors have a shape, a type and a device but no values, so an operation whose shape or course depends on values
-(`item`, `nonzero`, a bool index) fails by itself; copies between the devices are caught by their operators.
+Fake tensors have a shape, a dtype and a device but no values, so an operation whose shape or control flow depends on
+values (`item`, `nonzero`, a bool index) raises. Copies between devices are detected by their operators.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CUDA = torch.device("cuda", 0)
 
 
 class OnCudaOnly(TorchDispatchMode):
-    """Raises when an operator touches a tensor that is not on CUDA."""
+    """Raises if an operator reads a tensor that is not on CUDA."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, result)):
-            # a Python number in a binary operation arrives as a tensor without dimensions; the kernel gets its value
+            # a Python number in a binary operation is a 0-d tensor here; the kernel gets its value
             if isinstance(leaf, Tensor) and leaf.device.type != "cuda" and leaf.dim() > 0:
                 raise AssertionError(f"{func} on {leaf.device}")
         return result
@@ -40,7 +40,7 @@ def fake() -> FakeTensorMode:
 
 
 def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> StagedNetwork:
-    """The network on the pretended device."""
+    """The network on the fake device."""
     network = build(architecture, num_outputs)
     fold_batch_norm(network)
     with fake:
@@ -48,7 +48,7 @@ def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> Sta
             for name, weight in module.named_parameters(recurse=False):
                 fresh = torch.empty(weight.shape, dtype=torch.bfloat16, device=CUDA)
                 setattr(module, name, nn.Parameter(fresh, requires_grad=False))
-        network.to = lambda **_: network  # it is there already
+        network.to = lambda **_: network  # it is on the device already
         return StagedNetwork(network, CUDA, torch.bfloat16)
 
 
@@ -72,12 +72,12 @@ def run(network: StagedNetwork, batch: int, capacity: int) -> Tensor | None:
         ("keypointrcnn_resnet50_fpn", 2, (40, 17, 56, 56)),
     ],
 )
-def test_the_forward_pass_waits_for_nothing(
+def test_the_forward_pass_never_synchronises(
     architecture: str, num_outputs: int, details: tuple[int, ...] | None, fake: FakeTensorMode
 ) -> None:
     network = network_of(architecture, num_outputs, fake)
     with fake:
-        run(network, batch=3, capacity=40)  # anchors are made once per shape, before the capture
+        run(network, batch=3, capacity=40)  # anchors are computed once per shape, before the capture
         with OnCudaOnly():
             found = run(network, batch=3, capacity=40)
     assert (found is None and details is None) or (found is not None and tuple(found.shape) == details)
@@ -100,7 +100,7 @@ def copies_to_the_host(scores: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("waiting", [reads_a_value, selects, copies_from_the_host, copies_to_the_host])
-def test_the_check_sees_what_waits(waiting: Callable[[Tensor], Any], fake: FakeTensorMode) -> None:
+def test_the_check_detects_synchronisation(waiting: Callable[[Tensor], Any], fake: FakeTensorMode) -> None:
     with fake:
         scores = torch.empty(7, 2, device=CUDA)
         with OnCudaOnly(), pytest.raises((AssertionError, RuntimeError)):

@@ -1,4 +1,4 @@
-"""Networks rewritten for the CPU give what they gave before, and what cannot be rewritten stays as it is."""
+"""Replacing layers for the CPU keeps the results, and layers without a faster equivalent are not replaced."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def maps(channels: int, *hw: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def frozen(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Ready to be packed."""
+    """The module in the state that `pack_for_cpu` requires."""
     fold_batch_norm(module.eval())
     return module.requires_grad_(requires_grad=False).to(dtype=dtype, memory_format=torch.channels_last)
 
 
 def packed(module: nn.Module) -> nn.Module:
-    """A packed copy."""
+    """A copy with replaced layers."""
     holder = nn.Sequential(copy.deepcopy(module))
     pack_for_cpu(holder)
     return holder
@@ -76,7 +76,7 @@ def test_a_layer_gives_torchs_result(plain: nn.Module, kind: type[Layer], dtype:
     for hw in ((9, 7), (12, 20), (9, 7)):
         picture = maps(16, *hw, dtype=dtype)
         expected, found = plain(picture), layer(picture)
-        # sums of 144 products in another order
+        # sums of 144 products in a different order
         torch.testing.assert_close(found, expected, rtol=roundings(dtype, 2), atol=roundings(dtype, 2))
         assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -91,7 +91,7 @@ def test_a_linear_layer_gives_torchs_result_for_any_number_of_rows(dtype: torch.
         torch.testing.assert_close(layer(rows), plain(rows), rtol=roundings(dtype, 2), atol=roundings(dtype, 2))
 
 
-def test_a_map_that_is_not_channels_last_is_taken_too() -> None:
+def test_a_map_may_be_contiguous_nchw() -> None:
     plain = frozen(nn.Conv2d(16, 32, 3, padding=1))
     picture = torch.randn(2, 16, 9, 7)
     torch.testing.assert_close(as_layer(plain)(picture), plain(picture))
@@ -112,7 +112,7 @@ def test_an_addend_is_added_before_the_activation(overwrite: bool) -> None:
         assert torch.equal(addend, before)
 
 
-def test_layouts_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_layouts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "_MAX_SHAPES", 3)
     plain = frozen(nn.Conv2d(16, 32, 3, padding=1))
     layer = as_layer(plain)
@@ -127,7 +127,7 @@ def test_layouts_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.M
     [nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4)],
     ids=["padding by name", "reflected padding", "another layer"],
 )
-def test_what_has_no_such_form_has_none(plain: nn.Module) -> None:
+def test_unsupported_layers_are_not_replaced(plain: nn.Module) -> None:
     assert as_layer(plain) is None
 
 
@@ -142,7 +142,7 @@ def checked_anew() -> None:
 
 
 @pytest.mark.usefixtures("checked_anew")
-def test_layers_that_compute_something_else_here_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_with_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Convolution.forward
 
     def wrong(self: Convolution, *arguments: Tensor, **options: bool) -> Tensor:
@@ -152,12 +152,12 @@ def test_layers_that_compute_something_else_here_are_not_used(monkeypatch: pytes
     network = frozen(nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 25, 8)))
     picture = maps(16, 7, 7)
     found = packed(network)
-    assert num_layers(found) == 1  # the linear one
+    assert num_layers(found) == 1  # the linear layer
     torch.testing.assert_close(found(picture), network(picture))
 
 
 @pytest.mark.usefixtures("checked_anew")
-def test_operators_that_this_torch_lacks_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*_: object) -> Tensor:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_convolution_weight'")
 
@@ -166,7 +166,7 @@ def test_operators_that_this_torch_lacks_are_not_used(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("checked_anew")
-def test_the_check_leaves_the_callers_random_numbers_alone() -> None:
+def test_the_check_does_not_change_the_random_state() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -198,7 +198,7 @@ def test_a_residual_block(downsampled: bool, dtype: torch.dtype) -> None:
     assert num_layers(found) == 3 + downsampled
 
 
-def test_a_block_writes_over_what_only_it_can_hold() -> None:
+def test_a_block_overwrites_an_input_that_only_it_references() -> None:
     plain = frozen(nn.Sequential(nn.Conv2d(8, 64, 1), nn.ReLU(), bottleneck(downsampled=False)))
     found = packed(plain)
     assert found[0][2].owns_input
@@ -206,7 +206,7 @@ def test_a_block_writes_over_what_only_it_can_hold() -> None:
     torch.testing.assert_close(found(picture), plain(picture))
 
 
-def test_a_block_does_not_write_over_what_is_returned_too() -> None:
+def test_a_block_does_not_overwrite_a_returned_output() -> None:
     body = nn.Sequential(
         OrderedDict(first=nn.Conv2d(8, 64, 1), second=bottleneck(downsampled=False), third=nn.Conv2d(64, 8, 1))
     )
@@ -240,7 +240,7 @@ def test_a_feature_pyramid() -> None:
 PYRAMID = [("0", 8, 16), ("1", 16, 8), ("2", 24, 4)]
 
 
-def test_the_head_of_the_rpn_reads_a_map_once() -> None:
+def test_the_rpn_head_uses_one_convolution() -> None:
     plain = frozen(RPNHead(16, 3))
     nn.init.normal_(plain.bbox_pred.bias)
     levels = [maps(16, 12, 10), maps(16, 6, 5)]
@@ -256,7 +256,7 @@ def test_the_head_of_the_rpn_reads_a_map_once() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_street(dtype: torch.dtype) -> None:
-    """Trunk and heads; the input of the box head is laid out by cells, as RoIAlign leaves it."""
+    """Backbone and heads; the input of the box head is channels last, as RoIAlign returns it."""
     plain = frozen(build("street", 7), dtype)
     found = copy.deepcopy(plain)
     pack_for_cpu(found)

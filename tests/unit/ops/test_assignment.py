@@ -11,12 +11,12 @@ from ops import reference
 from ops.assignment import match_pairs, solve_assignment
 from ops.iou import overlapping_pairs
 
-# sums of a few dozen float64 numbers of order 1, added in another order
+# Sums of a few dozen float64 numbers of order 1 in different orders.
 TOLERANCE = 1e-9
 
 
 def total(cost: NDArray[np.float64], col_of_row: NDArray[np.int64]) -> float:
-    """Cost of an assignment, after making sure that it is one."""
+    """Check that the columns form an assignment and return its cost."""
     rows = np.flatnonzero(col_of_row >= 0)
     assert len(set(col_of_row[rows].tolist())) == len(rows)
     return float(cost[rows, col_of_row[rows]].sum())
@@ -31,7 +31,7 @@ def random_cost(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("kind", ["ties", "normal"])
-def test_every_permutation_is_at_least_as_dear(kind: str) -> None:
+def test_no_permutation_costs_less(kind: str) -> None:
     rng = np.random.default_rng(3)
     for _ in range(60):
         cost = random_cost(rng, kind, tuple(rng.integers(0, 6, 2)))
@@ -39,7 +39,7 @@ def test_every_permutation_is_at_least_as_dear(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ties", "normal", "wide range"])
-def test_as_good_as_scipy(kind: str) -> None:
+def test_cost_equals_scipys(kind: str) -> None:
     rng = np.random.default_rng(4)
     for _ in range(2000):
         cost = random_cost(rng, kind, tuple(rng.integers(0, 16, 2)))
@@ -57,7 +57,7 @@ def test_large_matrices(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.7])
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-def test_sparse_pairs_reach_the_dense_optimum(density: float, ties: bool) -> None:
+def test_matching_of_sparse_pairs_reaches_the_dense_optimum(density: float, ties: bool) -> None:
     rng = np.random.default_rng(6)
     for _ in range(1000):
         num_rows, num_cols = rng.integers(0, 20, 2)
@@ -72,9 +72,9 @@ def test_sparse_pairs_reach_the_dense_optimum(density: float, ties: bool) -> Non
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-def test_each_component_of_a_crowd_is_at_its_optimum(ties: bool) -> None:
-    """Boxes where they were predicted and boxes found, in crowds of every density, at the tracker's gates of IoU. In
-    the crowds with ties all stand on a coarse grid, many in the same place.
+def test_each_component_of_a_crowd_is_matched_optimally(ties: bool) -> None:
+    """Predicted and detected boxes in crowds of several densities, gated at the tracker's IoU thresholds. In the crowds
+    with ties, all boxes are on a coarse grid, and many coincide.
     """
     rng = np.random.default_rng(7)
     num_linked = 0
@@ -105,7 +105,7 @@ def test_each_component_of_a_crowd_is_at_its_optimum(ties: bool) -> None:
     assert num_linked > 2000, "too few components with a choice"
 
 
-def test_two_fair_pairs_beat_one_good_one() -> None:
+def test_two_medium_pairs_beat_one_heavy_pair() -> None:
     rows, cols = np.array([0, 0, 1]), np.array([0, 1, 0])
     np.testing.assert_array_equal(match_pairs(rows, cols, np.array([0.8, 0.5, 0.5]), 2, 2), [1, 0])
     np.testing.assert_array_equal(match_pairs(rows, cols, np.array([0.9, 0.4, 0.4]), 2, 2), [0, -1])
@@ -116,6 +116,6 @@ def test_two_fair_pairs_beat_one_good_one() -> None:
     [(np.zeros(3), r"must be \(N, M\)"), (np.array([[1.0, np.nan]]), "finite"), (np.array([[np.inf]]), "finite")],
     ids=["vector", "nan", "infinity"],
 )
-def test_bad_costs_are_refused(cost: NDArray[np.float64], message: str) -> None:
+def test_invalid_costs_raise(cost: NDArray[np.float64], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve_assignment(cost)

@@ -11,7 +11,7 @@ from ops.lanes import meeting_lanes
 
 
 def random_boxes(rng: np.random.Generator, num: int, extent: int) -> NDArray[np.float64]:
-    """Boxes with whole-numbered edges, so that many touch, coincide or have no area."""
+    """Boxes with integer edges, so that many touch, coincide or have no area."""
     corners = np.sort(rng.integers(0, extent, (num, 2, 2)), axis=1)
     return corners.reshape(num, 4).astype(np.float64)
 
@@ -22,7 +22,7 @@ def test_known_values() -> None:
     np.testing.assert_array_equal(box_iou(boxes, others), [[1.0, 8 / 24, 0.0, 4 / 16, 0.0, 0.0]])
 
 
-def test_boxes_without_area_overlap_nothing() -> None:
+def test_boxes_without_area_have_iou_0() -> None:
     point = np.array([[3.0, 3.0, 3.0, 3.0]])
     assert box_iou(point, point)[0, 0] == 0.0
     assert len(overlapping_pairs(point, point, 0.0)[2]) == 0
@@ -57,7 +57,7 @@ def test_every_pair_is_found_once(extent: int, min_iou: float) -> None:
 
 
 def far_apart(rng: np.random.Generator, kind: str, num: int) -> NDArray[np.float64]:
-    """Boxes that the strips tell apart badly."""
+    """Boxes that are distributed badly over the strips."""
     boxes = random_boxes(rng, num, 200) + rng.choice([0.0, 0.25], (num, 1))
     if kind == "one left edge":
         boxes[:, 2] += 50.0 - boxes[:, 0]
@@ -82,7 +82,7 @@ def test_boxes_that_share_a_strip(kind: str) -> None:
         np.testing.assert_array_equal(found, np.where(expected >= 0.1, expected, 0.0))
 
 
-def test_strips_hold_the_boxes_by_their_left_edges() -> None:
+def test_strips_sort_the_boxes_by_their_left_edges() -> None:
     boxes = random_boxes(np.random.default_rng(9), 50, 30)
     strips = into_strips(boxes)
     np.testing.assert_array_equal(strips.order, np.argsort(boxes[:, 0], kind="stable"))
@@ -97,7 +97,7 @@ def compiled_lanes(edges: NDArray[np.float64], first: int, box: NDArray[np.float
 
 
 @pytest.mark.parametrize("factor", [np.inf, 4.0, 12.0])
-def test_eight_lanes_are_eight_boxes(factor: float) -> None:
+def test_eight_lanes_equal_eight_comparisons(factor: float) -> None:
     rng = np.random.default_rng(10)
     num_met = 0
     for _ in range(200):
@@ -110,25 +110,25 @@ def test_eight_lanes_are_eight_boxes(factor: float) -> None:
     assert num_met > 100, "too few that meet"
 
 
-def test_more_pairs_than_boxes_fit() -> None:
+def test_more_pairs_than_the_initial_capacity() -> None:
     boxes = np.tile([0.0, 0.0, 1.0, 1.0], (60, 1))
     assert len(overlapping_pairs(boxes, boxes, 0.5)[2]) == 60 * 60
 
 
 @pytest.mark.parametrize("x2", [np.nan, np.inf])
-def test_boxes_that_are_not_finite_are_refused(x2: float) -> None:
+def test_boxes_that_are_not_finite_raise(x2: float) -> None:
     with pytest.raises(ValueError, match="must be finite"):
         overlapping_pairs(np.zeros((1, 4)), np.array([[0.0, 0.0, x2, 1.0]]), 0.1)
 
 
-def test_what_is_no_number_meets_nothing() -> None:
-    """A prediction may end as one; compiled code must not look for it outside its arrays."""
+def test_nan_boxes_overlap_nothing() -> None:
+    """A prediction can become NaN; compiled code must not index outside its arrays."""
     boxes = random_boxes(np.random.default_rng(11), 20, 30)
     for nowhere in (np.nan, np.inf, -np.inf):
         assert len(pairs_in_strips(np.full((3, 4), nowhere), boxes, into_strips(boxes), 0.1)[2]) == 0
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 2, 4)])
-def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_wrong_shapes_raise(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"boxes_b_xyxy must be \(N, 4\)"):
         box_iou(np.zeros((1, 4)), np.zeros(shape))

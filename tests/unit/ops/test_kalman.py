@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from ops.kalman import correct_filter, filter_box, predict_filter, start_filter
 from ops.reference import KalmanBox
 
-# float64 through a few dozen steps; the reference multiplies and inverts whole matrices
+# float64 over a few dozen steps; the reference multiplies and inverts 8x8 matrices
 TOLERANCE = 1e-9
 
 
@@ -28,7 +28,7 @@ def assert_same(filters: NDArray[np.float64], references: list[KalmanBox]) -> No
             np.testing.assert_allclose(filter_[axis], expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_four_small_filters_are_the_8x8_one() -> None:
+def test_four_2x2_filters_equal_the_8x8_filter() -> None:
     rng = np.random.default_rng(7)
     whole = np.array([[10.0, 20, 60, 140], [5, 5, 5.2, 5.1], [300, 100, 500, 130]])
     filters = new_filters(whole)
@@ -40,7 +40,7 @@ def test_four_small_filters_are_the_8x8_one() -> None:
             predict_filter(filter_, dt_s)
         whole = whole + rng.normal(0.0, 1.0, whole.shape)
         whole[:, 2:] = np.maximum(whole[:, :2], whole[:, 2:])
-        # now and then a side is cut off
+        # sometimes one side is truncated
         inwards = np.tile(whole[:, 2:] - whole[:, :2], 2) * [0.3, 0.3, -0.3, -0.3]
         boxes = whole + inwards * (rng.random(whole.shape) < 0.2)
         for index, reference in enumerate(references):
@@ -51,7 +51,7 @@ def test_four_small_filters_are_the_8x8_one() -> None:
         assert_same(filters, references)
 
 
-def test_one_long_step_is_many_short_ones() -> None:
+def test_one_long_prediction_equals_many_short_ones() -> None:
     boxes = np.array([[10.0, 20, 60, 140]])
     once, often = new_filters(boxes), new_filters(boxes)
     once[0, :2, 1] = often[0, :2, 1] = [35.0, -20.0]
@@ -62,7 +62,7 @@ def test_one_long_step_is_many_short_ones() -> None:
 
 
 @pytest.mark.parametrize("fps", [30, 10, 5])
-def test_velocity_is_learned_per_second(fps: int) -> None:
+def test_velocity_is_per_second(fps: int) -> None:
     velocity = np.array([80.0, -30.0, 80.0, -30.0])
     filters = new_filters(np.array([[100.0, 300, 150, 420]]))
     for frame in range(1, 2 * fps + 1):
@@ -72,8 +72,8 @@ def test_velocity_is_learned_per_second(fps: int) -> None:
 
 
 @pytest.mark.parametrize("fps", [30, 10, 5])
-def test_who_walks_behind_a_pillar_keeps_pace_and_size(fps: int) -> None:
-    """60 pixels wide, 100 a second, until the pillar with its left edge at x = 400 leaves a quarter of it in sight."""
+def test_an_object_that_passes_behind_a_pillar_keeps_velocity_and_size(fps: int) -> None:
+    """A box 60 px wide at 100 px/s, until a pillar at x = 400 occludes three quarters of it."""
     filters = new_filters(np.array([[100.0, 300, 160, 450]]))
     for frame in range(1, 10 * fps):
         x1 = 100.0 + 100.0 * frame / fps
@@ -82,14 +82,14 @@ def test_who_walks_behind_a_pillar_keeps_pace_and_size(fps: int) -> None:
             break
         predict_filter(filters[0], 1 / fps)
         correct_filter(filters[0], np.array([[x1, 300.0, x2, 450.0]]), 0, 1 / fps)
-    # the centre of the box in sight moves at 50, its width shrinks by 100 a second
+    # the centre of the visible box moves at 50 px/s, and its width shrinks by 100 px/s
     assert filters[0, 0, 1] > 65.0
     assert filters[0, 2, 0] > 57.0
     assert filters[0, 2, 1] > -3.0
     np.testing.assert_allclose(filters[0, [1, 3], :2], [[375.0, 0.0], [150.0, 0.0]], atol=1e-9)
 
 
-def test_what_comes_out_from_behind_something_is_believed_at_once() -> None:
+def test_a_growing_box_is_adopted_at_once() -> None:
     filters = new_filters(np.array([[100.0, 300, 115, 450]]))
     for width in (20.0, 30.0, 40.0, 50.0, 60.0):
         predict_filter(filters[0], 0.1)
@@ -97,8 +97,8 @@ def test_what_comes_out_from_behind_something_is_believed_at_once() -> None:
     assert filters[0, 2, 0] == pytest.approx(60.0, abs=3.0)
 
 
-def test_what_goes_away_from_the_camera_becomes_small() -> None:
-    """By a fifth of its size in a second: the filter follows by and by, as if it had been cut."""
+def test_an_object_that_moves_away_shrinks() -> None:
+    """The box shrinks by a fifth per second: the filter follows slowly, as after a truncation."""
     centre = np.array([130.0, 375.0])
     filters = new_filters(np.array([[100.0, 300, 160, 450]]))
     for frame in range(1, 61):
@@ -109,7 +109,7 @@ def test_what_goes_away_from_the_camera_becomes_small() -> None:
     np.testing.assert_allclose(filters[0, 2:, 0], size, rtol=0.2)
 
 
-def test_only_the_filter_asked_for_moves() -> None:
+def test_only_the_given_filter_changes() -> None:
     filters = new_filters(np.array([[0.0, 0, 4, 4], [0, 0, 4, 4]]))
     before = filters.copy()
     predict_filter(filters[0], 0.1)
@@ -117,13 +117,13 @@ def test_only_the_filter_asked_for_moves() -> None:
     np.testing.assert_array_equal(filters[1], before[1])
 
 
-def test_boxes_come_back() -> None:
+def test_a_new_filter_returns_its_box() -> None:
     boxes = np.array([[10.0, 20, 60, 140], [3, 4, 3, 9]])
     found = [filter_box(filter_) for filter_ in new_filters(boxes)]
     np.testing.assert_allclose(found, boxes, rtol=1e-15)
 
 
-def test_a_size_below_zero_is_an_empty_box() -> None:
+def test_a_negative_size_gives_an_empty_box() -> None:
     filters = new_filters(np.array([[10.0, 20, 12, 22]]))
     filters[0, 2:, 1] = -10.0
     predict_filter(filters[0], 1.0)

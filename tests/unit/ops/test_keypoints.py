@@ -1,4 +1,5 @@
-"""Keypoints from heatmaps: cases by hand, loops and torchvision as judges, and maps made to mislead the search."""
+"""Keypoint decoding: cases by hand, comparison with the reference and torchvision, and heatmaps that are hard to
+search."""
 
 from __future__ import annotations
 
@@ -17,19 +18,19 @@ from ops.keypoints import decode_keypoints
 WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 needs_jit = pytest.mark.skipif(WITHOUT_JIT, reason="too large for interpreted loops")
 
-# Weights and sums in float32: some 20 roundings of 2^-24, of cells that count up to 1.375^2 times.
+# Weights and sums in float32: about 20 roundings of 2^-24; the absolute weights sum to at most 1.375^2.
 RELATIVE_ERROR = 40 * 2.0**-24
 
-# A position is a pixel's number times its size, plus the corner: three roundings of values up to a few thousand.
+# A position is a pixel index times a size plus a corner: three roundings of values up to a few thousand.
 POSITION_ERROR_PX = 1e-3
 
 BOXES = np.array(
     [
-        [10, 20, 66, 76],  # as large as the map
+        [10, 20, 66, 76],  # the size of the heatmap
         [3.25, 7.5, 120.75, 300.125],
-        [100, 50, 111.5, 61.25],  # smaller than the map
+        [100, 50, 111.5, 61.25],  # smaller than the heatmap
         [0, 0, 400, 30],
-        [5.5, 5.5, 5.5, 5.5],  # nothing: one pixel
+        [5.5, 5.5, 5.5, 5.5],  # empty, which counts as one pixel
         [640, 480, 640.5, 500],  # thinner than a pixel
         [-20, -30, 50.5, 40.25],
         [1000.1, 2000.2, 1057.3, 2091.9],
@@ -39,7 +40,7 @@ BOXES = np.array(
 
 
 def smooth_maps(num: int, num_keypoints: int, side: int, seed: int = 0) -> NDArray[np.float32]:
-    """Bumps on a slope with some noise, doubled in size as the network's last step does it."""
+    """Peaks on a slope with noise, upsampled by two as in the network's last layer."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:side:2, :side:2]
     at_x, at_y = random.uniform(0, side, (2, num, num_keypoints, 1, 1))
@@ -53,7 +54,7 @@ def noise_maps(num: int, num_keypoints: int, side: int, seed: int = 0) -> NDArra
 
 
 def assert_as_torchvision(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.float32]) -> None:
-    """The same scores, and the same pixels unless theirs is level with ours to within rounding."""
+    """Check equal scores, and equal pixels unless both pixels have the same value within rounding."""
     found = decode_keypoints(heatmaps, boxes_xyxy)
     maps, boxes = torch.from_numpy(heatmaps), torch.from_numpy(boxes_xyxy)
     xy, scores = heatmaps_to_keypoints(maps, boxes)
@@ -68,11 +69,11 @@ def assert_as_torchvision(heatmaps: NDArray[np.float32], boxes_xyxy: NDArray[np.
         assert scores[n, k] - resized[0, 0, row, column] <= 2 * error[n, k], f"box {n}, keypoint {k}: not the highest"
 
 
-def test_a_map_of_the_size_of_its_box_is_taken_as_it_is() -> None:
+def test_a_heatmap_of_the_size_of_its_box_is_not_interpolated() -> None:
     heatmap = np.zeros((1, 1, 4, 4), np.float32)
     heatmap[0, 0, 1, 2] = 5.0
     found = decode_keypoints(heatmap, np.array([[10, 20, 14, 24]], np.float32))
-    # row 1, column 2; a pixel's centre is half a pixel from its corner
+    # row 1, column 2; the centre of a pixel is half a pixel from its corner
     np.testing.assert_array_equal(found, [[[12.5, 21.5, 5.0]]])
 
 
@@ -85,14 +86,14 @@ def test_a_box_twice_as_large_by_hand() -> None:
     np.testing.assert_array_equal(found, [[[4.5, 2.5, 0.87890625**2]]])
 
 
-def test_sides_of_a_fraction_of_a_pixel_are_rounded_up_and_put_back() -> None:
+def test_fractional_box_sizes_are_rounded_up_and_scaled_back() -> None:
     heatmap = np.zeros((1, 1, 4, 4), np.float32)
     heatmap[0, 0, 3, 0] = 1.0
     found = decode_keypoints(heatmap, np.array([[10, 20, 13.5, 23.75]], np.float32))
     np.testing.assert_array_equal(found, [[[10 + 0.5 * 3.5 / 4, 20 + 3.5 * 3.75 / 4, 1.0]]])
 
 
-def test_of_equal_heights_the_first_counts() -> None:
+def test_of_equal_maxima_the_first_is_returned() -> None:
     heatmaps = np.zeros((1, 3, 6, 6), np.float32)
     heatmaps[0, 1, [1, 4, 4], [5, 0, 5]] = 2.0
     heatmaps[0, 2, [4, 4], [5, 1]] = 2.0
@@ -101,7 +102,7 @@ def test_of_equal_heights_the_first_counts() -> None:
 
 
 @pytest.mark.parametrize(("maps", "side"), [(noise_maps, 2), (noise_maps, 5), (noise_maps, 8), (smooth_maps, 10)])
-def test_as_the_loops_say(maps, side: int) -> None:
+def test_equals_the_reference(maps, side: int) -> None:
     boxes = np.array([[3, 4, 11, 12], [0.5, 2.25, 25.75, 9], [7, 7, 7, 7], [1, 2, 4.5, 19.125]], np.float32)
     heatmaps = maps(len(boxes), 3, side)
     found = decode_keypoints(heatmaps, boxes)
@@ -110,19 +111,19 @@ def test_as_the_loops_say(maps, side: int) -> None:
         [reference.keypoint(heatmap.astype(float), box) for heatmap in of_box]
         for of_box, box in zip(heatmaps, boxes, strict=True)
     ]
-    # random maps have no two pixels that are level
+    # random heatmaps have no two equal pixels
     assert np.abs(found - expected).max() <= 1e-5
 
 
 @needs_jit
 @pytest.mark.parametrize("maps", [smooth_maps, noise_maps])
-def test_as_torchvision_says(maps) -> None:
+def test_equals_torchvision(maps) -> None:
     assert_as_torchvision(maps(len(BOXES), 17, 56), BOXES)
 
 
 @needs_jit
 @pytest.mark.parametrize("seed", range(20))
-def test_as_torchvision_says_of_boxes_of_any_size(seed: int) -> None:
+def test_equals_torchvision_for_boxes_of_any_size(seed: int) -> None:
     random = np.random.default_rng(seed)
     corner = random.uniform(-50, 600, (6, 2))
     boxes = np.hstack([corner, corner + np.exp(random.uniform(-1, 6, (6, 2)))]).astype(np.float32)
@@ -132,9 +133,9 @@ def test_as_torchvision_says_of_boxes_of_any_size(seed: int) -> None:
 
 @needs_jit
 @pytest.mark.parametrize("offset", [0.0, 1000.0, -1000.0], ids=["signed", "high", "low"])
-def test_peaks_between_cells_beat_the_highest_cell(offset: float) -> None:
-    """Four level cells among low ones swing up between them by nearly all that the bound allows, and so beat a single
-    one that is higher than each of them.
+def test_a_peak_between_cells_beats_the_highest_cell(offset: float) -> None:
+    """Cubic interpolation between four equal cells among low ones overshoots by nearly the bound, and so exceeds a
+    single cell that is higher than each of them.
     """
     heatmaps = np.full((1, 1, 56, 56), offset - 10, np.float32)
     heatmaps[0, 0, 20:22, 30:32] = offset + 1
@@ -149,32 +150,32 @@ def test_peaks_between_cells_beat_the_highest_cell(offset: float) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [(0, 0), (7, 7), (3, 4)], ids=str)
-def test_a_map_that_is_not_finite_gives_no_position(bad: float, place: tuple[int, int]) -> None:
+def test_a_heatmap_that_is_not_finite_gives_nan(bad: float, place: tuple[int, int]) -> None:
     heatmaps = smooth_maps(2, 2, 8)
     boxes = np.array([[0, 0, 20, 30], [5, 5, 12, 13]], np.float32)
     whole = decode_keypoints(heatmaps, boxes)
     heatmaps[1, 0, *place] = bad
-    with np.errstate(invalid="ignore"):  # where the kernel is interpreted
+    with np.errstate(invalid="ignore"):  # the kernel runs in the interpreter
         found = decode_keypoints(heatmaps, boxes)
     assert np.isnan(found[1, 0]).all()
     found[1, 0] = whole[1, 0]
     np.testing.assert_array_equal(found, whole)
 
 
-def test_a_map_of_one_cell_is_level() -> None:
+def test_a_heatmap_of_one_cell_is_constant() -> None:
     ((found,),) = decode_keypoints(np.full((1, 1, 1, 1), 3.25, np.float32), np.array([[10, 20, 30, 50]], np.float32))
     assert found[2] == pytest.approx(3.25, rel=RELATIVE_ERROR)
-    # which pixel is the highest is a matter of rounding
+    # rounding decides which pixel is the highest
     assert (found[:2] >= [10.5, 20.5]).all()
     assert (found[:2] <= [29.5, 49.5]).all()
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_input_gives_empty_output() -> None:
     found = decode_keypoints(np.zeros((0, 17, 56, 56), np.float32), np.zeros((0, 4), np.float32))
     assert (found.shape, found.dtype) == ((0, 17, 3), np.float32)
 
 
-def test_views_with_strides_are_taken() -> None:
+def test_non_contiguous_input() -> None:
     heatmaps = smooth_maps(3, 2, 8)
     boxes = np.array([[0, 0, 20, 30], [5, 5, 12, 13], [1, 2, 3, 4]], np.float32)
     turned = np.ascontiguousarray(heatmaps.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
@@ -198,6 +199,6 @@ def test_views_with_strides_are_taken() -> None:
     ],
     ids=["boxes-shape", "boxes-type", "another-number", "maps-type", "not-square", "empty", "nan", "huge"],
 )
-def test_what_does_not_fit_is_refused(maps_shape, maps_dtype, boxes, message: str) -> None:
+def test_invalid_input_raises(maps_shape, maps_dtype, boxes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_keypoints(np.zeros(maps_shape, maps_dtype), boxes)

@@ -1,4 +1,4 @@
-"""Area, centroid and shared area of box-local masks: by hand, and against masks that are drawn very finely."""
+"""Area, centroid and intersection of box-local masks: by hand, and compared with finely rasterised masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ops.mask_overlap import MASK_SIDE, mask_area, mask_centroid, shared_area
 
 
 def packed(cells: ArrayLike) -> NDArray[np.uint8]:
-    """(N, 98) of (N, 28, 28) or of one (28, 28)."""
+    """Pack (N, 28, 28), or one (28, 28), into (N, 98)."""
     return np.packbits(np.asarray(cells, np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE), axis=1)
 
 
@@ -41,13 +41,13 @@ def test_known_values() -> None:
 
 
 @pytest.mark.parametrize("other", [(66, 20, 80, 48), (100, 100, 120, 120), (30, 30, 30, 40), (30, 30, 40, 30)])
-def test_apart_or_without_area(other: tuple[int, ...]) -> None:
+def test_disjoint_or_without_area(other: tuple[int, ...]) -> None:
     assert shared(FULL, (10, 20, 66, 48), FULL, other) == 0
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_equals_masks_that_are_drawn(seed: int) -> None:
-    """On a grid so fine that every edge of a cell lies on it."""
+def test_equals_rasterised_masks(seed: int) -> None:
+    """Rasterised on a grid so fine that every cell edge lies on it."""
     rng = np.random.default_rng(seed)
     boxes, drawn, masks = [], [], []
     for _ in range(2):
@@ -66,8 +66,8 @@ def test_equals_masks_that_are_drawn(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_full_masks_are_their_boxes(seed: int) -> None:
-    """At any place and size, tiny and huge ones too."""
+def test_full_masks_have_the_intersection_of_their_boxes(seed: int) -> None:
+    """Boxes at any position and of any size."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-50, 2000, (2, 2))
     sizes = np.exp(rng.uniform(-6, 8, (2, 2)))

@@ -1,4 +1,4 @@
-"""Suppression of a whole batch: a case by hand, the loops, and torchvision's nms, with which it agrees exactly."""
+"""NMS of a whole batch: a case by hand, and exact comparison with the reference and torchvision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def suppressed(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """What `nms` keeps of each group, once the form of its result is checked."""
+    """The survivors of each group, after a check of the shapes and the padding of the result."""
     with np.errstate(invalid="ignore", over="ignore"):  # where the kernel is interpreted
         kept, num_kept = nms(boxes, is_candidate, iou_threshold, max_kept, classes)
     assert (kept.shape, kept.dtype) == ((len(boxes), max_kept), np.int64)
@@ -45,7 +45,7 @@ def by_torchvision(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """Class by class with torchvision's nms. Equal scores are sorted stably, so these keep the order they are in."""
+    """torchvision's nms class by class. Its sort is stable, so boxes with equal scores keep their order."""
     kept = []
     for group in range(len(boxes)):
         of_class = np.zeros(boxes.shape[1], np.int64) if classes is None else classes[group]
@@ -67,7 +67,7 @@ def by_loops(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """With the reference."""
+    """The survivors by the reference."""
     of_group = [None] * len(boxes) if classes is None else classes
     return [
         reference.nms(*arguments, iou_threshold, max_kept, one_classes)
@@ -76,7 +76,7 @@ def by_loops(
 
 
 def test_by_hand() -> None:
-    """0 and 1 share 8 of 12, 0 and 2 share 6 of 14, 1 and 2 share 8 of 12; 3 lies apart."""
+    """IoUs: 8 / 12 for boxes 0 and 1, 6 / 14 for 0 and 2, 8 / 12 for 1 and 2; box 3 overlaps none."""
     boxes = np.array([[[0, 0, 5, 2], [1, 0, 6, 2], [2, 0, 7, 2], [9, 9, 10, 10]]], np.float32)
     everything = np.ones((1, 4), np.bool_)
     assert suppressed(boxes, everything, 0.7, 4) == [[0, 1, 2, 3]]
@@ -91,7 +91,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("with_classes", [False, True], ids=["one class", "classes"])
 @pytest.mark.parametrize("iou_threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_agrees_with_torchvision_and_the_loops(iou_threshold: float, with_classes: bool) -> None:
+def test_equals_torchvision_and_the_reference(iou_threshold: float, with_classes: bool) -> None:
     num_groups, num_boxes = 4, 40
     for seed in range(3 if WITHOUT_JIT else 50):
         random = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_agrees_with_torchvision_and_the_loops(iou_threshold: float, with_classe
 @needs_jit
 @pytest.mark.parametrize("num_boxes", [1, 31, 32, 33, 64, 65, 700])
 def test_agrees_with_torchvision_on_thousands_of_crowds(num_boxes: int) -> None:
-    """Also where the survivors just fill a block, and where more survive than are kept."""
+    """Including survivors that exactly fill a block, and more survivors than max_kept."""
     num_groups = 30 if num_boxes > 100 else 400
     for side_px in (3.0, 60.0):
         boxes = crowd(num_groups, num_boxes, num_boxes, side_px)
@@ -120,7 +120,7 @@ def test_agrees_with_torchvision_on_thousands_of_crowds(num_boxes: int) -> None:
 @needs_jit
 @pytest.mark.parametrize("num_boxes", [300, 4096])
 def test_agrees_with_batched_nms(num_boxes: int) -> None:
-    """In whole numbers, because torchvision moves the classes apart by adding to the coordinates."""
+    """Integer coordinates, because torchvision adds an offset for each class, which must not round."""
     random = np.random.default_rng(num_boxes)
     corners = random.integers(0, 500, (num_boxes, 2))
     boxes = np.concatenate([corners, corners + random.integers(1, 200, (num_boxes, 2))], axis=1).astype(np.float32)
@@ -131,8 +131,8 @@ def test_agrees_with_batched_nms(num_boxes: int) -> None:
 
 
 @pytest.mark.parametrize("iou_threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9])
-def test_an_iou_that_is_the_threshold_suppresses_as_torchvisions(iou_threshold: float) -> None:
-    """Pairs that share n of 10 columns, with n / 10 on either side of the threshold's nearest float32."""
+def test_an_iou_equal_to_the_threshold_behaves_like_torchvisions(iou_threshold: float) -> None:
+    """Pairs with an IoU of n / 10, on either side of the float32 nearest to the threshold."""
     offsets = np.arange(11, dtype=np.float32)
     pairs = np.stack([[[0, 0, 10, 1], [0, 0, offset, 1]] for offset in offsets]).astype(np.float32)
     everything = np.ones((len(pairs), 2), np.bool_)
@@ -144,7 +144,7 @@ def test_an_iou_that_is_the_threshold_suppresses_as_torchvisions(iou_threshold: 
 
 @pytest.mark.parametrize("iou_threshold", [0.5, 0.7])
 def test_ious_within_a_rounding_of_the_threshold(iou_threshold: float) -> None:
-    """Exact arithmetic decides some of these the other way, and so would a multiply-add that rounds once."""
+    """Exact arithmetic and fused multiply-adds decide some of these pairs differently."""
     boxes, classes = pairs_near_threshold(200, iou_threshold)
     everything = np.ones(classes.shape, np.bool_)
     expected = by_torchvision(boxes, everything, iou_threshold, 400, classes)
@@ -159,7 +159,7 @@ def test_ious_within_a_rounding_of_the_threshold(iou_threshold: float) -> None:
 @settings(max_examples=20 if WITHOUT_JIT else 300, deadline=None)
 @given(st.data())
 def test_agrees_with_torchvision_on_few_different_numbers(data: st.DataObject) -> None:
-    """Edges that coincide, boxes without area, and IoUs that are the threshold, are the rule here."""
+    """Coinciding edges, boxes without area and IoUs equal to the threshold are frequent here."""
     num_groups, num_boxes = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 12))
     numbers = st.lists(st.integers(-2, 4), min_size=4 * num_groups * num_boxes, max_size=4 * num_groups * num_boxes)
     boxes = np.array(data.draw(numbers), np.float32).reshape(num_groups, num_boxes, 4) / 2
@@ -170,8 +170,8 @@ def test_agrees_with_torchvision_on_few_different_numbers(data: st.DataObject) -
     assert suppressed(boxes, is_candidate, iou_threshold, max_kept) == expected
 
 
-def test_wrong_forms_are_found_out() -> None:
-    """Suppressed boxes that go on suppressing, classes that are ignored, boxes that are no candidates and suppress."""
+def test_wrong_variants_are_detected() -> None:
+    """Suppressed boxes that suppress, ignored classes, and boxes that suppress without being candidates."""
     boxes, everything = crowd(4, 40, 0), np.ones((4, 40), np.bool_)
     is_candidate, classes = np.random.default_rng(0).random((2, 4, 40)) < 0.5
     classes = classes.astype(np.int64)
@@ -192,7 +192,7 @@ def test_wrong_forms_are_found_out() -> None:
     assert all_suppress != suppressed(boxes, is_candidate, 0.3, 40)
 
 
-def test_boxes_that_are_no_candidates_may_hold_anything() -> None:
+def test_boxes_that_are_not_candidates_may_contain_any_values() -> None:
     boxes, is_candidate = crowd(3, 50, 7), np.random.default_rng(7).random((3, 50)) < 0.5
     expected = suppressed(boxes, is_candidate, 0.5, 50)
     for poison in (np.nan, np.inf, -np.inf, 3e38):
@@ -213,7 +213,7 @@ def test_nothing_to_suppress(shape: tuple[int, int]) -> None:
     assert suppressed(boxes, np.ones(shape, np.bool_), 0.5, 4, classes) == [[]] * shape[0]
 
 
-def test_arguments_may_be_views() -> None:
+def test_arguments_may_be_non_contiguous() -> None:
     boxes, is_candidate = crowd(2, 30, 3), np.arange(60).reshape(2, 30) % 3 > 0
     classes = np.arange(60).reshape(2, 30) % 2
     wide = (
@@ -246,6 +246,6 @@ def options(**changes: Any) -> dict[str, Any]:
         ({"max_kept": 0}, "max_kept must be at least 1, got 0"),
     ],
 )
-def test_refuses_what_it_cannot_take(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nms(**options(**changes))

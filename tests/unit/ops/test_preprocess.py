@@ -1,4 +1,5 @@
-"""From 4:2:0 to the network's input: colours from the standards, loops, torch and OpenCV as judges."""
+"""Conversion of 4:2:0 to the network's input: colours of the standards, and comparison with the reference, torch and
+OpenCV."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ LUMA_SHARES = {
     ColourMatrix.BT2020: (0.2627, 0.0593),
 }
 
-# RGB lies in [0, 1] and comes out of at most five float32 operations on numbers below 2.
+# RGB in [0, 1] results from at most five float32 operations on numbers below 2.
 FLOAT32_TOLERANCE = 1e-6
 
 
@@ -60,28 +61,28 @@ def plain_batch(frame: I420Frame, input_hw: tuple[int, int]) -> NDArray[np.float
 def test_colours_of_the_standards(matrix: str, full_range: bool, ycbcr: tuple[int, ...], rgb: tuple[int, ...]) -> None:
     data = np.repeat(np.array(ycbcr, np.uint8), [16, 4, 4])
     found = i420_to_rgb(frame_of(data, (4, 4), ColourMatrix(matrix), full_range=full_range))
-    # the standards' code values are rounded to whole numbers, up to two levels of RGB
+    # the code values in the standards are rounded to integers: up to two levels of RGB
     assert np.abs(found.astype(int) - rgb).max() <= 2
 
 
 @pytest.mark.parametrize("full_range", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", list(ColourMatrix))
-def test_conversion_agrees_with_the_loops(matrix: ColourMatrix, full_range: bool) -> None:
+def test_conversion_equals_the_reference(matrix: ColourMatrix, full_range: bool) -> None:
     frame = random_frame((6, 10), matrix, full_range=full_range)
     expected = reference.i420_to_rgb(*frame.planes(), *LUMA_SHARES[matrix], full_range=full_range)
     np.testing.assert_allclose(plain_batch(frame, (6, 10)), expected, atol=FLOAT32_TOLERANCE)
     assert np.abs(i420_to_rgb(frame) - expected * 255).max() <= 0.5 + 255 * FLOAT32_TOLERANCE
 
 
-def test_chroma_beside_its_place_is_found_out() -> None:
+def test_a_wrong_chroma_position_is_detected() -> None:
     frame = random_frame((6, 10))
     y, u, v = frame.planes()
     shifted = reference.i420_to_rgb(y, np.roll(u, 1, axis=1), v, *LUMA_SHARES[ColourMatrix.BT709], full_range=False)
     assert np.abs(plain_batch(frame, (6, 10)) - shifted).max() > 1e3 * FLOAT32_TOLERANCE
 
 
-def test_chroma_is_interpolated_as_typed_out() -> None:
-    # V rises by 16 a sample; pixels lie a quarter and three quarters of the way between samples; the border repeats.
+def test_chroma_interpolation_by_hand() -> None:
+    # V rises by 16 per sample; pixels lie at 1/4 and 3/4 between two samples; the border is replicated.
     y, u = np.full((2, 8), 128, np.uint8), np.full((1, 4), 128, np.uint8)
     v = np.array([[112, 128, 144, 160]], np.uint8)
     frame = frame_of(np.concatenate([y.ravel(), u.ravel(), v.ravel()]), (2, 8), ColourMatrix.BT601, full_range=True)
@@ -91,16 +92,16 @@ def test_chroma_is_interpolated_as_typed_out() -> None:
     )
 
 
-def test_opencv_agrees_where_chroma_is_flat() -> None:
+def test_opencv_agrees_for_constant_chroma() -> None:
     data = np.concatenate([np.arange(16, 236, dtype=np.uint8).repeat(2), np.repeat(np.array([90, 150], np.uint8), 110)])
     frame = frame_of(data, (2, 220), ColourMatrix.BT601)
     expected = cv2.cvtColor(data.reshape(3, 220), cv2.COLOR_YUV2RGB_I420)
-    # OpenCV computes in fixed point
+    # OpenCV uses fixed-point arithmetic
     assert np.abs(i420_to_rgb(frame).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("input_hw", [(12, 20), (9, 7), (3, 31), (1, 1)], ids=str)
-def test_resizing_agrees_with_the_loops_and_with_torch(input_hw: tuple[int, int]) -> None:
+def test_resizing_equals_the_reference_and_torch(input_hw: tuple[int, int]) -> None:
     frame = random_frame((6, 10))
     rgb = plain_batch(frame, (6, 10))
     found = plain_batch(frame, input_hw)
@@ -135,13 +136,13 @@ def test_bf16_is_float32_rounded_once(input_hw: tuple[int, int]) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_rows_below_each_other_are_each_converted_for_themselves() -> None:
-    """Shrunk to a third: every row that is needed lies at another place of the two that are held."""
+def test_rows_are_converted_independently() -> None:
+    """Resized to a third, so that the two cached rows are replaced in both positions."""
     frame = random_frame((18, 24))
     np.testing.assert_array_equal(plain_batch(frame, (6, 8)), plain_batch(frame, (18, 24))[1::3, 1::3])
 
 
-def test_a_picture_in_a_strided_array_is_read_as_it_lies() -> None:
+def test_non_contiguous_planes_are_read_correctly() -> None:
     class Strided:
         matrix, full_range = ColourMatrix.BT709, False
 
@@ -154,12 +155,12 @@ def test_a_picture_in_a_strided_array_is_read_as_it_lies() -> None:
         np.testing.assert_array_equal(found[0], plain_batch(random_frame((8, 10)), input_hw))
 
 
-def test_an_input_larger_than_the_batch_is_refused() -> None:
+def test_an_input_larger_than_the_batch_raises() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         preprocess_batch([random_frame((4, 6))], [(40, 60)], (32, 64), (0, 0, 0), (1, 1, 1))
 
 
-def test_packing_writes_planes_in_a_row_and_nothing_behind_them() -> None:
+def test_packing_concatenates_the_planes_and_writes_nothing_after_them() -> None:
     pictures = [random_frame((4, 6)), random_frame((8, 10), ColourMatrix.BT601, full_range=True)]
     planes = np.full((3, 130), 77, np.uint8)
     params = np.full((3, NUM_PARAMS), np.nan, np.float32)
@@ -187,14 +188,14 @@ def test_packing_writes_planes_in_a_row_and_nothing_behind_them() -> None:
         ({"planes": np.zeros((1, 64), np.int8)}, "planes must be .* int8"),
     ],
 )
-def test_packing_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+def test_packing_raises_for_invalid_input(changes: dict[str, Any], message: str) -> None:
     sound = {"pictures": [random_frame((4, 6))], "input_hws": [(4, 6)]}
     memory = {"planes": np.zeros((1, 64), np.uint8), "params": np.zeros((1, NUM_PARAMS), np.float32)}
     with pytest.raises(ValueError, match=message):
         pack_frames(**{**sound, **memory, **changes})
 
 
-def test_rgb_comes_back_from_420() -> None:
+def test_rgb_survives_a_round_trip_through_420() -> None:
     rows, columns = np.mgrid[:48, :64]
     rgb = np.stack([rows * 5, columns * 4, 255 - rows * 5], axis=-1).astype(np.uint8)
     frame = frame_of(rgb_to_i420(rgb), (48, 64), ColourMatrix.BT601, full_range=True)
@@ -203,13 +204,13 @@ def test_rgb_comes_back_from_420() -> None:
 
 
 @pytest.mark.parametrize("rgb", [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (17, 130, 201)])
-def test_a_flat_colour_survives_420(rgb: tuple[int, int, int]) -> None:
+def test_a_constant_colour_survives_420(rgb: tuple[int, int, int]) -> None:
     picture = np.full((4, 6, 3), rgb, np.uint8)
     frame = frame_of(rgb_to_i420(picture), (4, 6), ColourMatrix.BT601, full_range=True)
     assert np.abs(i420_to_rgb(frame).astype(int) - picture).max() <= 2
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (5, 4, 3), (4, 4), (4, 4, 4)], ids=str)
-def test_a_picture_that_cannot_be_420_is_refused(shape: tuple[int, ...]) -> None:
+def test_a_picture_that_cannot_be_420_raises(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="even"):
         rgb_to_i420(np.zeros(shape, np.uint8))

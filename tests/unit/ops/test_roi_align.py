@@ -1,4 +1,4 @@
-"""RoIAlign: geometry by hand, loops and torchvision as judges, and the RoIPool that the loops keep beside it."""
+"""RoIAlign: geometry by hand, comparison with the reference and torchvision; RoIPool of the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_jit = pytest.mark.skipif(WITHOUT_JIT, reason="too large for interpreted lo
 
 FLOAT32_UNIT = 2.0**-24
 POSITION_ERROR_CELLS = 1e-5
-"""the loops compute positions in float64; float32 rounds those up to 40 cells about four times"""
+"""the reference computes positions in float64; float32 rounds positions of up to 40 cells about four times"""
 
 IMAGE_HW = (96, 160)
 SCALES = (0.25, 0.125, 0.0625)
@@ -34,7 +34,7 @@ BOXES = np.array(
         [33, 17, 33, 17],  # empty
         [40, 10, 40, 60],  # without width
         [70.5, 30, 71, 30.4],  # smaller than a cell
-        [-30, -20, 25, 30],  # partly outside
+        [-30, -20, 25, 30],  # partly outside the image
         [150, 80, 260, 190],
         [400, 400, 500, 470],  # outside
         [-500, -300, 700, 500],  # around everything
@@ -61,7 +61,7 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Memory in which every element is NaN."""
+    """Memory filled with NaN."""
     return np.full(shape, 0x7FC0 if dtype == np.uint16 else np.nan, dtype)
 
 
@@ -77,7 +77,7 @@ def aligned_by_us(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDAr
 def by_loops(
     levels: list[NDArray[np.float32]], output_hw: tuple[int, int], sampling_ratio: int, *, aligned: bool
 ) -> NDArray[np.float64]:
-    """The reference's answer for BOXES."""
+    """The result of the reference for BOXES."""
     found = []
     for box, image in zip(BOXES.astype(np.float64), IMAGE_IDX, strict=True):
         level = reference.fpn_level(box, len(SCALES), 1 / SCALES[0])
@@ -102,7 +102,7 @@ def position_tolerance(levels: list[NDArray[np.float32]]) -> float:
 
 
 def assert_close(found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> None:
-    """Names the worst place (box, row, column, channel)."""
+    """Compare, and report the indices (box, row, column, channel) of the largest difference."""
     assert found.shape == expected.shape
     difference = np.abs(found - expected)
     worst = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), difference.shape)
@@ -132,7 +132,7 @@ def test_five_by_five_by_hand(aligned: bool, shift: float) -> None:
 
 
 def test_a_sample_may_lie_one_cell_outside() -> None:
-    """Of a map of one cell: samples at -1.5, -0.5, 0.5, 1.5."""
+    """A map of one cell with samples at -1.5, -0.5, 0.5 and 1.5."""
     one_cell, box = np.full((1, 1, 1, 1), 3.0, np.float32), np.array([[-2.0, -2.0, 2.0, 2.0]], np.float32)
     found = roi_align([one_cell], [1.0], box, np.zeros(1, np.int64), (4, 4), sampling_ratio=1)
     inside = np.array([0.0, 1.0, 1.0, 0.0])
@@ -142,14 +142,14 @@ def test_a_sample_may_lie_one_cell_outside() -> None:
 @pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("channels", [1, 19])
-def test_agrees_with_the_loops(channels: int, sampling_ratio: int, aligned: bool) -> None:
+def test_equals_the_reference(channels: int, sampling_ratio: int, aligned: bool) -> None:
     levels = random_levels(channels)
     expected = by_loops(levels, (3, 2), sampling_ratio, aligned=aligned)
     found = aligned_by_us(levels, BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio, aligned=aligned)
     assert_close(found, expected, sum_tolerance(levels, sampling_ratio) + position_tolerance(levels))
 
 
-def test_half_a_cell_off_is_noticed() -> None:
+def test_a_shift_by_half_a_cell_is_detected() -> None:
     levels = random_levels(3)
     shifted = BOXES + np.float32(0.5 / SCALES[0])
     with pytest.raises(AssertionError, match="for"):
@@ -161,7 +161,7 @@ def test_half_a_cell_off_is_noticed() -> None:
 
 
 def random_boxes(num: int, seed: int) -> NDArray[np.float32]:
-    """Of all sizes from 4 to 1000 pixels, some of them beyond the image."""
+    """Boxes of all sizes from 4 to 1000 pixels, some of them outside the image."""
     random = np.random.default_rng(seed)
     centre = random.uniform(0, [640, 480], (num, 2))
     half = np.exp(random.uniform(np.log(2), np.log(500), (num, 2)))
@@ -195,7 +195,7 @@ def test_agrees_with_torchvision_on_a_pyramid(output_hw: tuple[int, int], sampli
 
 @pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
 def test_agrees_with_torchvision_on_one_level(aligned: bool) -> None:
-    """Also for boxes turned inside out, which have no level in a pyramid."""
+    """Including boxes of negative area, which have no level in a pyramid."""
     level = random_levels(5)[0]
     boxes = np.concatenate([BOXES, [[90, 20, 10, 70], [90, 70, 10, 20]]]).astype(np.float32)
     image_idx = np.append(IMAGE_IDX, [0, 1])
@@ -206,8 +206,8 @@ def test_agrees_with_torchvision_on_one_level(aligned: bool) -> None:
     assert_close(found, expected.permute(0, 2, 3, 1).numpy(), sum_tolerance([level]))
 
 
-def test_levels_change_where_torchvisions_do() -> None:
-    """Maps that hold the number of their level, and boxes a few roundings around each change."""
+def test_levels_change_at_the_areas_of_torchvision() -> None:
+    """Each map contains the number of its level; the areas of the boxes are a few roundings around each threshold."""
     near = 1 + np.arange(-20, 21) * 2.0**-23
     half = np.concatenate([[0, 1, 16, 900, 5000], 112 * near, 224 * near, 448 * near]).astype(np.float32) / 2
     boxes = np.stack([-half, -half, half, half], axis=1)
@@ -222,7 +222,7 @@ def test_levels_change_where_torchvisions_do() -> None:
 
 
 @pytest.mark.parametrize("image_hw", [(480, 640), (750, 1333), (800, 1088), (32, 32)], ids=str)
-def test_scales_are_torchvisions(image_hw: tuple[int, int]) -> None:
+def test_scales_equal_torchvisions(image_hw: tuple[int, int]) -> None:
     hws = [(-(-image_hw[0] // stride), -(-image_hw[1] // stride)) for stride in (4, 8, 16, 32)]
     expected, _ = _setup_scales([torch.empty(1, 1, *hw) for hw in hws], [image_hw], 224, 4)
     assert infer_scales(hws, image_hw) == tuple(expected)
@@ -273,7 +273,7 @@ def test_bf16_of_special_numbers(value: float) -> None:
     np.testing.assert_array_equal(found, from_bf16(bits)[:, :1, :1])
 
 
-def test_a_box_reads_nothing_beyond_its_reach() -> None:
+def test_a_box_reads_only_the_cells_it_needs() -> None:
     level = np.full((1, 16, 16, 3), np.nan, np.float32)
     level[0, 4:9, 5:8] = 1.0
     box = np.array([[5.1, 4.1, 6.9, 7.9]], np.float32)
@@ -295,7 +295,7 @@ def test_a_box_reads_nothing_beyond_its_reach() -> None:
     ],
     ids=str,
 )
-def test_padding_may_hold_anything_and_gives_zeros(num_valid: list[int], is_valid: list[bool], dtype: Any) -> None:
+def test_padding_may_contain_any_values_and_gives_zeros(num_valid: list[int], is_valid: list[bool], dtype: Any) -> None:
     levels: list[Any] = random_levels(3)
     if dtype == np.uint16:
         levels = [to_bf16(level) for level in levels]
@@ -321,7 +321,7 @@ def test_padding_may_hold_anything_and_gives_zeros(num_valid: list[int], is_vali
     ids=str,
 )
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_boxes_that_are_no_boxes_give_zeros(box: list[float], num_levels: int, sampling_ratio: int) -> None:
+def test_invalid_boxes_give_zeros(box: list[float], num_levels: int, sampling_ratio: int) -> None:
     levels = random_levels(3)[:num_levels]
     boxes, image_idx = np.array([box], np.float32), np.zeros(1, np.int64)
     with np.errstate(invalid="ignore", over="ignore"):  # where the kernel is interpreted
@@ -331,12 +331,12 @@ def test_boxes_that_are_no_boxes_give_zeros(box: list[float], num_levels: int, s
 
 @needs_jit
 @pytest.mark.timeout(20)
-def test_adaptive_samples_of_a_monstrous_box_take_no_time() -> None:
+def test_adaptive_samples_of_a_huge_box_take_no_time() -> None:
     boxes = np.array([[-1e30, -1e30, 1e30, 1e30], [0, 0, 1e9, 1e9]], np.float32)
     assert not aligned_by_us(random_levels(3), boxes, np.zeros(2, np.int64), sampling_ratio=0).any()
 
 
-def test_a_box_turned_inside_out_has_no_level() -> None:
+def test_a_box_of_negative_area_has_no_level() -> None:
     box = np.array([[90, 20, 10, 70]], np.float32)
     assert not aligned_by_us(random_levels(3), box, np.zeros(1, np.int64)).any()
 
@@ -393,12 +393,12 @@ def options(**changes: Any) -> dict[str, Any]:
         ({"out": np.zeros((10, 3, 2, 6), np.float32)[..., ::2]}, "contiguous"),
     ],
 )
-def test_refuses_what_it_cannot_take(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         roi_align(**options(**changes))
 
 
-def test_boxes_may_be_a_view() -> None:
+def test_boxes_may_be_non_contiguous() -> None:
     wide = np.repeat(BOXES, 2, axis=0)
     levels = random_levels(3)
     found = aligned_by_us(levels, wide[::2], np.repeat(IMAGE_IDX, 2)[::2])
@@ -429,8 +429,8 @@ print(numba.threading_layer())
 
 @needs_jit
 @pytest.mark.parametrize("pool", ["workqueue", "default"])
-def test_two_threads_may_call_at_once(pool: str) -> None:
-    """Numba's workqueue ends a process that launches from two threads."""
+def test_two_threads_can_call_at_once(pool: str) -> None:
+    """numba's workqueue threading layer aborts a process that launches from two threads."""
     environment = {**os.environ, "NUMBA_THREADING_LAYER": pool, "NUMBA_NUM_THREADS": "2"}
     child = subprocess.run(
         [sys.executable, "-c", TWO_THREADS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
@@ -440,12 +440,12 @@ def test_two_threads_may_call_at_once(pool: str) -> None:
 
 
 def width_in_cells(of_two_bins: NDArray[Any]) -> float:
-    """Of a box pooled into (1, 2) bins of a ramp that rises by 1 a cell: the bins are half the width apart."""
+    """A box pooled into (1, 2) bins on a ramp with slope 1 per cell: the bins are half the width apart."""
     left, right = of_two_bins.reshape(2)
     return 2.0 * float(right - left)
 
 
-def test_classic_example() -> None:
+def test_textbook_example() -> None:
     """A 15x15 RoI of a 128x128 image is 2.93 cells wide on a 25x25 map. RoIAlign keeps that, RoIPool makes it 2 by
     cutting off fractions; rounding the corners and counting the last cell in, as Fast R-CNN's code does, makes it 4.
     """
@@ -462,7 +462,7 @@ def test_classic_example() -> None:
 
 
 @pytest.mark.parametrize("output_hw", [(2, 3), (7, 7)], ids=str)
-def test_roi_pool_of_the_loops_is_torchvisions(output_hw: tuple[int, int]) -> None:
+def test_roi_pool_of_the_reference_equals_torchvisions(output_hw: tuple[int, int]) -> None:
     level = random_levels(3)[0][:1]
     boxes = [box for box in BOXES if box[0] < 160]
     rois = torch.from_numpy(np.column_stack([np.zeros(len(boxes)), boxes]).astype(np.float32))

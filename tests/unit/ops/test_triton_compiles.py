@@ -1,7 +1,7 @@
-"""Every Triton kernel is compiled to machine code for CUDA, which takes no GPU, by the calls that launch it.
+"""Every Triton kernel compiles to CUDA machine code, which needs no GPU, with the arguments of its launches.
 
-The interpreter executes Python; this passes the launcher, Triton's type checks and its compiler, and counts what ptxas
-made of it.
+The interpreter only executes Python; these tests run Triton's launcher, type checks and compiler, and check the
+register and memory use that ptxas reports.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ops.roi_align_triton import roi_align
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for CUDA on Linux only")
 
 MAX_SHARED_BYTES = 48 * 1024
-"""what every GPU gives a program without being asked"""
+"""shared memory that every GPU provides without opt-in"""
 
 
 class Compiler:
-    """Stands in for the driver of a GPU of this capability: kernels are compiled for it instead of launched."""
+    """Replaces the driver of a GPU of this compute capability: kernels are compiled instead of launched."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -58,7 +58,7 @@ class Compiler:
         return compile_instead
 
     def spilled_bytes(self, kernel: Any, folder: Path) -> int:
-        """Registers that the assembler had to move to memory."""
+        """Number of registers that ptxas spilled to memory."""
         (folder / "kernel.ptx").write_text(kernel.asm["ptx"])
         target = ["-v", f"--gpu-name=sm_{self.capability}{'a' if self.capability >= 90 else ''}"]
         command = [

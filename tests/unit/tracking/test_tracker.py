@@ -1,4 +1,4 @@
-"""The life of a track and its association; what holds for any input and the checkpoint have files of their own."""
+"""Life cycle and association of tracks. Invariants and the checkpoint are tested in files of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.tracking.tracker import TrackerConfig
 # life of a track
 
 
-def test_an_id_is_given_after_the_time_of_confirmation() -> None:
+def test_a_track_is_confirmed_after_confirm_s() -> None:
     tracker = MaskTracker(TrackerConfig(confirm_s=0.1))
     box = [100, 100, 160, 220]
     results = [tracker.update(detections([box], 0.85), seq, seq / 30) for seq in range(1, 6)]
@@ -47,7 +47,7 @@ def test_an_id_is_given_after_the_time_of_confirmation() -> None:
         ([0.6] * 4 + [1.0] * 5, 8),
     ],
 )
-def test_sure_detections_give_an_id_sooner(scores: list[float], first_seq: int | None) -> None:
+def test_high_scores_confirm_a_track_sooner(scores: list[float], first_seq: int | None) -> None:
     tracker = MaskTracker(TrackerConfig(confirm_s=0.1))
     results = [tracker.update(detections([[0, 0, 50, 50]], score), n, n / 20) for n, score in enumerate(scores, 1)]
     started = [(seq, brief(result.started)) for seq, result in enumerate(results, 1) if result.started]
@@ -61,7 +61,7 @@ def test_two_detections_are_needed_however_long_the_step() -> None:
     assert tracker.update(detections([[0, 0, 50, 50]]), 2, 1.0).track_ids.tolist() == [1]
 
 
-def test_a_tentative_track_that_is_not_seen_again_leaves_no_trace() -> None:
+def test_a_tentative_track_that_is_not_detected_again_is_removed() -> None:
     tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     ended = [span for seq in range(2, 5) for span in tracker.update(detections([]), seq, seq / 10).ended]
@@ -72,9 +72,7 @@ def test_a_tentative_track_that_is_not_seen_again_leaves_no_trace() -> None:
 @pytest.mark.parametrize(("pause_s", "id_after"), [(1.4, 1), (1.7, 2)], ids=["shorter", "longer"])
 @pytest.mark.parametrize("fps", [30, 5])
 @pytest.mark.parametrize("updates", ["empty frames", "no frames"])
-def test_an_occlusion_shorter_than_the_lost_time_keeps_the_id(
-    pause_s: float, id_after: int, fps: int, updates: str
-) -> None:
+def test_an_occlusion_shorter_than_lost_s_keeps_the_id(pause_s: float, id_after: int, fps: int, updates: str) -> None:
     tracker = MaskTracker(TrackerConfig(lost_s=1.5))
     ended = []
     for frame in range(5 * fps):
@@ -119,7 +117,7 @@ def test_ids_do_not_depend_on_the_frame_rate(fps: int) -> None:
 
 @pytest.mark.parametrize("fps", [30, 10, 5])
 @pytest.mark.parametrize("overlap", ["both seen", "one hidden"])
-def test_ids_hold_when_two_cross(fps: int, overlap: str) -> None:
+def test_ids_are_kept_when_two_objects_cross(fps: int, overlap: str) -> None:
     tracker = MaskTracker(CONFIG)
     ids = {}
     for frame in range(8 * fps):
@@ -131,7 +129,7 @@ def test_ids_hold_when_two_cross(fps: int, overlap: str) -> None:
     assert ids[1.0] == ids[max(ids)] == [1, 2]
 
 
-def test_a_weak_detection_continues_a_confirmed_track_and_nothing_else() -> None:
+def test_a_low_score_detection_continues_only_a_confirmed_track() -> None:
     tracker = MaskTracker(CONFIG)
     confirmed, tentative, nobody = [0, 0, 50, 50], [200, 0, 250, 50], [400, 0, 450, 50]
     for seq in range(1, 6):
@@ -144,7 +142,7 @@ def test_a_weak_detection_continues_a_confirmed_track_and_nothing_else() -> None
     assert (twice.detection_idx.tolist(), twice.track_ids.tolist()) == ([0], [1])
 
 
-def test_a_confirmed_track_chooses_before_a_tentative_one() -> None:
+def test_a_confirmed_track_is_assigned_before_a_tentative_one() -> None:
     tracker = MaskTracker(CONFIG)
     for seq in range(1, 6):
         tracker.update(detections([[0, 0, 100, 100]]), seq, seq / 10)
@@ -158,12 +156,12 @@ def test_a_track_has_the_class_that_most_detections_voted_for() -> None:
     for seq, class_id in enumerate([3, 3, 8, 3, 8, 8, 8, 8], 1):
         result = tracker.update(detections([[0, 0, 50, 50]], class_ids=class_id), seq, seq / 10)
         seen.append((result.track_ids.tolist(), result.class_ids.tolist()))
-    # on even votes the class that it has stays
+    # with equal votes the class does not change
     assert seen == [([0], [3])] + [([1], [3])] * 5 + [([1], [8])] * 2
     assert brief(tracker.finish()) == [(1, 8, 1, 8)]
 
 
-def test_more_classes_than_a_track_remembers() -> None:
+def test_more_classes_than_a_track_stores() -> None:
     tracker = MaskTracker(CONFIG)
     for seq, class_id in enumerate([1, 1, 1, 2, 3, 4, 5, 6, 7, 1], 1):
         result = tracker.update(detections([[0, 0, 50, 50]], class_ids=class_id), seq, seq / 10)
@@ -181,7 +179,7 @@ UPPER[:14], LOWER[14:] = True, True
 
 
 def test_a_rider_does_not_become_the_bicycle() -> None:
-    """They fill the same box, but not the same pixels."""
+    """Rider and bicycle have the same box, but not the same pixels."""
     tracker = MaskTracker(CONFIG)
     box = [0, 0, 60, 120]
     for seq in range(1, 6):
@@ -190,8 +188,8 @@ def test_a_rider_does_not_become_the_bicycle() -> None:
     assert (result.track_ids.tolist(), result.class_ids.tolist()) == ([0], [2])
 
 
-def test_masks_decide_where_boxes_leave_a_doubt() -> None:
-    """Two whose boxes overlap change places by a step each: by boxes alone each would take the other's id."""
+def test_masks_decide_between_competing_boxes() -> None:
+    """Two objects with overlapping boxes swap positions; with boxes alone, each would get the other's ID."""
     boxes = [[0, 0, 100, 100], [30, 0, 130, 100]]
     for weight, expected in ((0.0, [2, 1]), (0.5, [1, 2])):
         tracker = MaskTracker(TrackerConfig(mask_weight=weight))
@@ -201,7 +199,7 @@ def test_masks_decide_where_boxes_leave_a_doubt() -> None:
         assert crossed.track_ids.tolist() == expected
 
 
-def test_a_masks_centroid_draws_the_path() -> None:
+def test_the_path_follows_the_centroid_of_the_mask() -> None:
     tracker = MaskTracker(CONFIG)
     for seq in range(1, 4):
         started = tracker.update(masked([[10 * seq, 0, 10 * seq + 56, 112]], [LOWER]), seq, seq / 10).started
@@ -229,7 +227,7 @@ def test_a_long_path_is_thinned_evenly(num_frames: int) -> None:
     assert [(x, y) for _, x, y in span.path] == [(seq + 25, 25) for seq in seqs]
 
 
-def test_a_second_copy_of_a_tracked_object_is_left_out() -> None:
+def test_a_duplicate_of_a_tracked_object_is_dropped() -> None:
     tracker = MaskTracker(CONFIG)
     boxes = [[0, 0, 100, 100], [2, 2, 101, 101], [2, 2, 101, 101], [40, 0, 140, 100]]
     for seq in range(1, 5):
@@ -238,8 +236,10 @@ def test_a_second_copy_of_a_tracked_object_is_left_out() -> None:
     assert sorted(result.track_ids.tolist()) == [1, 2, 3]
 
 
-def test_a_part_of_a_tracked_object_is_left_out() -> None:
-    """The right third of a car, and a person before the car: the person's pixels are not the car's."""
+def test_a_part_of_a_tracked_object_is_dropped() -> None:
+    """The right third of a car is a part of it; a person in front of the car is not, because its pixels are not the
+    car's.
+    """
     car = np.ones((28, 28), bool)
     car[14:, 9:14] = False  # where the person stands
     full = np.ones((28, 28), bool)
@@ -264,8 +264,8 @@ def test_most_objects_of_a_crowd_keep_their_id() -> None:
     assert (result.track_ids > 0).sum() >= 15
 
 
-def test_what_may_not_be_written_to_is_tracked_as_well() -> None:
-    """As detections come from Redis: the same tracks, by the same compiled code."""
+def test_read_only_arrays_give_the_same_tracks() -> None:
+    """Detections from Redis are read-only arrays; the same compiled code must track them identically."""
     tracker, other = MaskTracker(CONFIG), MaskTracker(CONFIG)
     for given, frame_seq, time_s in crowd(3):
         frozen = copy.deepcopy(given)
@@ -282,7 +282,7 @@ def test_records_fill_whole_cache_lines() -> None:
 # time
 
 
-def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
+def test_a_time_that_repeats_or_goes_back_is_accepted() -> None:
     tracker = MaskTracker(CONFIG)
     times_s = [0.0, 0.1, 0.2, 0.3, 0.3, 0.25, 0.35, 0.45, -5.0, -4.9, -4.8]
     for seq, time_s in enumerate(times_s, 1):
@@ -292,15 +292,15 @@ def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
     assert [brief(spans) for spans in ended] == [[], [], [], [], [(1, 1, 1, 11)]]
 
 
-def test_a_gap_in_the_numbers_counts_into_the_age() -> None:
+def test_a_gap_in_the_frame_numbers_counts_towards_the_age() -> None:
     tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     tracker.update(detections([[0, 0, 50, 50]]), 2, 0.1)
     assert tracker.update(detections([[0, 0, 50, 50]]), 10, 0.9).ages_frames.tolist() == [10]
 
 
-def test_small_cases_pass_without_the_compiler() -> None:
-    """The same functions as plain Python: an index out of range or a fresh value never written would show here."""
+def test_small_cases_pass_with_the_compiler_disabled() -> None:
+    """The functions as plain Python, where an index out of range raises and unwritten memory is noticed."""
     if os.environ.get("NUMBA_DISABLE_JIT") == "1":
         pytest.skip("this is that run")
     chosen = (

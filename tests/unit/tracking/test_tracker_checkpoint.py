@@ -1,4 +1,4 @@
-"""The state of the tracker as bytes and back."""
+"""Checkpoint and restoration of the tracker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.tracker_cases import CONFIG, assert_equal, crowd, detections
 from pipeline.tracking.mask_tracker import MaskTracker
 
 
-def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
+def test_a_restored_tracker_continues_with_identical_results() -> None:
     whole, halting = MaskTracker(CONFIG), MaskTracker(CONFIG)
     for frame in crowd(4):
         expected = whole.update(*frame)
@@ -44,13 +44,13 @@ def damaged() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("payload", [pytest.param(payload, id=name) for name, payload in damaged().items()])
-def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(payload: bytes) -> None:
+def test_bytes_that_are_not_a_checkpoint_raise_one_line(payload: bytes) -> None:
     with pytest.raises(ValueError, match="tracker checkpoint") as caught:
         MaskTracker.restore(CONFIG, payload)
     assert "\n" not in str(caught.value)
 
 
-def test_memory_stays_with_the_living() -> None:
+def test_the_checkpoint_contains_living_tracks_only() -> None:
     tracker = MaskTracker(CONFIG)
     sizes = []
     for seq in range(1, 400):

@@ -1,4 +1,4 @@
-"""Drawn crowds at several frame rates: what the masks save, and that the ids do not hang on the rate."""
+"""Rendered crowds at several frame rates: ID switches with and without masks, and independence of the frame rate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 SEEDS, CLUTTER_SEEDS = range(1, 13), range(1, 5)
 FULL_FPS = 30
 ID_STRIDE = 100_000
-"""between the ids of one scene and those of the next"""
+"""offset between the IDs of consecutive scenes"""
 
 CONFIG = TrackerConfig.for_conf(0.5, 0.1)
-"""as the pipeline tracks what such a network finds"""
+"""the pipeline's configuration for such detections"""
 
 Scenes = dict[str, list[list[CrowdFrame]]]
-"""frame rate -> the frames of each scene"""
+"""frame rate -> frames of each scene"""
 
 
 def changing_times(seed: int) -> Iterator[float]:
@@ -36,7 +36,7 @@ def changing_times(seed: int) -> Iterator[float]:
 
 
 def sampled(crowds: dict[int, CrossingCrowd]) -> Scenes:
-    """Lower rates are every third and every sixth frame of the full one."""
+    """The lower rates use every third and every sixth frame."""
     full = [crowd.frames(np.arange(0.0, LENGTH_S, 1 / FULL_FPS).tolist()) for crowd in crowds.values()]
     changing = [crowd.frames(changing_times(seed)) for seed, crowd in crowds.items()]
     every = {f"{FULL_FPS // step} fps": [frames[::step] for frames in full] for step in (1, 3, 6)}
@@ -45,18 +45,18 @@ def sampled(crowds: dict[int, CrossingCrowd]) -> Scenes:
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    """People and cars that cross, and hide each other."""
+    """People and cars that cross and occlude each other."""
     return sampled({seed: CrossingCrowd(seed) for seed in SEEDS})
 
 
 @pytest.fixture(scope="module")
 def cluttered_scenes() -> Scenes:
-    """With parked cars and with pillars, which hide and are not detected."""
+    """Crowds with parked cars, and with pillars that occlude but are not detected."""
     return sampled({seed: CrossingCrowd(seed, num_parked=2, num_pillars=4) for seed in CLUTTER_SEEDS})
 
 
 def tracked(scenes: list[list[CrowdFrame]], with_masks: bool) -> Iterator[TrackedFrame]:
-    """All scenes, one after the other, each with a tracker of its own."""
+    """Track all scenes, each with a tracker of its own."""
     for scene, frames in enumerate(scenes):
         tracker = MaskTracker(CONFIG)
         for frame in frames:
@@ -71,7 +71,7 @@ def tracked(scenes: list[list[CrowdFrame]], with_masks: bool) -> Iterator[Tracke
 
 
 Found = dict[str, tuple[TrackingMetrics, TrackingMetrics]]
-"""frame rate -> figures with masks, and by boxes alone"""
+"""frame rate -> figures with masks and with boxes alone"""
 
 
 def track_all(scenes: Scenes) -> Found:
@@ -102,7 +102,7 @@ def num_switches(found: Found) -> tuple[int, int]:
 
 
 def hidings_per_s(scenes: Scenes) -> list[float]:
-    """How often somebody comes back who was out of sight for 0.3 to 1 s, in each scene."""
+    """Number of reappearances after an occlusion of 0.3 to 1 s in each scene."""
     counts = []
     for frames in scenes[f"{FULL_FPS} fps"]:
         count = 0
@@ -115,7 +115,7 @@ def hidings_per_s(scenes: Scenes) -> list[float]:
     return counts
 
 
-def test_the_crowds_cross_and_hide_each_other(scenes: Scenes, cluttered_scenes: Scenes) -> None:
+def test_the_objects_of_the_crowds_cross_and_occlude_each_other(scenes: Scenes, cluttered_scenes: Scenes) -> None:
     print("hidings a second:", *(f"{rate:.1f}" for rate in hidings_per_s(scenes) + hidings_per_s(cluttered_scenes)))
     assert np.mean(hidings_per_s(scenes)) >= 1.0
     assert min(hidings_per_s(cluttered_scenes)) >= 2.0
@@ -123,23 +123,23 @@ def test_the_crowds_cross_and_hide_each_other(scenes: Scenes, cluttered_scenes: 
         assert 20 <= np.mean([len(frame.truth_ids) for frame in frames]) <= 40
 
 
-def test_masks_halve_the_switches_of_ids(found: Found) -> None:
+def test_masks_halve_the_id_switches(found: Found) -> None:
     with_masks, boxes_alone = num_switches(found)
     assert with_masks <= boxes_alone / 2
 
 
 @pytest.mark.xfail(strict=True, reason="a goal: who is hidden by what no mask shows is found again by motion alone")
-def test_masks_halve_the_switches_where_pillars_hide_people(found_in_clutter: Found) -> None:
+def test_masks_halve_the_id_switches_with_pillars(found_in_clutter: Found) -> None:
     with_masks, boxes_alone = num_switches(found_in_clutter)
     assert with_masks <= boxes_alone / 2
 
 
-def test_masks_save_switches_where_pillars_hide_people(found_in_clutter: Found) -> None:
-    """Who is hidden for seconds, or by what no mask shows, is found again by motion, with masks or without."""
+def test_masks_reduce_the_id_switches_with_pillars(found_in_clutter: Found) -> None:
+    """Objects occluded for seconds, or by undetected pillars, are recovered by motion only, with and without masks."""
     with_masks, boxes_alone = num_switches(found_in_clutter)
     assert with_masks <= 0.85 * boxes_alone
 
 
-def test_ids_hold_at_a_sixth_of_the_frame_rate(found: Found, found_in_clutter: Found) -> None:
+def test_ids_are_kept_at_a_sixth_of_the_frame_rate(found: Found, found_in_clutter: Found) -> None:
     for figures in (found, found_in_clutter):
         assert figures["5 fps"][0].idf1 >= figures["30 fps"][0].idf1 - 0.05

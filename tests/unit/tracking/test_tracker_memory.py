@@ -1,4 +1,4 @@
-"""A tracker that runs for long holds what is in sight and no more."""
+"""Memory of a tracker that runs for a long time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ take 2 MiB; what allocators hold on to was measured at 16 KiB
 
 
 @pytest.mark.parametrize("with_masks", [False, True], ids=["boxes", "masks"])
-def test_ten_thousand_frames_leave_memory_flat(with_masks: bool) -> None:
-    """200 objects that move through each other, two of which leave and are replaced at each frame."""
+def test_memory_stays_constant_over_ten_thousand_frames(with_masks: bool) -> None:
+    """200 objects that cross each other; in each frame, two of them leave and are replaced."""
     rng = np.random.default_rng(1)
     velocity = rng.normal(0, 60, (NUM_OBJECTS, 2))
     start = rng.uniform(0, (1900, 1000), (NUM_OBJECTS, 2))
@@ -35,7 +35,7 @@ def test_ten_thousand_frames_leave_memory_flat(with_masks: bool) -> None:
     process = psutil.Process()
     sizes, resident = [], []
     for frame in range(NUM_FRAMES):
-        # a successor stands elsewhere: the places of the objects are dealt anew with each generation
+        # a replacement appears elsewhere: the positions are permuted with each generation
         age, generation = (frame - born) % LIFE_FRAMES, (frame - born) // LIFE_FRAMES
         corner = (start + generation[:, None] * (701, 389)) % (1900, 1000) + velocity * (age / FPS)[:, None]
         given = detections(np.hstack([corner, corner + size]))

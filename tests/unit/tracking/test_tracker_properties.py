@@ -1,4 +1,4 @@
-"""What holds for any input to the tracker, and what is refused at its border."""
+"""Invariants of the tracker for any input, and validation of its input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pipeline.tracking.tracker import TrackedDetections, TrackerConfig
     ],
     ids=["nan box", "infinite box", "nan score", "inverted box", "lengths differ", "column of scores"],
 )
-def test_bad_detections_are_refused_and_change_nothing(given_detections: Detections, message: str) -> None:
+def test_invalid_detections_raise_and_change_nothing(given_detections: Detections, message: str) -> None:
     tracker = MaskTracker(CONFIG)
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     before = tracker.checkpoint()
@@ -48,7 +48,7 @@ def test_bad_detections_are_refused_and_change_nothing(given_detections: Detecti
 
 
 @pytest.mark.parametrize(("frame_seq", "time_s", "message"), [(5, 1.0, "more than 5, got 5"), (6, np.nan, "time_s")])
-def test_a_number_that_does_not_rise_or_a_time_that_is_none_is_refused(
+def test_a_frame_number_that_does_not_rise_or_a_time_that_is_not_finite_raises(
     frame_seq: int, time_s: float, message: str
 ) -> None:
     tracker = MaskTracker(CONFIG)
@@ -57,7 +57,7 @@ def test_a_number_that_does_not_rise_or_a_time_that_is_none_is_refused(
         tracker.update(detections([]), frame_seq, time_s)
 
 
-def test_boxes_without_area_are_left_out() -> None:
+def test_boxes_without_area_are_dropped() -> None:
     tracker = MaskTracker(CONFIG)
     for seq in range(1, 6):
         result = tracker.update(detections([[5, 5, 5, 5], [0, 0, 50, 50], [7, 0, 7, 90], [0, 7, 90, 7]]), seq, seq / 10)
@@ -65,14 +65,14 @@ def test_boxes_without_area_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"low_score": 0.6}, {"birth_score": 0.8}, {"high_score": 0.4}])
-def test_scores_out_of_order_are_refused(changes: dict[str, float]) -> None:
+def test_thresholds_out_of_order_raise(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected low_score <= birth_score <= high_score, got 0\."):
         MaskTracker(TrackerConfig(**changes))
 
 
 # properties
 
-# few places, so that tracks are confirmed and compete; some boxes without area
+# few positions, so that tracks are confirmed and compete; some boxes have no area
 place = st.tuples(st.sampled_from([0, 12, 60]), st.integers(0, 3), st.sampled_from([30, 34, 0]))
 box = place.map(lambda place: (place[0] + place[1], place[1], place[0] + place[1] + place[2], place[1] + 30))
 mask = st.sampled_from(["full", "left", "top", "blob", "empty"])
@@ -90,12 +90,12 @@ CELLS = {
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.lists(frame, max_size=16), st.booleans(), st.randoms(use_true_random=False))
-def test_any_input_keeps_the_promises(frames, with_masks, random) -> None:  # type: ignore[no-untyped-def]
-    """No id twice in a frame, none used again after its end, and the order of the detections means nothing."""
+def test_invariants_hold_for_any_input(frames, with_masks, random) -> None:  # type: ignore[no-untyped-def]
+    """IDs are unique in a frame and never reused after their end, and the order of the detections does not matter."""
     tracker, shuffled_tracker = MaskTracker(CONFIG), MaskTracker(CONFIG)
     time_s, gone, begun = 0.0, set[int](), set[int]()
     for seq, (found, step_s) in enumerate(frames, 1):
-        # of twins, the same but for their masks, which one is shown may follow the order
+        # of detections that differ in their masks only, the order may decide which one is tracked
         found = list({item[:3]: item for item in found}.values())
         time_s += step_s
         order = random.sample(range(len(found)), len(found))
@@ -126,7 +126,7 @@ def test_any_input_keeps_the_promises(frames, with_masks, random) -> None:  # ty
     assert {span.track_id for span in tracker.finish()} == begun - gone
 
 
-def test_two_streams_fed_in_turn_are_as_two_fed_alone() -> None:
+def test_two_trackers_used_in_turns_do_not_affect_each_other() -> None:
     def alone(seed: int) -> list[TrackedDetections]:
         tracker = MaskTracker(CONFIG)
         return [tracker.update(*frame) for frame in crowd(seed)]
