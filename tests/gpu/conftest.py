@@ -1,8 +1,8 @@
-"""What runs on a CUDA machine: `REQUIRE_CUDA=1 pytest tests/gpu`.
+"""Fixtures of the tests on CUDA: `REQUIRE_CUDA=1 pytest tests/gpu`.
 
-Kernel tests take the fixture `device`: it is CUDA's, or the CPU where TRITON_INTERPRET=1 runs Triton kernels in the
-interpreter (tests/integration/ops/test_triton_interpreter.py does that, in a process of its own). Tests that need a
-real device take `cuda`. Without CUDA they skip; with REQUIRE_CUDA=1 they fail.
+Kernel tests use the fixture `device`: the CUDA device, or the CPU if TRITON_INTERPRET=1 runs Triton kernels in the
+interpreter (as tests/integration/ops/test_triton_interpreter.py does in a process of its own). Tests that need a CUDA
+device use `cuda`. Without CUDA they skip; with REQUIRE_CUDA=1 they fail.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @pytest.fixture(scope="session")
 def cuda() -> torch.device:
-    """The CUDA device."""
+    """The CUDA device; skips or fails without one."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     reason = f"torch {torch.__version__} finds no CUDA device"
@@ -31,7 +31,7 @@ def cuda() -> torch.device:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where Triton kernels run."""
+    """The device that Triton kernels run on."""
     if INTERPRETED:
         return torch.device("cpu")
     found: torch.device = request.getfixturevalue("cuda")
@@ -40,7 +40,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh tensors hold NaN or the largest number, so that an element which nobody wrote is seen."""
+    """Fill new tensors with NaN or the largest integer, so that an element that is never written is noticed."""
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, _poisoning(getattr(torch, name)))
 

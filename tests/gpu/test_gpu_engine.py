@@ -1,4 +1,4 @@
-"""The engine on a real CUDA device, with the engine on the CPU as the judge."""
+"""The engine on a CUDA device, compared with the engine on the CPU."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def on_cpu(pictures: Pictures) -> list[Detections]:
 
 @pytest.fixture(autouse=True)
 def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TF32 would round the factors to 10 bits."""
+    """Disable TF32, which would round the factors to 10 bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
-def test_finds_what_the_cpu_finds(engine: Engine, pictures: Pictures, on_cpu: list[Detections]) -> None:
+def test_detections_equal_those_of_the_cpu(engine: Engine, pictures: Pictures, on_cpu: list[Detections]) -> None:
     for found, expected in zip(found_on(engine, *map(frame_of, pictures)), on_cpu, strict=True):
         assert len(expected) > 10
         assert_same(found, expected)
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 3, 7, 33])
-def test_a_graph_is_used_again_for_other_frames(
+def test_a_graph_is_reused_for_other_frames(
     engine: Engine, pictures: Pictures, on_cpu: list[Detections], num_images: int
 ) -> None:
     for first in range(3):
@@ -53,7 +53,7 @@ def test_a_graph_is_used_again_for_other_frames(
             assert_same(of_frame, on_cpu[index])
 
 
-def test_more_instances_than_the_graph_has_room_for(
+def test_more_instances_than_the_capacity_of_the_graph(
     cuda: torch.device, pictures: Pictures, on_cpu: list[Detections]
 ) -> None:
     engine = load_engine("street", device=str(cuda), precision="fp32")
@@ -64,14 +64,14 @@ def test_more_instances_than_the_graph_has_room_for(
             assert_same(found, expected)
 
 
-def test_batches_on_their_way_do_not_touch_each_other(
+def test_batches_in_flight_do_not_affect_each_other(
     engine: Engine, pictures: Pictures, on_cpu: list[Detections]
 ) -> None:
     assert engine.overlaps
     order = [0, 1, 2, 1, 0, 2, 2]
     pending = [
         engine.submit([frame_of(pictures[index])], min_scores=[0.05], class_ids=[None]) for index in order
-    ]  # more than are kept on their way: the first are finished meanwhile
+    ]  # more batches than slots: the first are finished in the meantime
     for one, index in reversed(list(zip(pending, order, strict=True))):
         assert_same(one.result()[0], on_cpu[index])
 
@@ -99,16 +99,16 @@ def test_each_frame_has_its_own_filters_on_cuda(engine: Engine, pictures: Pictur
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_finds_the_clear_ones(
+def test_low_precision_detects_high_scoring_objects(
     cuda: torch.device, pictures: Pictures, on_cpu: list[Detections], precision: str
 ) -> None:
     (found,) = found_on(load_engine("street", device=str(cuda), precision=precision), frame_of(pictures[0]))
-    # a score moves by some hundredths, so those near the threshold come and go
+    # scores change by some hundredths, so detections near the threshold can appear or vanish
     assert abs(int((found.scores >= 0.7).sum()) - int((on_cpu[0].scores >= 0.7).sum())) <= 2
     assert found.scores[0] == pytest.approx(on_cpu[0].scores[0], abs=0.05)
 
 
-def test_warming_up_captures_all_that_is_needed(cuda: torch.device, pictures: Pictures) -> None:
+def test_warm_up_captures_every_graph(cuda: torch.device, pictures: Pictures) -> None:
     engine = load_engine("street", device=str(cuda), precision="bf16")
     engine.warm_up([(384, 682)], 4)
     torch.cuda.synchronize()

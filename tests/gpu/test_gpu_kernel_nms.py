@@ -1,4 +1,4 @@
-"""Suppression on CUDA against the CPU form, which tests/unit/ops/test_nms.py holds equal to torchvision's: exactly."""
+"""NMS on CUDA, compared exactly with the CPU kernel, which tests/unit/ops/test_nms.py compares with torchvision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ops.nms_triton import nms
 
 @pytest.fixture(autouse=True)
 def quiet_floats() -> Iterator[None]:
-    """numpy, which interpreted kernels compute with, warns of what they guard against."""
+    """Ignore warnings of NumPy, which the interpreter uses, about operations that the kernels guard."""
     with np.errstate(invalid="ignore", over="ignore"):
         yield
 
@@ -57,7 +57,7 @@ def assert_same(
 def test_agrees_with_the_cpu(
     device: torch.device, num_boxes: int, max_kept: int, iou_threshold: float, with_classes: bool
 ) -> None:
-    """A group without candidates, one with few, one with many, one with nothing else."""
+    """Groups with no, few, many and only candidates."""
     random = np.random.default_rng(num_boxes)
     is_candidate = random.random((4, num_boxes)) < [[0.0], [0.1], [0.9], [1.0]]
     classes = random.integers(-1, 2, (4, num_boxes)) * 2**40 if with_classes else None
@@ -67,7 +67,7 @@ def test_agrees_with_the_cpu(
 
 
 def test_few_different_numbers(device: torch.device) -> None:
-    """Edges that coincide, boxes without area, and IoUs that are the threshold, are the rule here."""
+    """Coinciding edges, boxes without area and IoUs equal to the threshold are frequent here."""
     random = np.random.default_rng(0)
     boxes = random.integers(-2, 5, (10, 64, 4)).astype(np.float32) / 2
     is_candidate = random.random((10, 64)) < 0.8
@@ -78,7 +78,7 @@ def test_few_different_numbers(device: torch.device) -> None:
 
 @pytest.mark.parametrize("iou_threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9])
 def test_an_iou_that_is_the_threshold(device: torch.device, iou_threshold: float) -> None:
-    """Pairs that share n of 10 columns, with n / 10 on either side of the threshold's nearest float32."""
+    """Pairs with an IoU of n / 10, on either side of the float32 nearest to the threshold."""
     pairs = np.stack([[[0, 0, 10, 1], [0, 0, columns, 1]] for columns in range(11)]).astype(np.float32)
     classes = np.repeat(np.arange(11), 2)[None]
     assert_same(device, pairs.reshape(1, 22, 4), np.ones((1, 22), np.bool_), iou_threshold, 22, classes)
@@ -86,13 +86,13 @@ def test_an_iou_that_is_the_threshold(device: torch.device, iou_threshold: float
 
 @pytest.mark.parametrize("iou_threshold", [0.5, 0.7])
 def test_ious_within_a_rounding_of_the_threshold(device: torch.device, iou_threshold: float) -> None:
-    """A multiply-add that rounds once, or a division that is off by a bit, decides some of these the other way."""
+    """A fused multiply-add, or a division with an error of one bit, decides some of these differently."""
     boxes, classes = pairs_near_threshold(100, iou_threshold)
     assert_same(device, boxes, np.ones((1, 200), np.bool_), iou_threshold, 200, classes)
 
 
 def test_a_chain_in_which_each_box_suppresses_the_next(device: torch.device) -> None:
-    """Of a row of boxes, each of which meets the next alone, every other survives: as many corrections as boxes."""
+    """In a row of boxes that each overlap only the next, every other one survives: the longest chain of corrections."""
     left = np.arange(130, dtype=np.float32) * 4
     boxes = np.stack([left, np.zeros_like(left), left + 6, np.ones_like(left)], axis=1)[None]
     kept, num_kept = suppressed(device, boxes, np.ones((1, 130), np.bool_), 0.15, 100)
@@ -101,7 +101,7 @@ def test_a_chain_in_which_each_box_suppresses_the_next(device: torch.device) -> 
 
 
 def test_candidates_at_both_ends_only(device: torch.device) -> None:
-    """Blocks in between are not compared: what lies in their words is never used."""
+    """The blocks in between are not compared, and their words must not be read."""
     boxes = np.repeat(crowd(1, 5, 0)[:, :, None], 60, axis=2).reshape(1, 300, 4)
     is_candidate = np.zeros((1, 300), np.bool_)
     is_candidate[0, [0, 1, 60, 299]] = True
@@ -118,7 +118,7 @@ def test_one_box_suppresses_all(device: torch.device) -> None:
 
 
 def test_wrong_variants_are_detected(device: torch.device) -> None:
-    """Boxes that are no candidates and suppress, classes that are ignored."""
+    """Boxes that suppress without being candidates, and ignored classes."""
     boxes = crowd(2, 100, 0)
     everything, is_candidate = np.ones((2, 100), np.bool_), np.arange(200).reshape(2, 100) % 3 > 0
     found = suppressed(device, boxes, is_candidate, 0.3, 100)[0]
@@ -167,8 +167,8 @@ def test_invalid_arguments_raise(changes: dict[str, object], message: str) -> No
         nms(**{**sound, "iou_threshold": 0.5, "max_kept": 3, **changes})  # type: ignore[arg-type]
 
 
-def test_a_captured_graph_takes_other_boxes(cuda: torch.device) -> None:
-    """At the sizes in use, replayed with what the graph's inputs hold by then, and without a wait for the host."""
+def test_a_captured_graph_can_be_replayed_with_other_boxes(cuda: torch.device) -> None:
+    """At the sizes in use, replayed with new input values and without synchronisation."""
     for num_groups, num_boxes, max_kept, iou_threshold, num_classes in (
         (10, 1000, 1000, 0.7, 0),
         (2, 4096, 100, 0.5, 90),

@@ -1,4 +1,4 @@
-"""Preprocessing on CUDA against the CPU form, which tests/unit/ops/test_preprocess.py compares with loops and torch."""
+"""Preprocessing on CUDA, compared with the CPU kernel, which tests/unit/ops/test_preprocess.py checks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MATRICES = list(ColourMatrix)
 
 
 def random_frame(hw: tuple[int, int], seed: int) -> I420Frame:
-    """Of any of the matrices and ranges, in turns. Neighbours differ as much as they can."""
+    """Noise pictures with every matrix and range in turn; neighbouring pixels differ by up to the full range."""
     data = np.random.default_rng(seed).integers(0, 256, hw[0] * hw[1] * 3 // 2, dtype=np.uint8)
     return I420Frame(data, hw[1], hw[0], hw[1], hw[0], MATRICES[seed % 3], full_range=seed % 2 == 0)
 
@@ -38,7 +38,7 @@ def on_device(
     *,
     capacity: int | None = None,
 ) -> NDArray[np.float32]:
-    """(B, *padded_hw, 3) of `preprocess`, from planes that hold 255 behind each picture."""
+    """The result of `preprocess` as (B, *padded_hw, 3), from planes filled with 255 after each picture."""
     fullest = max((len(frame.data) for frame in frames), default=0)
     planes = np.full((len(frames), fullest if capacity is None else capacity), 255, np.uint8)
     params = np.full((len(frames), NUM_PARAMS), np.nan, np.float32)
@@ -57,15 +57,15 @@ def on_cpu(
 
 
 def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> None:
-    """Names the worst place (picture, row, column, channel)."""
+    """Compare, and report the indices (picture, row, column, channel) of the largest difference."""
     difference = np.abs(found - expected)
     worst = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), difference.shape)
     assert difference[worst] <= tolerance, f"{found[worst]} for {expected[worst]} at {[int(i) for i in worst]}"
 
 
 @pytest.mark.parametrize("padded_hw", [(32, 32), (21, 33)], ids=str)
-def test_pictures_of_their_input_size_are_the_same_to_the_bit(device: torch.device, padded_hw: tuple[int, int]) -> None:
-    """Of every matrix and range, and of sizes from one sample of chroma to the whole batch."""
+def test_pictures_of_the_input_size_are_bit_identical(device: torch.device, padded_hw: tuple[int, int]) -> None:
+    """Every matrix and range, and sizes from one chroma sample to the whole batch."""
     hws = [(2, 2), (2, 30), (20, 2), (20, 32), (18, 6), (8, 14)]
     frames = [random_frame(hw, seed) for seed, hw in enumerate(hws)]
     found = on_device(device, frames, hws, padded_hw)
@@ -83,7 +83,7 @@ def test_pictures_of_their_input_size_are_the_same_to_the_bit(device: torch.devi
 def test_resized_pictures_agree(
     device: torch.device, input_hws: list[tuple[int, int]], padded_hw: tuple[int, int]
 ) -> None:
-    """The last picture of the first batch has its input size already."""
+    """The last picture of the first batch is not resized."""
     frames = [random_frame((24, 40), seed) for seed in range(len(input_hws))]
     found = on_device(device, frames, input_hws, padded_hw)
     assert_close(found, on_cpu(frames, input_hws, padded_hw), RESIZED_TOLERANCE)
@@ -97,17 +97,17 @@ def test_pictures_of_different_sizes_share_a_batch(device: torch.device) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_narrow_formats_are_float32_rounded_once(device: torch.device, dtype: torch.dtype) -> None:
+def test_16_bit_formats_are_float32_rounded_once(device: torch.device, dtype: torch.dtype) -> None:
     frames, input_hws = [random_frame((24, 40), seed) for seed in range(2)], [(24, 40), (31, 50)]
     exact = torch.from_numpy(on_device(device, frames, input_hws, (32, 64)))
     expected = exact.to(dtype).float()
-    if dtype == torch.bfloat16 and device.type == "cpu":  # Triton's interpreter cuts it off
+    if dtype == torch.bfloat16 and device.type == "cpu":  # Triton's interpreter truncates bfloat16
         expected = (exact.view(torch.int32) >> 16 << 16).view(torch.float32)
     np.testing.assert_array_equal(on_device(device, frames, input_hws, (32, 64), dtype), expected.numpy())
 
 
 def test_wrong_variants_are_detected(device: torch.device) -> None:
-    """A picture of another range, chroma one sample beside its place, an input size that is off by one."""
+    """A wrong range, chroma shifted by one sample, and an input size that differs by one."""
     frame, hw = random_frame((24, 40), 1), (30, 50)
     expected = on_cpu([frame], [hw], (32, 64))
     y, u, v = frame.planes()
@@ -131,7 +131,7 @@ def test_rows_without_a_picture_are_zeros(device: torch.device) -> None:
     assert not found[1:].any()
 
 
-def test_of_an_input_larger_than_the_batch_a_part_is_there(device: torch.device) -> None:
+def test_an_input_larger_than_the_batch_is_cropped(device: torch.device) -> None:
     frame = random_frame((24, 40), 3)
     found = on_device(device, [frame], [(48, 80)], (17, 33))
     assert_close(found, on_cpu([frame], [(48, 80)], (48, 80))[:, :17, :33], RESIZED_TOLERANCE)
@@ -161,7 +161,7 @@ def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
         preprocess(**{**sound, **options, **changes})
 
 
-def test_a_captured_graph_takes_pictures_of_other_sizes(cuda: torch.device) -> None:
+def test_a_captured_graph_can_be_replayed_with_pictures_of_other_sizes(cuda: torch.device) -> None:
     padded_hw, capacity = (800, 1344), 1080 * 1920 * 3 // 2
     planes = torch.zeros(2, capacity, dtype=torch.uint8, device=cuda)
     params = torch.zeros(2, NUM_PARAMS, device=cuda)

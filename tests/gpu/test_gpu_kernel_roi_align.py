@@ -1,6 +1,6 @@
-"""RoIAlign on CUDA against the loops and the CPU form; tests/unit/ops/test_roi_align.py compares that to torchvision.
+"""RoIAlign on CUDA, compared with the reference and the CPU kernel, which tests/unit/ops/test_roi_align.py checks.
 
-What only the real thing can show is in test_gpu_roi_align.py: the interpreter cuts bfloat16 off instead of rounding it.
+Tests that need a GPU are in test_gpu_roi_align.py; for example, the interpreter truncates bfloat16 instead of rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ops.roi_align_triton import roi_align
 
 FLOAT32_UNIT = 2.0**-24
 HALF_ULP = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-"""of a value in its format; results that round to neighbours differ by two of them"""
+"""unit roundoff of each dtype; results that round to neighbouring values differ by two of them"""
 LARGEST = 6.0
-"""random levels hold nothing beyond"""
+"""upper bound of the random levels"""
 
 SCALES = (0.25, 0.125, 0.0625)
 LEVEL_HWS = ((23, 41), (12, 21), (6, 11))
@@ -45,7 +45,7 @@ IMAGE_IDX = np.array([0, 1, 1, 0, 1, 0, 1, 0, 1, 0])
 
 @pytest.fixture(autouse=True)
 def quiet_floats() -> Iterator[None]:
-    """numpy, which interpreted kernels compute with, warns of what they guard against."""
+    """Ignore warnings of NumPy, which the interpreter uses, about operations that the kernels guard."""
     with np.errstate(invalid="ignore", over="ignore"):
         yield
 
@@ -90,7 +90,7 @@ def expected_of(
     scales: tuple[float, ...] = SCALES,
     **options: Any,
 ) -> torch.Tensor:
-    """The same by the CPU form, of the same numbers in float32."""
+    """The result of the CPU kernel for the same values in float32."""
     maps = [level.float().permute(0, 2, 3, 1).cpu().contiguous().numpy() for level in levels]
     return torch.from_numpy(cpu_roi_align(maps, scales, boxes, image_idx, output_hw, **options))
 
@@ -118,7 +118,7 @@ def test_agrees_with_the_cpu(device: torch.device, sampling_ratio: int, is_align
 
 @pytest.mark.parametrize("is_aligned", [False, True], ids=["as it is", "aligned"])
 def test_adaptive_samples(device: torch.device, is_aligned: bool) -> None:
-    """As many as a bin has cells; of those far outside the map only the rest is gone through."""
+    """As many samples as a bin has cells; samples far outside the map are skipped."""
     levels = random_levels(device, 5)
     far = [[-3000, 10, 200, 60], [20, -100, 90, 4000], [1e5, 1e5, 1e5 + 90, 1e5 + 90], [0, 0, 1e30, 1e30]]
     boxes = np.concatenate([BOXES, np.array(far, np.float32)])
@@ -130,7 +130,7 @@ def test_adaptive_samples(device: torch.device, is_aligned: bool) -> None:
 
 
 @pytest.mark.parametrize(("output_hw", "channels"), [((7, 7), 1), ((3, 2), 40), ((1, 1), 264), ((5, 9), 64)], ids=str)
-def test_tiles_that_do_not_come_out_even(device: torch.device, output_hw: tuple[int, int], channels: int) -> None:
+def test_incomplete_tiles(device: torch.device, output_hw: tuple[int, int], channels: int) -> None:
     levels = random_levels(device, channels, torch.bfloat16)
     chosen = slice(0, None, 3)
     found = aligned(levels, BOXES[chosen], IMAGE_IDX[chosen], output_hw)
@@ -150,7 +150,7 @@ def test_equals_the_reference(device: torch.device) -> None:
     assert_close((difference - of_positions).clamp(min=0), torch.zeros_like(difference), 4)
 
 
-def test_half_a_pixel_off_is_noticed(device: torch.device) -> None:
+def test_a_shift_by_half_a_pixel_is_detected(device: torch.device) -> None:
     levels = random_levels(device, 3)
     expected = expected_of(levels, BOXES, IMAGE_IDX)
     with pytest.raises(AssertionError, match="for"):
@@ -160,7 +160,9 @@ def test_half_a_pixel_off_is_noticed(device: torch.device) -> None:
 
 
 def at_level_changes(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Found and expected level of boxes a few roundings around each change, from maps that hold its number."""
+    """Actual and expected levels of boxes whose areas are a few roundings around each threshold; each map contains its
+    number.
+    """
     near = 1 + np.arange(-10, 3) * 2.0**-23
     sides = np.concatenate([[0, 1, 16, 900, 5000], *(side * near for side in (112, 224, 448, 896))])
     half = (sides / 2).astype(np.float32)
@@ -174,14 +176,14 @@ def at_level_changes(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def test_five_levels_change_where_those_of_the_cpu_do(device: torch.device) -> None:
+def test_five_levels_change_at_the_areas_of_the_cpu(device: torch.device) -> None:
     found, expected = at_level_changes(device)
     assert set(expected.tolist()) == {0, 1, 2, 3, 4}
     assert torch.equal(found, expected)
 
 
-def test_levels_without_the_addition_are_noticed(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bare rule of the FPN paper, without torchvision's 1e-6."""
+def test_levels_without_the_epsilon_are_detected(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of the FPN paper without torchvision's epsilon."""
     bare = (0.0, 112.0**2, 224.0**2, 448.0**2, 896.0**2)
     monkeypatch.setattr(roi_align_triton, "least_areas_px2", lambda scales: bare)
     found, expected = at_level_changes(device)
@@ -189,7 +191,7 @@ def test_levels_without_the_addition_are_noticed(device: torch.device, monkeypat
 
 
 @pytest.mark.parametrize("is_aligned", [False, True], ids=["as it is", "aligned"])
-def test_one_level_takes_boxes_turned_inside_out(device: torch.device, is_aligned: bool) -> None:
+def test_a_single_level_takes_boxes_of_negative_area(device: torch.device, is_aligned: bool) -> None:
     level = random_levels(device, 5)[:1]
     boxes = np.array([[90, 20, 10, 70], [90, 70, 10, 20], [10, 20, 90, 70]], np.float32)
     image_idx = np.array([0, 1, 1])
@@ -244,8 +246,8 @@ def test_invalid_boxes_give_zeros(device: torch.device, sampling_ratio: int, num
     assert not found.any()
 
 
-def test_what_is_not_there_gives_zeros(device: torch.device) -> None:
-    """A box turned inside out has no level, and nothing is read of images before the first or behind the last."""
+def test_boxes_without_level_or_image_give_zeros(device: torch.device) -> None:
+    """A box of negative area has no level, and images out of range are not read."""
     boxes = np.array([[90, 20, 10, 70], *[[10, 20, 90, 70]] * 4], np.float32)
     image_idx = np.array([0, -1, 2, 2**40, 1])
     found = aligned(random_levels(device, 3), boxes, image_idx)
@@ -273,7 +275,7 @@ def test_no_boxes(device: torch.device) -> None:
     assert found.shape == (0, 3, 2, 3)
 
 
-def test_boxes_may_be_views(device: torch.device) -> None:
+def test_boxes_may_be_non_contiguous(device: torch.device) -> None:
     levels = random_levels(device, 3)
     wide_boxes, wide_idx = on(device, np.repeat(BOXES, 2, axis=0)), on(device, np.repeat(IMAGE_IDX, 2))
     found = roi_align(levels, SCALES, wide_boxes[::2], wide_idx[::2], (3, 2))
@@ -281,7 +283,7 @@ def test_boxes_may_be_views(device: torch.device) -> None:
 
 
 class Launches:
-    """Stands in for a kernel and counts."""
+    """A replacement of the kernel that counts its launches."""
 
     def __init__(self) -> None:
         self.num = 0
@@ -294,7 +296,7 @@ class Launches:
 
 
 def test_one_launch_and_no_value_read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of the device "meta" have shapes and strides, and no values to read."""
+    """Tensors on the device "meta" have shapes and strides but no values."""
     launches = Launches()
     monkeypatch.setattr(roi_align_triton, "_align_kernel", launches)
     levels = [level.to("meta") for level in random_levels(torch.device("cpu"), 3)]

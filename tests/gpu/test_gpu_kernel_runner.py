@@ -1,8 +1,8 @@
-"""The bookkeeping of the CUDA runner: slots, buckets, what goes up and comes down; on a small network.
+"""The CUDA runner on a small network: slots, buckets, uploads and downloads.
 
-In the interpreter there are no streams and no graphs: stand-ins run everything at once and in order, and a replay is
-the forward pass again, into the same output. Preprocessing is Triton's; RoIAlign and NMS, which the interpreter would
-take minutes for, are the CPU's. What the stand-ins cannot show is left to test_gpu_engine.py.
+The interpreter has no streams and no graphs. Replacements run every operation immediately, and a replay runs the
+forward pass again into the same output. Preprocessing uses the Triton kernel; RoIAlign and NMS, which would take
+minutes in the interpreter, use the CPU kernels. test_gpu_engine.py tests streams and graphs on a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.models.registry import MODELS
 
 SPEC = MODELS["street"]
 PADDED_HW = (32, 64)
-"""small, because the interpreter spends milliseconds on each tile of a picture"""
+"""small, because the interpreter takes milliseconds for each tile of a picture"""
 MAX_DETECTIONS = 12
 
 
@@ -48,7 +48,7 @@ class StandInStream:
 
 
 class StandInGraph:
-    """Replays by running again."""
+    """A graph whose replay runs the forward pass again."""
 
     def __init__(self, forward: Callable[[], Tensor]) -> None:
         self._forward = forward
@@ -59,7 +59,7 @@ class StandInGraph:
 
 
 class InterpretedRunner(GraphRunner):
-    """Without captures."""
+    """A GraphRunner without captures."""
 
     def _graph(self, lane: Any, capacity: int) -> Any:
         if capacity not in lane.graphs:
@@ -85,7 +85,7 @@ def runner_class(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> type[
 
 
 def network_on(device: torch.device) -> StagedNetwork:
-    """Small counts, so that the interpreter gets through, and every proposal a detection of some class."""
+    """A network with small counts, for the interpreter, in which every proposal becomes a detection."""
     torch.manual_seed(3)
     network = build("street", 7)
     network.rpn._pre_nms_top_n["testing"] = 40
@@ -151,7 +151,7 @@ def test_a_batch_with_too_many_instances_is_run_again(
     nothing = runner.start(job(picture(1), picture(2), min_score=2.0))()
     assert nothing.num.tolist() == [0, 0]
     found = runner.start(job(picture(1), picture(2)))()
-    assert found.num.sum() > 16  # the smallest graph has room for 8 per picture
+    assert found.num.sum() > 16  # the smallest graph has a capacity of 8 per image
     assert_found(found, references.start(job(picture(1), picture(2)))())
 
 

@@ -1,4 +1,4 @@
-"""RoIAlign on CUDA where only the real thing can answer: graphs, rounding, more than 4 GB, torchvision's kernel."""
+"""RoIAlign tests that need a GPU: graphs, rounding, more than 4 GB, comparison with torchvision's CUDA kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRIDES = (4, 8, 16, 32)
 SCALES = tuple(1 / stride for stride in STRIDES)
 FLOAT32_UNIT = 2.0**-24
 LARGEST = 6.0
-"""random levels hold nothing beyond"""
+"""upper bound of the random levels"""
 
 
 def random_levels(device: torch.device, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
@@ -30,7 +30,7 @@ def random_levels(device: torch.device, dtype: torch.dtype, seed: int = 0) -> li
 
 
 def random_boxes(num: int, seed: int) -> torch.Tensor:
-    """(num, 4) of 4 to 400 pixels, some of them beyond the image, on the CPU."""
+    """(num, 4) boxes of 4 to 400 pixels on the CPU, some of them outside the image."""
     random = np.random.default_rng(seed)
     centre = random.uniform(0, IMAGE_HW[::-1], (num, 2))
     half = np.exp(random.uniform(np.log(2), np.log(200), (num, 2)))
@@ -51,7 +51,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, half_ulp: float) -
     assert float(error.nan_to_num(nan=torch.inf).max()) <= 24 * FLOAT32_UNIT * LARGEST
 
 
-def test_a_graph_follows_boxes_counts_and_maps(cuda: torch.device) -> None:
+def test_a_replayed_graph_reads_new_boxes_counts_and_maps(cuda: torch.device) -> None:
     levels = random_levels(cuda, torch.bfloat16)
     boxes, image_idx = random_boxes(40, seed=1).to(cuda), torch.arange(2, device=cuda).repeat_interleave(20)
     num_valid = torch.tensor([20, 20], device=cuda)
@@ -59,7 +59,7 @@ def test_a_graph_follows_boxes_counts_and_maps(cuda: torch.device) -> None:
     def call() -> torch.Tensor:
         return roi_align(levels, SCALES, boxes, image_idx, (7, 7), num_valid=num_valid)
 
-    call()  # compiles
+    call()  # compiles the kernel
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -1,4 +1,4 @@
-"""The engine on the bundled weights and on torchvision's networks, with torchvision's own forward pass as the judge."""
+"""The engine with the packaged weights and torchvision's networks, compared with torchvision's own forward pass."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pictures() -> list[NDArray[np.uint8]]:
 
 
 def torchvisions(network: MaskRCNN, frame: I420Frame) -> Detections:
-    """What torchvision's forward pass finds on the frame, given as float RGB."""
+    """Detections of torchvision's forward pass on the frame as float RGB."""
     hw = (frame.height, frame.width)
     rgb = preprocess_batch([frame], [hw], hw, (0, 0, 0), (1, 1, 1))[0]
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def torchvisions(network: MaskRCNN, frame: I420Frame) -> Detections:
     return found
 
 
-def test_finds_what_torchvision_finds(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
+def test_detections_equal_torchvisions(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
     network = build("street", 7)
     load_weights(network, STREET, None)
     network.transform.min_size, network.transform.max_size = (STREET.min_size,), STREET.max_size
@@ -90,11 +90,11 @@ def test_detections_are_in_pixels_of_the_source(engine: Engine, pictures: list[N
     np.testing.assert_allclose(large.boxes_xyxy, same.boxes_xyxy * [3, 4, 3, 4], rtol=1e-6)
     areas = [[rle_area(counts) for counts in found.rle_counts] for found in (same, large)]
     big = np.array(areas[0]) > 400
-    # whole pixels of the box and of the outline weigh more in the small picture
+    # a pixel of the box and of the outline matters more in the small picture
     np.testing.assert_allclose(np.array(areas[1])[big], 12 * np.array(areas[0])[big], rtol=0.15)
 
 
-def test_arrays_have_the_promised_form(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
+def test_arrays_have_the_documented_shapes(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
     (found,) = found_on(engine, frame_of(pictures[0]))
     num = len(found)
     assert (found.boxes_xyxy.shape, found.boxes_xyxy.dtype) == ((num, 4), np.float32)
@@ -110,7 +110,7 @@ def test_arrays_have_the_promised_form(engine: Engine, pictures: list[NDArray[np
     assert (found.boxes_xyxy[:, 2:] <= [682, 384]).all()
 
 
-def test_masks_lie_in_their_boxes_and_fill_them_as_the_packed_bits_do(
+def test_masks_lie_in_their_boxes_and_agree_with_the_packed_bits(
     engine: Engine, pictures: list[NDArray[np.uint8]]
 ) -> None:
     (found,) = found_on(engine, frame_of(pictures[0]))
@@ -119,7 +119,7 @@ def test_masks_lie_in_their_boxes_and_fill_them_as_the_packed_bits_do(
         x1, y1, x2, y2 = box_xyxy
         inside = mask[max(int(y1) - 2, 0) : int(y2) + 3, max(int(x1) - 2, 0) : int(x2) + 3].sum()
         assert inside == mask.sum()
-        if min(x2 - x1, y2 - y1) > 30:  # pasting adds up to a pixel a side
+        if min(x2 - x1, y2 - y1) > 30:  # pasting adds up to one pixel on each side
             assert mask.sum() / ((x2 - x1) * (y2 - y1)) == pytest.approx(share, abs=0.07)
 
 
@@ -138,7 +138,7 @@ def test_each_frame_has_its_own_filters(engine: Engine, pictures: list[NDArray[n
     assert 0 < len(found[2]) < len(everything)
 
 
-def test_no_frames_no_detections(engine: Engine) -> None:
+def test_no_frames_give_no_detections(engine: Engine) -> None:
     assert engine.infer([], min_scores=[], class_ids=[]) == []
 
 
@@ -154,12 +154,12 @@ def test_small_and_narrow_frames_pass(engine: Engine, hw: tuple[int, int]) -> No
     assert (found.height, found.width) == hw
 
 
-def test_bf16_finds_the_clear_ones_too(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
+def test_bf16_detects_high_scoring_objects(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
     low = load_engine("street", device="cpu", precision="bf16")
     assert low.precision == "bf16"
     frame = frame_of(pictures[0])
     (exact,), (found,) = (e.infer([frame], min_scores=[0.7], class_ids=[None]) for e in (engine, low))
-    # bf16 has 8 bits: a score moves by some hundredths, so those near the threshold come and go
+    # bf16 has 8 bits: scores change by some hundredths, so detections near the threshold can appear or vanish
     assert abs(len(exact) - len(found)) <= 2
     assert found.scores[0] == pytest.approx(exact.scores[0], abs=0.05)
 
@@ -262,7 +262,7 @@ def pickled_code(path: Path) -> None:
         (lambda path: path.mkdir(), ".pth", "there is no such file"),
     ],
 )
-def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path, damage, suffix: str, message: str) -> None:
+def test_wrong_weights_give_one_error_line(tmp_path: Path, damage, suffix: str, message: str) -> None:
     path = tmp_path / f"mine{suffix}"
     damage(path)
     with pytest.raises(ModelError) as raised:
@@ -275,12 +275,12 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path, damage, suff
     assert len(line) < 500
 
 
-def test_damaged_bundled_weights_are_noticed() -> None:
+def test_damaged_packaged_weights_are_detected() -> None:
     with pytest.raises(ModelError, match=r"street.safetensors: damaged \(sha256 .* reinstall"):
         load_weights(build("street", 7), dataclasses.replace(STREET, sha256="0" * 64), None)
 
 
-def test_offline_and_not_cached_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded_give_one_error_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     spec = MODELS["maskrcnn_resnet50_fpn"]
     unreachable = dataclasses.replace(spec, weights_url=f"https://127.0.0.1:9/{spec.weights_file}")
@@ -291,8 +291,8 @@ def test_offline_and_not_cached_is_one_clear_line(tmp_path: Path, monkeypatch: p
     assert "\n" not in line
 
 
-def test_cached_weights_are_used_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the form of torchvision's file: names of 2019, frozen batch norms that count no batches."""
+def test_cached_weights_need_no_network_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State dict in the form of torchvision's file: old names, and frozen batch norms without counters."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     spec = MODELS["maskrcnn_resnet50_fpn"]
@@ -309,7 +309,7 @@ def test_cached_weights_are_used_without_a_network(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_not_there_is_one_clear_line() -> None:
+def test_a_missing_cuda_device_gives_one_error_line() -> None:
     with pytest.raises(UsageError, match=r"^device cuda:1: torch .* finds no CUDA device here; use --device cpu$"):
         load_engine("street", device="cuda:1")
 
@@ -325,7 +325,7 @@ def test_segment_takes_arrays_pictures_and_paths(tmp_path: Path, pictures: list[
     image.save(path)
     turned = tmp_path / "turned.png"
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    exif[0x0112] = 6  # EXIF orientation: rotate clockwise by 90 degrees
     image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     options = {"model": "street", "device": "cpu", "precision": "fp32", "conf": 0.3}
     (expected,) = segment(pictures[0], **options)
@@ -334,7 +334,7 @@ def test_segment_takes_arrays_pictures_and_paths(tmp_path: Path, pictures: list[
         assert_same(found, expected)
 
 
-def test_segment_answers_in_the_pictures_own_pixels(pictures: list[NDArray[np.uint8]]) -> None:
+def test_segment_returns_pixels_of_the_picture(pictures: list[NDArray[np.uint8]]) -> None:
     large = np.asarray(Image.fromarray(pictures[0]).resize((1001, 563)))
     (found,) = segment(large, model="street", device="cpu", classes=["car"], conf=0.3)
     assert (found.width, found.height) == (1001, 563)
@@ -342,7 +342,7 @@ def test_segment_answers_in_the_pictures_own_pixels(pictures: list[NDArray[np.ui
     assert found.masks().shape[1:] == (563, 1001)
 
 
-def test_segment_says_what_is_wrong(tmp_path: Path) -> None:
+def test_segment_raises_for_invalid_input(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(SourceError, match=r"broken.png: cannot be read"):
         segment(tmp_path / "broken.png", model="street", device="cpu")

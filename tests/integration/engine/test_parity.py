@@ -1,4 +1,4 @@
-"""The parity harness on the synthetic scene, on real pictures where they are there, and on engines that are wrong."""
+"""The parity harness on the synthetic scene, on real pictures if available, and on wrong engines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def torchvision() -> Torchvision:
 
 @pytest.fixture(scope="module")
 def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of the scene, larger than the model's input, with their truth in COCO's format."""
+    """Pictures of the scene, larger than the model's input, with ground truth in COCO's format."""
     folder = tmp_path_factory.mktemp("scene")
     (folder / "images").mkdir()
     scene = Scene(SceneConfig(width=852, height=480, num_frames=100, num_people=8, num_cars=4))
@@ -74,7 +74,7 @@ def found_on(engine: Engine, frames: list[I420Frame]) -> list[Detections]:
 
 
 def fails(founds: list[Detections], expecteds: list[Detections]) -> bool:
-    """Whether the goals of fp32 find fault with them."""
+    """Whether a goal of fp32 is missed."""
     agreed = agreement(founds, expecteds)
     return agreed.share < parity.MIN_SHARE or agreed.least_iou < parity.MIN_MASK_IOU
 
@@ -104,8 +104,10 @@ def test_torchvision_gets_the_reference_conversion(matrix: ColourMatrix, full_ra
 
 
 @pytest.mark.parametrize("hw", [(320, 568), (300, 640), (426, 320), (96, 64)], ids=str)
-def test_the_judge_is_torchvisions_forward_pass_without_a_resize(torchvision: Torchvision, hw: tuple[int, int]) -> None:
-    """Where the source has the size of the input, bit for bit what the network says when it is called."""
+def test_the_comparison_uses_torchvisions_forward_pass_without_a_resize(
+    torchvision: Torchvision, hw: tuple[int, int]
+) -> None:
+    """If the source has the input size, bit-identical to a call of the network."""
     picture = Scene(SceneConfig(width=hw[1], height=hw[0], num_frames=30)).render(20).image
     frame = I420Frame(judge.rgb_to_i420(picture), hw[1], hw[0], hw[1], hw[0], ColourMatrix.BT601, full_range=True)
     found = torchvision.on_frame(frame)
@@ -132,7 +134,7 @@ def test_the_picture_itself_is_resized_by_torchvision(torchvision: Torchvision) 
     assert found.boxes_xyxy[:, 2].max() > 640
 
 
-def test_partners_are_of_one_class_one_place_and_one_score() -> None:
+def test_matches_have_equal_class_position_and_score() -> None:
     box = (10.0, 10.0, 60.0, 60.0)
     expected = detections([box], [0.5], [1])
     for found, num in (
@@ -148,15 +150,15 @@ def test_partners_are_of_one_class_one_place_and_one_score() -> None:
     assert len(partners(expected, Detections.empty(100, 80, with_masks=False))) == 0
 
 
-def test_there_are_as_many_partners_as_there_can_be() -> None:
-    """The first found fits both of the expected ones, the second only the first of them."""
+def test_the_number_of_matches_is_maximal() -> None:
+    """The first detection matches both expected ones, the second only the first."""
     box = (10.0, 10.0, 60.0, 60.0)
     found = detections([box, box], [0.5, 0.4992], [1, 1])
     expected = detections([box, box], [0.4998, 0.5008], [1, 1])
     assert sorted(map(tuple, partners(found, expected).tolist())) == [(0, 1), (1, 0)]
 
 
-def test_the_share_is_of_what_was_expected_and_masks_are_compared_pixel_by_pixel() -> None:
+def test_the_share_counts_expected_detections_and_masks_are_compared_by_pixel() -> None:
     box, other = (10.0, 10.0, 60.0, 60.0), (70.0, 10.0, 90.0, 60.0)
     mask = np.zeros((80, 100), bool)
     mask[10:60, 10:60] = True
@@ -170,8 +172,8 @@ def test_the_share_is_of_what_was_expected_and_masks_are_compared_pixel_by_pixel
     np.testing.assert_allclose(sorted(agreed.mask_ious), [49 / 51, 1, 1])
 
 
-def test_masks_whose_pasting_hangs_by_a_rounding_are_counted_apart() -> None:
-    """Widened by 30/28, the box of 14 px reaches half a pixel further: to whole pixels, from edges at a half."""
+def test_masks_with_ambiguous_pasting_are_counted_separately() -> None:
+    """The box of 14 px, widened by 30/28, grows by half a pixel on each side, from half-pixel edges to whole pixels."""
     mask = np.zeros((80, 100), bool)
     mask[20:34, 20:34] = True
     rles = [encode_rle(mask)], [encode_rle(np.roll(mask, 1, axis=0))]
@@ -183,13 +185,13 @@ def test_masks_whose_pasting_hangs_by_a_rounding_are_counted_apart() -> None:
         assert (agreed.least_iou < 0.9) == bool(num_compared)
 
 
-def test_nothing_expected_nothing_missing() -> None:
+def test_no_expected_detections_means_full_agreement() -> None:
     nothing = Detections.empty(100, 80)
     assert agreement([nothing], [nothing]).share == 1.0
 
 
 def test_average_precision_by_hand(tmp_path: Path) -> None:
-    """One of two people is found, by box and mask; a car in a picture that labels people only does not count."""
+    """One of two people is detected; a car on a picture that labels only people does not count."""
     mask = np.zeros((80, 100), bool)
     mask[10:60, 10:60] = True
     entry = {"image_id": 7, "category_id": 1, "area": 2500, "iscrowd": 0, "bbox": [10, 10, 50, 50]}
@@ -245,7 +247,7 @@ def test_the_goals_of_fp32_are_reached_on_the_scene(
     assert 0.05 < truth_is_used["ours"] < 1
 
 
-def test_a_missed_goal_is_said_and_ends_with_1(
+def test_a_missed_goal_is_reported_and_exits_with_1(
     scene_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "load_engine", lambda *_, **__: wrong_engine(higher_threshold))
@@ -259,7 +261,7 @@ def test_a_missed_goal_is_said_and_ends_with_1(
 
 
 @pytest.mark.parametrize("missing", ["--data", "--images"])
-def test_files_that_are_missing_are_one_line(
+def test_missing_files_give_one_error_line(
     missing: str, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {"--data": str(scene_data), "--images": str(scene_data.parent / "images")}
@@ -308,7 +310,7 @@ def wrong_engine(change: Callable[[object], None]) -> Engine:
 
 
 def nothing(network) -> None:
-    """The control: what this makes must pass."""
+    """The control, which must pass."""
 
 
 def higher_threshold(network) -> None:
@@ -373,20 +375,20 @@ def swapped_classes(network) -> None:
         swapped_classes,
     ],
 )
-def test_a_wrong_engine_is_found_out(change, frames: list[I420Frame], expected: list[Detections]) -> None:
+def test_a_wrong_engine_is_detected(change, frames: list[I420Frame], expected: list[Detections]) -> None:
     assert fails(found_on(wrong_engine(change), frames), expected)
 
 
-def test_a_right_engine_is_not(frames: list[I420Frame], expected: list[Detections]) -> None:
+def test_a_correct_engine_passes(frames: list[I420Frame], expected: list[Detections]) -> None:
     assert not fails(found_on(wrong_engine(nothing), frames), expected)
 
 
-def test_colours_of_another_matrix_are_found_out(frames: list[I420Frame], expected: list[Detections]) -> None:
+def test_a_wrong_colour_matrix_is_detected(frames: list[I420Frame], expected: list[Detections]) -> None:
     other = [dataclasses.replace(frame, matrix=ColourMatrix.BT709) for frame in frames]
     assert fails(found_on(wrong_engine(nothing), other), expected)
 
 
-def test_masks_a_pixel_aside_are_found_out(expected: list[Detections]) -> None:
+def test_masks_shifted_by_a_pixel_are_detected(expected: list[Detections]) -> None:
     shifted = []
     for found in expected:
         masks = [np.roll(decode_rle(counts, (found.height, found.width)), 1, axis=1) for counts in found.rle_counts]
@@ -395,6 +397,6 @@ def test_masks_a_pixel_aside_are_found_out(expected: list[Detections]) -> None:
     assert fails(shifted, expected)
 
 
-def test_boxes_half_a_pixel_aside_are_found_out(expected: list[Detections]) -> None:
+def test_boxes_shifted_by_half_a_pixel_are_detected(expected: list[Detections]) -> None:
     shifted = [dataclasses.replace(found, boxes_xyxy=found.boxes_xyxy + np.float32(0.5)) for found in expected]
     assert fails(shifted, expected)

@@ -1,8 +1,8 @@
-"""Every stage of the engine against the same stage of torchvision's networks, each given what torchvision's gave.
+"""Every stage of the engine, compared with the same stage of torchvision's networks on torchvision's inputs to it.
 
-The weights are random, so detections are nearly tied and a whole run may order them otherwise; stage by stage there is
-nothing to tie. They are scaled on the pictures until features, scores, boxes, masks and heatmaps spread as those of a
-trained network do.
+The weights are random, so detections are nearly tied, and a complete run may order them differently; stages on equal
+inputs have no such ties. The weights are scaled on the pictures until features, scores, boxes, masks and heatmaps vary
+like those of a trained network.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from pipeline.synthetic import Scene, SceneConfig
 
 PADDED_HW = (192, 288)
 INPUT_HWS = [(192, 270), (176, 288)]
-"""two pictures of a batch that do not fill it, at sizes that the input rule leaves as they are"""
+"""two pictures smaller than the padded batch, with sizes that the input rule does not change"""
 
 NUM_PROPOSALS = 120
 NUM_DETECTIONS = 24
 
 # Sums of up to 12,544 float32 products in another order, over some 50 layers: relative to the largest.
 SUM_TOLERANCE = 1e-4
-# Of two that are tied at the limit of how many are kept, either may be the last.
+# Of two proposals tied at the limit, either may be kept.
 SCORE_TOLERANCE = 1e-6
 # Decoding a box: some ten operations on numbers up to 288, of which one has the rounding 2^-16.
 BOX_TOLERANCE_PX = 1e-3
@@ -52,7 +52,7 @@ WITH_MASKS = [name for name in FAMILY if MODELS[name].output == "masks"]
 
 
 class Judged(NamedTuple):
-    """torchvision's network, what each of its stages makes of two pictures, and ours with the same weights."""
+    """torchvision's network with the outputs of each stage for two pictures, and ours with the same weights."""
 
     spec: ModelSpec
     frames: list[I420Frame]
@@ -69,7 +69,7 @@ class Judged(NamedTuple):
     """boxes, scores and labels of each picture"""
     ours: StagedNetwork
     taken: FasterRCNN
-    """the modules that `ours` took over and rewrote"""
+    """the modules that `ours` has replaced"""
 
 
 @pytest.fixture(params=FAMILY)
@@ -119,7 +119,7 @@ def judged_on(name: str) -> Judged:
 
 
 def untied(logits: Tensor) -> Tensor:
-    """RoIAlign widens regions to a cell of their level, so that small ones may be the same to the head."""
+    """RoIAlign enlarges RoIs to one cell of their level, so small ones can give the same features."""
     return logits + 1e-3 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(7))
 
 
@@ -151,7 +151,7 @@ def spread_out(network: FasterRCNN, images: ImageList) -> None:
             module.bias.normal_(0, 0.1)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-            if name.endswith("bn3"):  # else every one of 16 residuals doubles the variance
+            if name.endswith("bn3"):  # otherwise each of 16 residuals doubles the variance
                 module.weight.mul_(0.25)
     levels = list(network.backbone(images.tensors).values())
     for block, level in zip(network.backbone.fpn.layer_blocks, levels, strict=False):
@@ -179,7 +179,7 @@ def last_layer(block: nn.Module) -> nn.Module:
 
 
 def rescale(layer: nn.Module, deviation: float, *outputs: Tensor) -> None:
-    """Brings the mean of each channel to 0 and their common standard deviation to `deviation`."""
+    """Normalise the mean of each channel to 0 and the common standard deviation to `deviation`."""
     rows = torch.cat([output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
     means = rows.mean(dim=1)
     factor = deviation / float((rows - means[:, None]).std())
@@ -198,7 +198,7 @@ def channels_last(maps: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def as_boxes(proposals: list[Tensor]) -> Boxes:
-    """Proposals of torchvision in our form, with NaN behind the count."""
+    """torchvision's proposals as `Boxes`, with NaN in the padding."""
     num = torch.tensor([len(of_image) for of_image in proposals])
     xyxy = torch.full((len(proposals), NUM_PROPOSALS, 4), float("nan"))
     for of_image, boxes in zip(xyxy, proposals, strict=True):
@@ -213,11 +213,11 @@ def as_instances(found: list[dict[str, Tensor]]) -> FlatBoxes:
     return FlatBoxes(boxes, image_idx, labels, num)
 
 
-def test_the_random_networks_are_worth_comparing(judged: Judged) -> None:
+def test_the_random_networks_give_meaningful_outputs(judged: Judged) -> None:
     assert all(len(of_image) > 50 for of_image in judged.proposals)
     sides = torch.cat(judged.proposals)[:, 2:] - torch.cat(judged.proposals)[:, :2]
     areas = sides.prod(dim=1)
-    assert float(areas.max() / areas.min()) > 16  # of two levels of the pyramid at least
+    assert float(areas.max() / areas.min()) > 16  # from at least two pyramid levels
     for of_image in judged.found:
         assert len(of_image["scores"]) == NUM_DETECTIONS
         assert float(of_image["scores"].max()) > 0.3
@@ -225,7 +225,7 @@ def test_the_random_networks_are_worth_comparing(judged: Judged) -> None:
 
 
 def test_trunk(judged: Judged) -> None:
-    """From I420 on: the conversion of colours and the normalisation are part of it."""
+    """From I420, including colour conversion and normalisation."""
     spec = judged.spec
     batch = torch.from_numpy(preprocess_batch(judged.frames, INPUT_HWS, PADDED_HW, spec.mean, spec.std))
     with torch.inference_mode():
@@ -347,7 +347,7 @@ def test_keypoints() -> None:
 
 
 def test_whole_runs(judged: Judged) -> None:
-    """Nearly tied detections may change places, at the hundredth too; here nearly all are the same."""
+    """Nearly tied detections can swap, also at the limit of 100; nearly all must be equal."""
     torchvision = Torchvision(judged.theirs, judged.spec)
     engine = Engine(copy.deepcopy(judged.theirs), judged.spec, torch.device("cpu"), "fp32")
     founds = engine.infer(judged.frames, min_scores=[0.0] * 2, class_ids=[None] * 2)

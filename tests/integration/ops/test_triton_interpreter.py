@@ -1,4 +1,5 @@
-"""The Triton kernels without a GPU: the cases of tests/gpu, run by Triton's interpreter in a process of its own."""
+"""The Triton kernels without a GPU: the kernel tests of tests/gpu in Triton's interpreter, in a process of their
+own."""
 
 from __future__ import annotations
 

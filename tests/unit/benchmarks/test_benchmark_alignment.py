@@ -1,4 +1,4 @@
-"""benchmarks.alignment: RoIAlign above what rounds, the peer as the loops have it, squares averaged by hand."""
+"""benchmarks.alignment: order of the operations, the peer compared with the reference, averages by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def frames() -> list[SceneFrame]:
     return list(alignment.street(2))
 
 
-def test_roi_align_beats_what_rounds_in_every_size(frames: list[SceneFrame]) -> None:
+def test_roi_align_has_a_higher_iou_than_rounding_for_every_size(frames: list[SceneFrame]) -> None:
     rows = alignment.measure(frames)
     assert {row["case"].partition(",")[0] for row in rows} == set(alignment.SIZES)
     assert len(rows) == 12
@@ -31,11 +31,13 @@ def test_roi_align_beats_what_rounds_in_every_size(frames: list[SceneFrame]) -> 
         assert row["objects"] >= 3, row
         assert row["rounded"] < row["ours"], row
         assert row["peer"] < row["ours"], row
-        assert row["ratio"] == pytest.approx(row["ours"] / row["peer"], abs=1e-3), row  # of figures with four decimals
+        assert row["ratio"] == pytest.approx(row["ours"] / row["peer"], abs=1e-3), row  # figures have four decimals
 
 
 def test_rounding_costs_nothing_where_boxes_lie_on_whole_cells() -> None:
-    """A rectangle on cells of 4 pixels is cut alike with its box rounded or not; two pixels on, it is not."""
+    """Rounding does not change the result for a rectangle on whole cells of 4 pixels, but does for one shifted by 2
+    pixels.
+    """
 
     def cuts(shift_px: int) -> dict[str, NDArray[np.float32]]:
         mask = np.zeros((128, 128), np.bool_)
@@ -49,7 +51,7 @@ def test_rounding_costs_nothing_where_boxes_lie_on_whole_cells() -> None:
 
 
 @pytest.mark.parametrize("side", alignment.SIDES)
-def test_the_peer_is_the_roi_pool_of_the_loops(frames: list[SceneFrame], side: int) -> None:
+def test_the_peer_equals_the_roi_pool_of_the_reference(frames: list[SceneFrame], side: int) -> None:
     frame = frames[0]
     for item in frame.objects[:4]:
         mask, box = frame.mask(item.object_id), np.array(item.box_xyxy, np.float32)
@@ -74,8 +76,8 @@ def test_sizes_are_cocos(area_px2: int, size: str) -> None:
     assert alignment.size_of(area_px2) == size
 
 
-def test_ious_are_those_of_bitmaps(frames: list[SceneFrame]) -> None:
-    """Of every object that is large enough, in order."""
+def test_ious_equal_those_of_bitmaps(frames: list[SceneFrame]) -> None:
+    """IoUs of every object that is large enough, in order."""
     frame = frames[0]
     found = alignment.frame_ious(frame, 28, aligned=False)
     expected = []
@@ -92,7 +94,7 @@ def test_ious_are_those_of_bitmaps(frames: list[SceneFrame]) -> None:
     np.testing.assert_array_equal(np.array([ious for _, ious in found]), np.array([ious for _, ious in expected]))
 
 
-def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_per_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["alignment", "--num", "1", "--json"])
     alignment.main()
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -102,7 +104,7 @@ def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert {"torch", "torchvision", "numba", "python"} <= set(row["versions"])
 
 
-def test_a_number_of_pictures_below_one_is_refused(
+def test_a_number_of_pictures_below_one_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["alignment", "--num", "0"])

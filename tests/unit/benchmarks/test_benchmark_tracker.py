@@ -1,4 +1,4 @@
-"""benchmarks.tracker without its peers: the crowd, the processes that trackers run in, the tables."""
+"""benchmarks.tracker without its peers: the crowd, the child processes, the tables."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_objects_move_come_and_go_within_the_frame(scene: Scene) -> None:
 
 def test_some_are_missed_some_are_hidden_and_some_detections_are_false(scene: Scene) -> None:
     num_seen, num_found = len(scene.truth.ids), len(scene.scores)
-    assert num_seen < 0.95 * NUM_OBJECTS * NUM_FRAMES  # crossings hide more than three quarters of some
+    assert num_seen < 0.95 * NUM_OBJECTS * NUM_FRAMES  # crossings occlude more than three quarters of some objects
     num_false = np.mean([_num_false(scene, index) for index in range(NUM_FRAMES)])
-    assert 0.5 < num_false < 3  # three things, each taken for an object in two frames of five
+    assert 0.5 < num_false < 3  # three false objects, each detected in two of five frames
     assert 0.9 < (num_found / NUM_FRAMES - num_false) / (num_seen / NUM_FRAMES) < 0.99
     assert 0.02 < (scene.scores < 0.5).mean() < 0.3
     for index in range(NUM_FRAMES):
@@ -76,15 +76,15 @@ def test_some_are_missed_some_are_hidden_and_some_detections_are_false(scene: Sc
 
 
 def _num_false(scene: Scene, index: int) -> int:
-    """Detections of a frame that are far from all of its objects."""
+    """Detections of a frame that overlap none of its objects."""
     _, truth_xyxy = scene.truth.frame(index)
     _, found_xyxy = scene.detections.frame(index)
     off = np.abs(found_xyxy[:, None] - truth_xyxy).max(axis=2)
     return int((off.min(axis=1) > 20).sum())
 
 
-def test_what_stands_lower_hides_what_is_behind_it() -> None:
-    """Cell by cell, of three boxes of which one is before both others and one is hidden whole."""
+def test_nearer_objects_occlude_farther_ones() -> None:
+    """Cell by cell for three boxes: one in front of both others, and one completely occluded."""
     boxes = np.array([[0.0, 0, 56, 56], [28, 10, 84, 66], [40, 20, 50, 40], [200, 0, 228, 28]])
     cells = visible_cells(boxes)
     for own, box in zip(cells, boxes, strict=True):
@@ -103,7 +103,7 @@ def _inside(point: NDArray[np.float64], box: NDArray[np.float64]) -> bool:
     return bool((((point - box[:2] - half) / half) ** 2).sum() < 1)
 
 
-def test_every_tenth_frame_is_judged(scene: Scene) -> None:
+def test_every_tenth_frame_is_evaluated(scene: Scene) -> None:
     def without(index: int) -> Boxes:
         boxes_xyxy = scene.truth.boxes_xyxy.copy()
         boxes_xyxy[slice(*scene.truth.starts[index : index + 2])] += 1000
@@ -115,7 +115,7 @@ def test_every_tenth_frame_is_judged(scene: Scene) -> None:
 
 
 def test_a_slow_tracker_s_frames_are_the_first(scene: Scene) -> None:
-    """Figures are of the updates that all have made."""
+    """Figures use the updates that all trackers have made."""
     few = scene.truth.first(20)
     assert len(few.starts) == 21
     for index in range(20):
@@ -128,8 +128,8 @@ def test_a_slow_tracker_s_frames_are_the_first(scene: Scene) -> None:
 # Processes
 
 
-def test_a_child_tracks_as_the_tracker_does_here(scene: Scene, tmp_path: Path) -> None:
-    """In parts, and again from the start with a fresh tracker."""
+def test_a_child_gives_the_tracks_of_the_tracker(scene: Scene, tmp_path: Path) -> None:
+    """In parts, and again from the start with a new tracker."""
     save_detections(tmp_path / "scene.npz", scene.detections, scene.scores, scene.mask_bits)
     with children([OURS, OURS_MASKS], tmp_path) as started:
         for child, with_masks in zip(started, (False, True), strict=True):
@@ -165,7 +165,7 @@ def _tracked_here(scene: Scene, *, with_masks: bool) -> Boxes:
 @pytest.mark.parametrize(
     "program", ["raise SystemExit('out of order')", "input()\nraise SystemExit('out of order')"], ids=["start", "open"]
 )
-def test_a_child_that_fails_ends_the_program_with_its_words(
+def test_a_child_that_fails_ends_the_program_with_its_output(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "child.py"
@@ -178,7 +178,7 @@ def test_a_child_that_fails_ends_the_program_with_its_words(
         child.open(tmp_path / "scene.npz")
 
 
-def test_an_environment_is_made_once_for_what_it_has_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_created_once_for_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
 
     def call(command: list[str]) -> None:
@@ -197,7 +197,7 @@ def test_an_environment_is_made_once_for_what_it_has_to_hold(tmp_path: Path, mon
     assert called[3][-1] == "rich==14.3.4"
 
 
-def test_an_environment_that_cannot_be_made_ends_the_program_and_is_tried_again(
+def test_an_environment_that_cannot_be_created_ends_the_program_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a file").touch()
@@ -209,14 +209,14 @@ def test_an_environment_that_cannot_be_made_ends_the_program_and_is_tried_again(
 # Tables
 
 
-def test_no_figures_where_ours_tracks_worse_than_the_peers() -> None:
+def test_no_figures_if_ours_is_less_accurate_than_the_peers() -> None:
     peers = [figures(0.6, 0.5), figures(0.8, 0.7), figures(0.9, 0.9)]
     assert tracker.fault(figures(0.76, 0.66), peers) is None
     assert tracker.fault(figures(0.74, 0.66), peers) == "mota 0.740 beside a median of 0.800"
     assert tracker.fault(figures(0.76, 0.64), peers) == "idf1 0.640 beside a median of 0.700"
 
 
-def test_a_ratio_is_of_the_turns_that_both_took() -> None:
+def test_a_ratio_uses_the_turns_of_both() -> None:
     ours = tracker.Timed(np.array([1.0, 2, 4, 100]), 100, figures(0.9, 0.8))
     slow = tracker.Timed(np.array([10.0, 40, 20]), 80, figures(0.7, 0.6))
     rows = tracker.speed_rows(tracker.CASES[0], ["ours", "slow"], [ours, slow])
@@ -227,7 +227,7 @@ def test_a_ratio_is_of_the_turns_that_both_took() -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """With ours as the only peer."""
+    """A run with our tracker as the only peer."""
     monkeypatch.setattr(tracker, "PEERS", [OURS._replace(environment=None)])
     monkeypatch.setattr(sys, "argv", ["tracker", *arguments])
     tracker.main()
@@ -246,10 +246,10 @@ def test_a_short_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_accuracy_of_a_child_is_that_of_the_same_tracker_here(
+def test_accuracy_of_a_child_equals_that_of_the_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At 30 frames a second, which peers are run at, and with the configuration that the child has."""
+    """At 30 frames per second, as the peers, and with the configuration of the child."""
     monkeypatch.setattr(mot_tracking, "TrackerConfig", lambda: TrackerConfig.for_conf(0.5, 0.1))
     truth, results = box_crowd(tmp_path)
     for found in results.glob("*.txt"):

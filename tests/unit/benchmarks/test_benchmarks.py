@@ -1,4 +1,4 @@
-"""The benchmarks: operations counted by hand, what is reported and how, sections that fail, and tiny runs."""
+"""The benchmarks: operations counted by hand, reports, sections that fail, and short runs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ V1, V2 = "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"
 MODULES = ("alignment", "bus", "engine", "gpu", "keypoints", "masks", "parity", "roi_align", "tracker")
 
 ROUNDED = 1.5e-3
-"""a ratio of two figures of four digits is off by 5e-4 at most for each, and is itself rounded as much"""
+"""two figures of four digits have an error of at most 5e-4 each, and their ratio is rounded too"""
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -66,7 +66,7 @@ def test_operations_of_an_image_with_100_detections(model: str, padded_hw: tuple
 def test_layers_counted_by_hand() -> None:
     counted = roofline.layers(get_model(V1), (768, 1344), 100)
     by_stage = {stage: [layer for layer in counted if layer.stage == stage] for stage in ("trunk", "box_head")}
-    # 64 filters of 7x7 on 3 channels at every second pixel
+    # 64 filters of 7x7 on 3 channels with stride 2
     numbers_in, numbers_out, weights = 3 * 768 * 1344, 64 * 384 * 672, 64 * 3 * 49
     expected = Layer("trunk", 2 * 3 * 49 * numbers_out, 2 * (numbers_in + numbers_out), 2 * weights)
     assert by_stage["trunk"][0] == expected
@@ -82,7 +82,7 @@ def test_mask_head_counted_by_hand() -> None:
     counted = roofline.layers(get_model(V1), (768, 1344), 100)
     *convolutions, transposed, last = [layer for layer in counted if layer.stage == "mask_head"]
     assert [layer.flops for layer in convolutions] == [2 * 100 * 196 * 256 * 256 * 9] * 4
-    # each number of the 28x28 is made by one of the 2x2 weights of each channel
+    # each of the 28x28 outputs uses one of the 2x2 weights of each channel
     assert transposed.flops == 2 * 100 * 784 * 256 * 256
     assert last.flops == 2 * 100 * 784 * 256 * 91
     one_class = roofline.layers(get_model(V1), (768, 1344), 100, own_class_only=True)
@@ -90,7 +90,7 @@ def test_mask_head_counted_by_hand() -> None:
     assert one_class[-1] == Layer("mask_head", 2 * 100 * 784 * 256, 2 * 100 * 784 * 257, 2 * 256)
 
 
-def test_a_layer_takes_as_long_as_the_slower_of_operations_and_bytes() -> None:
+def test_the_time_of_a_layer_is_the_maximum_of_operations_and_bytes() -> None:
     peaks = Peaks(flops_per_s=100, bytes_per_s=10)
     computes, moves = Layer("trunk", 500, 10, 10), Layer("trunk", 10, 20, 30)
     assert roofline.least_s([computes], 1, peaks) == 5
@@ -122,7 +122,7 @@ def test_sections_run_in_order_and_each_is_written_at_once(tmp_path: Path, table
     chosen = [section("a", 10, 4), section("b", 20, 30), section("c", 5, 1)]
     assert gpu.run(chosen, {"gpu": "A GPU"}, table, tmp_path, clock) is True
     assert written_before == [[], ["a"], ["a", "b"]]
-    assert left_s == [10, 26, 1]  # what a section leaves over is the next one's, and what it takes too long is not
+    assert left_s == [10, 26, 1]  # unused time is added to the next section; overrun is not subtracted
     found = results_in(tmp_path)
     assert found["gpu"] == "A GPU"
     assert list(found["sections"]) == ["a", "b", "c"]
@@ -188,7 +188,7 @@ def test_slug(name: str, expected: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
-def test_gpu_without_cuda_says_so_in_one_line() -> None:
+def test_without_cuda_the_gpu_benchmark_prints_one_line() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -216,7 +216,7 @@ def test_rows_have_all_fields_and_ratios_above_1_are_ours(
     assert (rows[0]["p20"], rows[0]["p80"]) == (1.4, 3.2)
 
 
-def test_table_for_people_has_a_head_and_a_line_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_header_and_one_line_per_case(capsys: pytest.CaptureFixture[str]) -> None:
     table = report.Report("a device", ["numpy"], "torchvision", as_json=False)
     table.add("a case", np.array([2.0]), np.array([5.0]))
     about, head, line = capsys.readouterr().out.splitlines()
@@ -235,7 +235,7 @@ def test_gate_ends_the_program_with_1_on_a_fault() -> None:
     assert done.stderr == "a case: parity failed, 3 pixels differ: no figures\n"
 
 
-def test_turns_are_taken_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call once before it is timed, then in turn; with repeats, a time is that of one call and a share of the
     wait for all of them."""
     clock, made = Clock(), []
@@ -280,7 +280,7 @@ def test_help(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "--json" in text
 
 
-def test_every_program_is_asked_for_help() -> None:
+def test_every_benchmark_has_help() -> None:
     programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main()" in path.read_text()}
     assert programs == set(MODULES)
 
@@ -292,8 +292,8 @@ def test_every_program_is_asked_for_help() -> None:
 def test_a_short_run(
     module: str, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Past its parity gate to figures that belong together."""
-    threads = str(torch.get_num_threads())  # a benchmark sets them for the process, which other tests share
+    """A benchmark passes its parity gate and prints consistent figures."""
+    threads = str(torch.get_num_threads())  # a benchmark sets the threads for the process, which other tests share
     monkeypatch.setattr(sys, "argv", [module, "--runs", "1", "--threads", threads, "--case", case, "--json"])
     importlib.import_module(f"benchmarks.{module}").main()
     (row,) = json_rows(capsys.readouterr().out)

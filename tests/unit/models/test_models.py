@@ -1,4 +1,4 @@
-"""The registry of models: names, categories, sizes, where weights lie; all of it without torch."""
+"""The model registry: names, categories, input sizes and paths of weights, without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RESNET = MODELS["maskrcnn_resnet50_fpn_v2"]
 SIDES = st.integers(2, 5000)
 
 
-def test_nothing_here_imports_torch() -> None:
+def test_the_registry_does_not_import_torch() -> None:
     code = "import sys, pipeline.models.registry, ops.masks, ops.preprocess; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -43,7 +43,7 @@ THEIR_METRICS = {"box_map": "box_ap", "mask_map": "mask_ap", "kp_map": "keypoint
 
 
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
-def test_torchvisions_models_are_as_torchvision_says(name: str) -> None:
+def test_specs_of_torchvisions_models_equal_its_metadata(name: str) -> None:
     spec, theirs = MODELS[name], get_model_weights(name).COCO_V1
     metrics = theirs.meta["_metrics"]["COCO-val2017"]
     aps = {metric: getattr(spec, ours) for metric, ours in THEIR_METRICS.items()}
@@ -54,20 +54,20 @@ def test_torchvisions_models_are_as_torchvision_says(name: str) -> None:
     assert spec.head_class_ids == tuple(range(1, len(categories)))
     assert spec.weights_url == theirs.url
     assert theirs.url.endswith(f"-{spec.sha256}.pth")
-    # torchvision counts in units of 2^20 bytes
+    # torchvision's unit is 2^20 bytes
     assert spec.size_mb == pytest.approx(theirs.meta["_file_size"] * 2**20 / 1e6, abs=0.05)
 
 
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
-def test_input_is_as_torchvision_prepares_it(name: str) -> None:
+def test_input_size_equals_torchvisions(name: str) -> None:
     spec = MODELS[name]
     theirs = build_theirs(name, weights=None, weights_backbone=None).transform
-    # torchvision's lists of sizes are for the training; the last one counts
+    # torchvision's lists of sizes are for training; inference uses the last one
     assert (spec.min_size, spec.max_size) == (theirs.min_size[-1], theirs.max_size)
     assert (list(spec.mean), list(spec.std)) == (theirs.image_mean, theirs.image_std)
 
 
-def test_bundled_weights_are_the_ones_that_were_measured() -> None:
+def test_packaged_weights_have_their_checksum() -> None:
     path = weights_path(STREET)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == STREET.sha256
     assert path.stat().st_size / 1e6 == pytest.approx(STREET.size_mb, abs=0.05)
@@ -78,7 +78,7 @@ def test_bundled_weights_are_the_ones_that_were_measured() -> None:
     assert (int(metadata["min_size"]), int(metadata["max_size"])) == (STREET.min_size, STREET.max_size)
 
 
-def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_model_lists_the_models() -> None:
     with pytest.raises(
         ModelError, match=r"^unknown model 'stret' \(did you mean 'street'\?\): expected one of street, "
     ) as raised:
@@ -86,12 +86,12 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     assert all(name in str(raised.value) for name in MODELS)
 
 
-def test_classes_become_ids() -> None:
+def test_labels_become_class_ids() -> None:
     assert class_ids_of(STREET, ["truck", " person", "truck"]) == [1, 8]
     assert class_ids_of(RESNET, ["traffic light", "toothbrush"]) == [10, 90]
 
 
-def test_an_unknown_class_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_class_lists_the_classes() -> None:
     expected = (
         r"^class 'persn' is unknown to model street \(did you mean 'person'\?\): expected some of person, bicycle"
     )
@@ -106,7 +106,7 @@ def test_default_model(device: str, name: str) -> None:
     assert default_model(device) == name
 
 
-def test_cuda_is_expected_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_expected_if_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda_expected() == torch.cuda.is_available()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not cuda_expected()
@@ -131,7 +131,7 @@ def test_input_size(name: str, picture_hw: tuple[int, int], expected_hw: tuple[i
 
 
 @given(SIDES, SIDES, st.sampled_from(list(MODELS.values())))
-def test_sizes_are_even_and_final(height: int, width: int, spec) -> None:
+def test_input_sizes_are_even_and_idempotent(height: int, width: int, spec) -> None:
     network, bus = input_hw(spec, (height, width)), bus_hw(spec, (height, width))
     assert not any(side % 2 for side in network + bus)
     assert min(network) <= spec.min_size
@@ -147,9 +147,7 @@ def test_sizes_are_even_and_final(height: int, width: int, spec) -> None:
     [{"TORCH_HOME": "/a/torch"}, {"XDG_CACHE_HOME": "/b"}, {"TORCH_HOME": "~/t", "XDG_CACHE_HOME": "/b"}, {}],
     ids=["torch_home", "xdg", "both", "neither"],
 )
-def test_torchvisions_weights_lie_where_torch_puts_them(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchvisions_weights_are_in_torchs_cache(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
@@ -161,7 +159,7 @@ def test_weights_of_ones_own() -> None:
     assert weights_path(RESNET, "~/mine.pth") == Path.home() / "mine.pth"
 
 
-def test_the_table_tells_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_which_weights_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = weights_path(RESNET)
     cached.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a weights file says of itself becomes the model's table, and a stream carries it."""
+"""Metadata of a weights file overrides the properties of the model, and a stream carries the overrides."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_own_classes_and_size(tmp_path: Path) -> None:
     "metadata",
     [{}, {"architecture": "street"}, {"categories": json.dumps(STREET.categories)}, {"min_size": str(STREET.min_size)}],
 )
-def test_nothing_of_its_own(tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_metadata_equal_to_the_models_changes_nothing(tmp_path: Path, metadata: dict[str, str]) -> None:
     assert spec_of_weights(STREET, weights(tmp_path / "a.safetensors", **metadata)) is STREET
 
 
-def test_files_without_metadata_are_for_whoever_loads_them(tmp_path: Path) -> None:
+def test_files_without_metadata_give_the_model_itself(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"\x00" * 100)
     (tmp_path / "b.safetensors").write_bytes(b"\xff" * 100)
     for name in ("a.pth", "b.safetensors", "nothing.safetensors"):
@@ -73,7 +73,7 @@ def test_bad_metadata_is_one_line(tmp_path: Path, metadata: dict[str, str], mess
         spec_of_weights(STREET, weights(tmp_path / "a.safetensors", **metadata))
 
 
-def test_a_stream_carries_the_table(tmp_path: Path) -> None:
+def test_a_stream_carries_the_overrides(tmp_path: Path) -> None:
     spec = spec_of_weights(STREET, weights(tmp_path / "mine.safetensors", categories='{"1": "fox"}', min_size="256"))
     stream = msgspec.structs.replace(stream_config(), model=spec.name, model_overrides=overridden_properties(spec))
     travelled = msgspec.json.decode(msgspec.json.encode(stream), type=StreamConfig)
