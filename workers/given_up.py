@@ -8,7 +8,7 @@ from pipeline.bus import Bus, FrameWriter
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import EndReason
 from pipeline.contract.wire import SourceEnd
-from pipeline.errors import FencedError, PositionMovedError
+from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 
 class GivenUpStreams:
@@ -33,7 +33,7 @@ class GivenUpStreams:
                 del self._pending[stream_id]
 
     def _write_end(self, writer: FrameWriter, reason: EndReason, detail: str) -> None:
-        with contextlib.suppress(PositionMovedError, FencedError):
+        with contextlib.suppress(PositionMovedError, FencedError, JobLostError):
             opened = writer.open()
             self._bus.set_status(writer.stream_id, error=detail)
             writer.end(
