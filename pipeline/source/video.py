@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+from av.stream import Disposition
 
 from pipeline.contract.results import ClockOrigin
 from pipeline.errors import SourceError
@@ -26,6 +27,8 @@ MAX_CAPTURE_TIMES = 256
 # A decoder that reports damage while it is emptied is asked again, but not for ever.
 MAX_FLUSH_ATTEMPTS = 64
 AV_NS_PER_US = 1000
+STILLS = Disposition.still_image | Disposition.timed_thumbnails
+PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
 
 
 def picture_rate(stream: Any) -> float | None:
@@ -38,7 +41,7 @@ def picture_rate(stream: Any) -> float | None:
 
 
 class VideoReader(Reader):
-    """One video stream: the first that is not a cover picture.
+    """One video stream: of several, the one that `_stream_rank` ranks highest.
 
     Damaged pictures and packets that the decoder refuses are counted and passed over; what FFmpeg discards (pictures
     outside an edit list) is not counted. A file on disk that breaks off ends there; a source on the network that does
@@ -75,12 +78,12 @@ class VideoReader(Reader):
         self._resources.close()
 
     def _choose_stream(self, source: str) -> Any:
-        kinds = set()
-        for stream in self._container.streams:
-            is_cover = stream.type == "video" and stream.disposition & av.stream.Disposition.attached_pic
-            if stream.type == "video" and not is_cover:
-                return stream
-            kinds.add("a cover picture" if is_cover else stream.type)
+        """The first of the video streams that `_stream_rank` ranks highest. Raises SourceError if there is none."""
+        streams = self._container.streams
+        videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
+        if videos:
+            return min(videos, key=_stream_rank)
+        kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in streams}
         found = f"only {' and '.join(sorted(kinds, key=len))}" if kinds else "no stream at all"
         raise SourceError(f"{redact_url(source)} holds no video: found {found}; expected a file with pictures")
 
@@ -177,6 +180,18 @@ class VideoReader(Reader):
 
     def _broken_off(self, error: Exception) -> SourceError:
         return SourceError(failure_text(self.source, "broke off", error, "", self._timeout_s))
+
+
+def _stream_rank(stream: Any) -> tuple[bool, bool, bool, int]:
+    """Sort key of the video streams of one file; the lowest ranks highest.
+
+    Films precede stills, default streams precede the others, video codecs precede codecs of pictures (some formats mark
+    no still and make every stream a default), and a higher resolution precedes a lower one.
+    """
+    context = stream.codec_context
+    is_still = bool(stream.disposition & STILLS) or stream.frames == 1
+    is_default = bool(stream.disposition & Disposition.default)
+    return is_still, not is_default, context.name in PICTURE_CODECS, -context.width * context.height
 
 
 def open_file(source: str, options: OpenOptions) -> Reader:

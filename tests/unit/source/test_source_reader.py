@@ -36,6 +36,44 @@ def test_every_picture_once_and_in_order_with_reordered_packets(tmp_path: Path, 
         assert reader.num_corrupt == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "tracks", "chosen"),
+    [
+        pytest.param("a.mp4", [("mjpeg", 1, 320, ""), ("libx264", 5, 64, "default")], 1, id="default after a still"),
+        pytest.param(
+            "a.mp4", [("mjpeg", 1, 320, "default"), ("libx264", 5, 64, "default")], 1, id="still by its length"
+        ),
+        pytest.param(
+            "a.mkv", [("mjpeg", 1, 320, "default"), ("libx264", 5, 64, "default")], 1, id="still by its codec"
+        ),
+        pytest.param("a.mkv", [("libx264", 5, 320, ""), ("libx264", 5, 64, "default")], 1, id="default after another"),
+        pytest.param("a.mkv", [("libx264", 5, 320, "default"), ("mjpeg", 5, 64, "")], 0, id="default first"),
+        pytest.param("a.mkv", [("libx264", 5, 64, "default"), ("libx264", 5, 320, "default")], 1, id="larger second"),
+        pytest.param("a.mkv", [("libx264", 5, 64, ""), ("libx264", 5, 64, "")], 0, id="equal"),
+        pytest.param("a.mp4", [("mjpeg", 1, 320, "default")], 0, id="only a still"),
+    ],
+)
+def test_of_several_video_tracks_the_default_film_is_read(
+    tmp_path: Path, name: str, tracks: list[tuple[str, int, int, str]], chosen: int
+) -> None:
+    with av.open(str(tmp_path / name), "w") as container:
+        streams = []
+        for codec, _, width, disposition in tracks:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height = width, 48
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.disposition = av.stream.Disposition[disposition] if disposition else 0
+            streams.append(stream)
+        for stream, (_, count, width, _) in zip(streams, tracks, strict=True):
+            for frame in counting_frames(count, width=width):
+                frame.time_base = Fraction(1, 25)
+                container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            container.mux(stream.encode(None))
+    with open_source(str(tmp_path / name), "file") as reader:
+        assert reader._stream.index == chosen  # type: ignore[attr-defined]
+        assert sum(1 for _ in reader) == tracks[chosen][1]
+
+
 def test_pictures_carry_their_number_time_and_clock(tmp_path: Path) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(5), options=SLOW_START)
     with open_source(str(path), "file") as reader:
