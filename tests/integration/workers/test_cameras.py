@@ -87,7 +87,7 @@ def test_two_cameras_and_a_file_share_one_model_and_ctrl_c_ends_them(
         assert listening(job) == []
         job.interrupt()
         assert job.wait(STOP_TIMEOUT_S) == 130
-    assert "finishing what is in flight" in job.said
+    assert "finishing the frames in flight" in job.said
     assert {stream["phase"] for stream in report["streams"]} == {"live", "ended"}
     (infer,) = [worker for worker in report["workers"] if worker["role"] == "infer"]
     assert infer["counters"]["mixed_batches"] > 0
