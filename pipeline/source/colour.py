@@ -1,14 +1,14 @@
-"""From a decoded picture of any pixel format to I420 at the model's size, or to BGR at full size.
+"""Converts decoded pictures of any pixel format to I420 at the model's size, or to BGR at full size.
 
-What the numbers of a picture stand for:
+Interpretation of the sample values:
 
-- Y'CbCr keeps its matrix and range; only size, depth and chroma sampling change. FCC counts as BT.601, SMPTE 240M as
-  BT.709 and BT.2020 constant luminance as BT.2020 (their coefficients nearly agree).
-- No matrix given: BT.709 from 720 lines on, BT.601 below, as is customary. No range given: limited (yuvj: full).
-  Matrices that are not named here (YCgCo, ICtCp) count as none given.
-- R'G'B' and palettes become BT.601 full range. Grey keeps its range (none given: full) and gets neutral chroma.
-- Transparency is ignored: the colours as stored.
-- Transfer curve and primaries are left alone: HDR pictures look flat, as the numbers have not been tone-mapped.
+- Y'CbCr keeps its matrix and range; only size, bit depth and chroma subsampling change. FCC is treated as BT.601, SMPTE
+  240M as BT.709, and BT.2020 constant luminance as BT.2020, because their coefficients are nearly equal.
+- Without a matrix tag, or with another matrix (YCgCo, ICtCp), a picture is BT.709 from 720 lines on and BT.601 below,
+  as players assume. Without a range tag it has limited range (pixel formats yuvj: full range).
+- R'G'B' and palettes become BT.601 full range. Grey keeps its range (full without a tag) and gets neutral chroma.
+- Transparency is ignored.
+- Transfer characteristics and primaries are not converted. HDR pictures have low contrast, as there is no tone mapping.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _SWSCALE_MATRIX = {
 HD_LINES = 720
 NEUTRAL_CHROMA = 128
 
-# Averages what it leaves out, as bilinear does here too, but is sharper (1080p to 852x478: 41.5 dB against a Lanczos
-# reference, bilinear 37.6) and takes 0.65 ms on one core instead of 0.92. Fast bilinear leaves pixels out: 28.2 dB.
+# Area averaging is sharper than bilinear scaling (1080p to 852x478: PSNR 41.5 dB against a Lanczos reference, bilinear
+# 37.6 dB) and takes 0.65 ms on one core instead of 0.92 ms. Fast bilinear skips pixels: 28.2 dB.
 SCALE = Interpolation.AREA
-# Within 2 of 255 of the truth. Interpolated chroma and exact rounding get within 1 and take 12 times as long.
+# The error is at most 2 of 255 levels. Interpolated chroma and accurate rounding reduce it to 1, at 12 times the cost.
 FULL_SIZE = Interpolation.BILINEAR
 
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """What the numbers of a frame stand for once it is Y'CbCr."""
+    """How the sample values of a frame are to be interpreted."""
 
     layout: str
-    """yuv, rgb or grey: what it is stored as"""
+    """yuv, rgb or grey: the components of the stored frame"""
     matrix: ColourMatrix
     full_range: bool
 
@@ -81,7 +81,7 @@ class Coding:
 
 
 class Converter:
-    """Converts pictures; keeps the scaler's tables from one to the next. Not for use by several threads at once."""
+    """Converts pictures, and reuses the scaler's tables for pictures of the same format. Not thread-safe."""
 
     def __init__(self, num_threads: int = 1) -> None:
         self._num_threads = num_threads
@@ -89,7 +89,7 @@ class Converter:
         self._to_bgr = VideoReformatter()
 
     def to_i420(self, picture: Picture, target_wh: tuple[int, int]) -> I420Frame:
-        """The picture as seen, scaled to `target_wh` (width, height: both even)."""
+        """The upright picture as I420, scaled to `target_wh`, (width, height), both even. Raises SourceError."""
         if target_wh[0] % 2 or target_wh[1] % 2 or min(target_wh) < 2:
             raise ValueError(f"target_wh must be even and at least 2x2, got {target_wh}")
         frame, orientation = picture.frame, picture.orientation
@@ -113,7 +113,7 @@ class Converter:
         )
 
     def to_bgr(self, picture: Picture) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR at full size, as seen; C-contiguous and the caller's own."""
+        """The upright picture at full size: (H, W, 3) uint8 BGR, C-contiguous, writable. Raises SourceError."""
         frame = picture.frame
         coding = Coding.of(frame)
         stored_wh = (frame.width, frame.height)
@@ -132,7 +132,10 @@ class Converter:
         return [self._grey(frame, stored_wh), chroma, chroma]
 
     def _grey(self, frame: av.VideoFrame, stored_wh: tuple[int, int]) -> NDArray[np.uint8]:
-        """The luma plane as stored. Grey to grey only: on the way to Y'CbCr swscale takes any grey for full range."""
+        """The luma plane (H, W) of the stored picture, scaled.
+
+        The target format is grey, because swscale treats every grey picture as full range when it converts to Y'CbCr.
+        """
         full = Coding("grey", ColourMatrix.BT601, True)
         grey: NDArray[np.uint8] = self._reformat(
             self._to_i420, frame, stored_wh, "gray", full, full, SCALE
@@ -169,7 +172,7 @@ class Converter:
             ) from error
 
 
-# Limited-range luma (16 to 235) -> 0 to 255.
+# Lookup table from limited-range luma (16 to 235) to full range (0 to 255).
 _EXPAND: NDArray[np.uint8] = np.clip(np.rint((np.arange(256) - 16.0) * 255.0 / 219.0), 0, 255).astype(np.uint8)
 
 

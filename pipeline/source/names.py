@@ -1,4 +1,4 @@
-"""What the user wrote -> the sources to open.
+"""Resolves the SOURCE arguments of a user to the sources to open.
 
 | argument | kind | streams |
 |---|---|---|
@@ -11,8 +11,7 @@
 | any other http(s) URL: HLS (.m3u8), MJPEG, no or unknown extension | live | one |
 | rtsp://, rtsps://, `webcam:N`, N (if no file has this name), /dev/videoN | live | one |
 
-Folders are not searched below their first level; hidden files and files that are neither videos nor pictures are
-passed over.
+Folders are not searched recursively. Hidden files, and files that are neither videos nor pictures, are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PICTURE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif"
 URL_FILE_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".mxf", ".gif"}
 )
-# These are finite on disk and as a rule endless over HTTP.
+# Raw and streaming formats: finite on disk, usually endless over HTTP.
 VIDEO_EXTENSIONS = URL_FILE_EXTENSIONS | {
     ".ts", ".mts", ".m2ts", ".flv", ".vob", ".asf", ".divx", ".f4v", ".ivf", ".y4m", ".mjpg", ".mjpeg",
     ".h264", ".264", ".h265", ".265", ".hevc", ".av1", ".obu",
@@ -50,19 +49,19 @@ _WEBCAM = re.compile(r"webcam:[0-9]+|/dev/video[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSource:
-    """One stream to be: what `open_source` takes, and a name for it that no other of the call has."""
+    """One source, as `open_source` takes it, and a stream id that is unique among the sources of the call."""
 
     source: str
     kind: SourceKind
     default_stream_id: str
     base_stream_id: str
-    """the name of the source itself; `default_stream_id` is this name, with a number behind it if it was taken"""
+    """name of the source; `default_stream_id` is this name, with a number appended if another source has it"""
 
 
 def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
-    """The streams that the arguments stand for, in their order.
+    """The sources that the arguments name, in their order.
 
-    Raises UsageError for what does not exist or holds nothing.
+    Raises UsageError for an argument that does not exist, or a folder or pattern without videos and pictures.
     """
     found = [pair for argument in arguments for pair in _resolve(argument)]
     taken: set[str] = set()
@@ -75,7 +74,7 @@ def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts frame2 before frame10, and upper and lower case alike."""
+    """Sort key for natural order: frame2 precedes frame10, and case is ignored."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts if part], name
 
@@ -164,7 +163,7 @@ def _kind_of_url(url: str, scheme: str) -> SourceKind:
 
 
 def _base_id(source: str, kind: SourceKind) -> str | None:
-    """A stream id from the last part of the path; None for a camera."""
+    """A stream id made from the last component of the path; None for a live source."""
     if SOURCE_KINDS[kind].is_live:
         return None
     path = Path(urlsplit(source).path if _SCHEME.match(source) else source)
@@ -177,7 +176,7 @@ def _base_id(source: str, kind: SourceKind) -> str | None:
 
 
 def _unique(base: str | None, taken: set[str]) -> str:
-    """The id, or the first of its numbered variants that is free even where file names ignore case."""
+    """The id, or the first of its numbered variants that no other source has, ignoring case. Adds it to `taken`."""
     number = 1
     while True:
         suffix = f"-{number}" if number > 1 else ""

@@ -1,4 +1,4 @@
-"""One decoded picture, and how it is turned to be seen."""
+"""A decoded picture, its orientation and its media time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.contract.results import ClockOrigin
 
-# For pictures that say neither when they are shown nor how many come per second.
+# Frame rate of a source that states neither timestamps nor a frame rate.
 DEFAULT_FPS = 25.0
 REPEATED_TIME_DIVISOR = 16
 """a frame whose time does not rise is shown 1/16 of a frame duration later, so that the next frame keeps its time"""
@@ -20,7 +20,7 @@ REPEATED_TIME_DIVISOR = 16
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How a stored picture is turned to be seen: transpose first, then mirror left-right and top-bottom."""
+    """How to turn a stored picture upright: transpose it, then mirror it left-right and top-bottom."""
 
     transpose: bool = False
     mirror_x: bool = False
@@ -28,9 +28,10 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
-        """From the frame's display matrix, to the nearest quarter turn.
+        """The orientation that the frame's display matrix describes, rounded to a quarter turn.
 
-        ISO/IEC 14496-12, 6.2.2: rows a b u, c d v, x y w; a stored pixel (x, y) is seen at (a x + c y, b x + d y).
+        The matrix has the rows a b u, c d v, x y w (ISO/IEC 14496-12, 6.2.2): it maps the stored pixel (x, y) to
+        (a x + c y, b x + d y).
         """
         side_data: Any = frame.side_data.get("DISPLAYMATRIX")
         if side_data is None:
@@ -40,11 +41,11 @@ class Orientation:
         return cls(transpose, (c if transpose else a) < 0, (b if transpose else d) < 0)
 
     def swap(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) as stored <-> as seen."""
+        """Convert (width, height) of the stored picture to that of the upright picture, or back."""
         return (size[1], size[0]) if self.transpose else size
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, …) as stored -> a view of it as seen."""
+        """The upright picture, a view of the stored picture (H, W, …)."""
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
@@ -54,16 +55,17 @@ UPRIGHT = Orientation()
 
 
 class Orientations:
-    """Reads the display matrix of the frames of a source once per angle.
+    """Caches the orientation of the frames of one source by their rotation angle.
 
-    Reading it ties the frame into a reference cycle: frames that wait for the garbage collector fill the memory.
+    Reading the side data of a frame creates a reference cycle. Without the cache, every frame would stay in memory
+    until the garbage collector runs.
     """
 
     def __init__(self) -> None:
         self._by_angle: dict[int, Orientation] = {}
 
     def of(self, frame: av.VideoFrame) -> Orientation:
-        """How the frame is turned to be seen."""
+        """The orientation of the frame."""
         if frame.rotation not in self._by_angle:
             self._by_angle[frame.rotation] = Orientation.of(frame)
         return self._by_angle[frame.rotation]
@@ -112,17 +114,18 @@ class MediaClock:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A sound decoded picture, not converted yet.
+    """A decoded, undamaged picture, not yet converted.
 
-    ordinal               1 for the first sound picture of the reader
-    pts_s                 media time in seconds: starts anywhere and rises strictly, over joined recordings too
-    frame                 as stored: any size and pixel format
-    orientation           how it is turned to be seen
-    arrived_monotonic_s   time.monotonic() when the decoder gave it out
-    captured_at_ns        UTC of the capture in nanoseconds by the camera's clock; None while unknown, and for files
-    clock                 rtcp where captured_at_ns is given, else host for live sources and file for others
-    pixel_aspect          width : height of one pixel as seen
-    source_name           name of the picture's file, in a source of pictures
+    ordinal               position among the undamaged pictures of the reader, from 1
+    pts_s                 media time in seconds; the first may have any value, and values rise strictly, also across
+                          recordings that were put end to end
+    frame                 the stored picture, of any size and pixel format
+    orientation           how to turn the stored picture upright
+    arrived_monotonic_s   time.monotonic() when the decoder returned the picture
+    captured_at_ns        time of capture by the camera's clock, UTC in nanoseconds; None if unknown, and for files
+    clock                 rtcp if captured_at_ns is known; otherwise host for live sources and file for others
+    pixel_aspect          width : height of one pixel of the upright picture
+    source_name           name of the picture file, for a source of pictures
     """
 
     ordinal: int
@@ -137,17 +140,17 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """As seen, in pixels."""
+        """Width of the upright picture in pixels."""
         return self.orientation.swap((self.frame.width, self.frame.height))[0]
 
     @property
     def height(self) -> int:
-        """As seen, in pixels."""
+        """Height of the upright picture in pixels."""
         return self.orientation.swap((self.frame.width, self.frame.height))[1]
 
     @property
     def display_hw(self) -> tuple[int, int]:
-        """(height, width) in square pixels: the picture as a player shows it, one side stretched, none shrunk."""
+        """(height, width) of the upright picture in square pixels, as a player shows it: one side is stretched."""
         if self.pixel_aspect >= 1:
             return self.height, round(self.width * self.pixel_aspect)
         return round(self.height / self.pixel_aspect), self.width

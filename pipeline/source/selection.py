@@ -1,19 +1,21 @@
-"""Which of the pictures of a source are taken, and the number each gets."""
+"""Selects the pictures of a source that are processed, and numbers them."""
 
 from __future__ import annotations
 
 import math
 
-# Containers round times to their own clock (Matroska: 1 ms): without slack a 30 fps file loses pictures at max_fps 30.
+# Containers round times to their time base (Matroska: 1 ms). Without a tolerance, max_fps 30 would drop pictures of a
+# file with 30 frames per second.
 ROUNDING_SLACK_S = 0.001
 
 
 class Selection:
-    """Counts the selected pictures from 1. The same pictures in the same order always give the same numbers.
+    """Numbers the selected pictures from 1. The same sequence of pictures always gets the same numbers.
 
-    stride       take every n-th picture, the first included; >= 1
-    max_fps      of those, at most one per 1 / max_fps seconds of media time, on a grid from the first on; None: all
-    max_frames   stop after so many; None: no limit
+    stride       select every n-th picture, beginning with the first; at least 1
+    max_fps      of those, select at most one in each slot of 1 / max_fps seconds of media time, counted from the first
+                 picture on; None: no limit
+    max_frames   select at most this many pictures; None: no limit
     """
 
     def __init__(self, stride: int = 1, max_fps: float | None = None, max_frames: int | None = None) -> None:
@@ -27,11 +29,11 @@ class Selection:
 
     @property
     def done(self) -> bool:
-        """Whether max_frames pictures were selected: no later one will be."""
+        """Whether max_frames pictures have been selected, so that no further one will be."""
         return self._max_frames is not None and self._num_selected >= self._max_frames
 
     def number(self, pts_s: float) -> int | None:
-        """The number of the next picture, shown at `pts_s` seconds (rising strictly); None if it is left out."""
+        """Number of the next picture of the source, or None if it is not selected. `pts_s` must rise strictly."""
         ordinal = self._num_seen
         self._num_seen += 1
         if self.done or ordinal % self._stride != 0 or not self._slot_is_free(pts_s):
