@@ -201,9 +201,10 @@ class LogCursor:
         if isinstance(error, redis.AuthenticationError):
             raise BusError(f"{self._server} refuses the credentials: put user and password into the URL") from None
         if "WRONGTYPE" in str(error):
+            keys = [f"'{key}'" for key in self._keys_read]
             raise BusError(
-                f"{self._server}: one of {', '.join(self._keys_read)} is not a stream: another program wrote it; "
-                "remove it with redis-cli DEL"
+                f"{self._server}: expected a stream in {' and '.join(keys)}, found another type: another program wrote "
+                f"the key; remove it with redis-cli DEL {' or '.join(keys)}, or give another --stream-id"
             ) from None
         if isinstance(error, redis.exceptions.NoPermissionError) and self._parse == self._parse_scan:
             self._announce_missing(now_s, "the known streams cannot be listed without the right to SCAN")

@@ -228,6 +228,39 @@ def test_verbs_name_a_key_of_a_wrong_type(
     assert "redis-cli DEL" in err
 
 
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("track", "ms:sources"),
+        ("track", StreamKeys.of("clip").state),
+        ("track", StreamKeys.of("clip").detections),
+        ("track", StreamKeys.of("clip").results),
+        ("track", StreamKeys.of("clip").status),
+        ("sink clip --output out", StreamKeys.of("clip").results),
+    ],
+)
+def test_a_running_worker_names_a_key_of_a_wrong_type(
+    redis_url: str, redis_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bus = Bus(redis_url)
+    job = Job(bus, "clip", sinks=["output"])
+    queue = job.queue()
+    job.offer(job.writer(), 2)
+    job.answer(queue, queue.read(2))
+    bus.close()
+    redis_client.delete(name)
+    redis_client.set(name, "of another program")
+    with worker(*role.split(), "--redis-url", redis_url) as process:
+        assert process.stderr is not None
+        err = process.stderr.read()
+        assert process.wait(60) == 1
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("ERROR")]
+    assert name in line
+    assert f"redis-cli DEL '{name}'" in line
+
+
 def test_an_error_reply_that_is_nothing_of_these_is_shown(redis_url: str) -> None:
     bus = Bus(redis_url)
     with pytest.raises(BusError, match="refuses: "), bus.explained_errors():
