@@ -269,7 +269,11 @@ class Decoder:
         return reader.is_finite
 
     def _offer(self, picture: Picture, arrived_s: float, decode_from_s: float) -> None:
-        """Put one picture on the bus. If the bus is full, policy lossless waits and policy latest drops the picture."""
+        """Put one picture on the bus.
+
+        With too many frames in flight or a full log, policy lossless waits and policy latest skips this picture. Where
+        too many frames are undelivered, offer.lua drops the oldest.
+        """
         stream = self._stream
         height, width = bus_hw(self._model, picture.display_hw)
         frame = self._converter.to_i420(picture, (width, height))

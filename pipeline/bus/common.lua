@@ -7,8 +7,8 @@ local function field(entry, name)
   end
 end
 
--- Removes the pixels that a decode session set without having its frame accepted: those of number `last + 1`, and those
--- of the last refused frame, which has a higher number if numbers before it were skipped.
+-- Removes pixels whose frame was never accepted by `offer`: those of number `last + 1`, and those of the last refused frame,
+-- which has a higher number if numbers before it were skipped.
 local function drop_unoffered(prefix, session, last, refused_seq)
   if not session then return end
   redis.call('DEL', prefix .. session .. ':' .. (last + 1))

@@ -1,5 +1,6 @@
 -- offer: the only script by which a decoder writes frames. It appends a frame under the next number, or the end of the
--- source, and before either one gap for each run of skipped numbers.
+-- source, and before either one gap for each run of skipped numbers. In policy `latest` it drops the oldest undelivered
+-- frames of a queue that is too long.
 -- KEYS state, frames, detections, results
 -- ARGV 1 token, 2 last number before the skipped ones, 3 number of skipped numbers, 4 policy (lossless|latest),
 --      5 maximum numbers in flight (`last - seq`), 6 maximum undelivered frames (latest), 7 maximum bytes of the log,

@@ -130,7 +130,7 @@ class JobConfig(StreamOptions, kw_only=True, forbid_unknown_fields=True):
     overwrite: bool = False
     """whether files in the output folder may replace the results of an earlier run"""
     save: list[ExportName] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPORTS))
-    """files to write for each stream: jsonl (the result messages), video (the annotated video); [] for none"""
+    """names of the files to write for each stream, see the table in pipeline/contract/exports.py; [] for none"""
     readers: list[Name] = []
     """names of subscribers that must have read a message before it may leave the result log
     (`subscribe(..., reader=NAME)`)"""
@@ -190,7 +190,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def separate_pictures(self) -> bool:
         """Whether the source is a set of unrelated pictures rather than a film."""
-        return not (SOURCE_KINDS[self.kind].is_film or self.track)
+        return not (SOURCE_KINDS[self.kind].is_sequence or self.track)
 
     @property
     def live(self) -> bool:

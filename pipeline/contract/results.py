@@ -109,8 +109,8 @@ class FrameResult(Message, frozen=True, kw_only=True, tag="frame"):
 class GapResult(Message, frozen=True, kw_only=True, tag="gap"):
     """The frames `from_seq` to `frame_seq`, inclusive, have no result.
 
-    Causes: overflow (the frame queue of a live stream was full), stale (older than max_staleness_s), corrupt (pixels
-    missing or damaged in Redis), error (inference failed on the frame), lost (Redis lost the frame).
+    Causes: overflow (policy latest: the frame queue or the bus was full), stale (older than max_staleness_s), corrupt
+    (pixels missing or damaged in Redis), error (inference failed on the frame), lost (Redis lost the frame).
     """
 
     from_seq: int

@@ -19,7 +19,7 @@ class SourceKindRow:
     """`module:function` that takes the source and `pipeline.source.reader.OpenOptions` and returns a Reader"""
     is_live: bool = False
     """whether the source cannot wait: policy latest by default, and decode reconnects to it"""
-    is_film: bool = True
+    is_sequence: bool = True
     """whether consecutive pictures belong together: instances are tracked by default"""
     extensions: frozenset[str] = frozenset()
     """file name extensions of this kind, in lower case, where FFmpeg or Pillow do not read such files anyway"""
@@ -31,7 +31,7 @@ SOURCE_KINDS: dict[str, SourceKindRow] = {
     row.name: row
     for row in [
         SourceKindRow(name="file", opener="pipeline.source.video:open_file"),
-        SourceKindRow(name="pictures", opener="pipeline.source.pictures:open_pictures", is_film=False),
+        SourceKindRow(name="pictures", opener="pipeline.source.pictures:open_pictures", is_sequence=False),
         SourceKindRow(name="animation", opener="pipeline.source.pictures:open_animation"),
         SourceKindRow(
             name="live", opener="pipeline.source.video:open_live", is_live=True, schemes=frozenset({"rtsp", "rtsps"})

@@ -1,6 +1,7 @@
 """`evaluate video`: the accuracy of the whole pipeline on a synthetic scene with exact ground truth.
 
-The same metrics of the engine alone show how much accuracy encoding, decoding, resizing and the bus cost.
+The same metrics of engine and tracker on the frames as drawn show how much accuracy the codec, the resizing for the
+bus and the bus cost.
 """
 
 from __future__ import annotations

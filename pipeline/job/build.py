@@ -225,7 +225,7 @@ def _stream_config(
         policy=policy,
         conf=options["conf"],
         min_score=options["min_score"],
-        track=SOURCE_KINDS[source.kind].is_film if options["track"] is None else options["track"],
+        track=SOURCE_KINDS[source.kind].is_sequence if options["track"] is None else options["track"],
         class_ids=None if options["classes"] is None else class_ids_of(spec, options["classes"]),
         max_staleness_s=options["max_staleness_s"],
         stride=options["stride"],

@@ -3,7 +3,7 @@
     resolve_sources(["a.mp4", "photos/", "rtsp://…", "webcam:0"]) -> [ResolvedSource(source, kind, default_stream_id)]
     with open_source(source, kind, rtsp_transport="tcp", timeout_s=10.0) as reader:
         selection, converter = Selection(stride, max_fps, max_frames), Converter()
-        for picture in reader:                                    # sound pictures only, in presentation order
+        for picture in reader:                                    # undamaged pictures only, in presentation order
             frame_seq = selection.number(picture.pts_s)           # None: left out; the n-th selected picture is n
             if frame_seq is not None:
                 frame = converter.to_i420(picture, (width, height))
@@ -18,7 +18,7 @@ credentials redacted.
 - `reader`: width, height (of the first picture, as seen), fps (None: unknown), num_frames_expected (None: unknown),
   num_corrupt, has_audio, is_finite (False: a camera, whose end is a loss), sample_aspect_ratio. `open_source` decodes
   the first picture, so what it returns has at least one.
-- `picture`: ordinal (1-based over sound pictures), pts_s, width, height, arrived_monotonic_s, captured_at_ns, clock.
+- `picture`: ordinal (from 1, of undamaged pictures), pts_s, width, height, arrived_monotonic_s, captured_at_ns, clock.
 - Boxes refer to the picture as stored, rotation applied. Where pixels are not square, `picture.display_hw` is the size
   at which the model sees the picture; `picture.width` and `height` stay those of the stored pixels.
 """

@@ -1,4 +1,4 @@
-"""What every source gives: its sound pictures, one after the other."""
+"""The base class of the readers: an iterator over the undamaged pictures of a source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OpenOptions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One sound picture before it is numbered; the fields mean what they mean in Picture."""
+    """An undamaged picture before it is numbered; the fields mean what they mean in Picture."""
 
     frame: av.VideoFrame
     pts_s: float
@@ -48,7 +48,7 @@ class Decoded:
 
 
 class Reader(ABC):
-    """An iterator over the sound pictures of one source, in presentation order, that holds the source open.
+    """An iterator over the undamaged pictures of one source, in presentation order, that holds the source open.
 
     The first picture is decoded on construction: SourceError if there is none. Iteration raises SourceError where
     reading breaks off. Use it as a context manager, or call `close`.
@@ -79,7 +79,7 @@ class Reader(ABC):
             numbered = self._number()
             first = next(numbered, None)
             if first is None:
-                raise SourceError(f"{redact_url(source)} holds no sound picture{self._emptiness()}")
+                raise SourceError(f"{redact_url(source)} holds no undamaged picture{self._emptiness()}")
         except BaseException:
             self.close()
             raise
@@ -100,7 +100,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _decode(self) -> Iterator[Decoded]:
-        """Every sound picture in presentation order; counts the others in num_corrupt."""
+        """Every undamaged picture in presentation order; counts the others in num_corrupt."""
 
     def _emptiness(self) -> str:
         """What to add when nothing came."""

@@ -43,9 +43,9 @@ VIDEO_EPILOG = """
   maskstream evaluate video
   maskstream evaluate video --seconds 20 --size 1280x720 --model maskrcnn_resnet50_fpn_v2 --output report
 
-The scene is evaluated twice: as an MP4 file that runs through the whole pipeline, and frame by frame, uncompressed, by
-the engine alone. The difference is what encoding, queues and tracking cost. --output DIR receives scene.mp4,
-metrics.json, worst.png and best.png.
+The scene is evaluated twice: as an MP4 file that runs through the whole pipeline, and frame by frame, uncompressed and
+at full size, by the engine and the same tracker. The difference is what the codec, the resizing for the bus and the bus
+cost. --output DIR receives scene.mp4, metrics.json, worst.png and best.png.
 """
 
 MOT_EPILOG = r"""

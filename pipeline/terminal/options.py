@@ -231,7 +231,8 @@ SaveFlag = Annotated[
     str | None,
     option(
         "--save",
-        f"files to write for each stream: {'; '.join(f'{row.name}: {row.description}' for row in EXPORTS.values())}",
+        "comma-separated list of the files to write for each stream: "
+        + "; ".join(f"{row.name}: {row.description}" for row in EXPORTS.values()),
         "KINDS",
         RESULT_PANEL,
         default=",".join(DEFAULT_EXPORTS),

@@ -305,7 +305,7 @@ def test_pictures_that_are_all_broken_or_gone(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no pictures any more"):
         open_source(str(tmp_path), "pictures")
     (tmp_path / "a.jpg").write_bytes(b"nothing")
-    with pytest.raises(SourceError, match="holds no sound picture"):
+    with pytest.raises(SourceError, match="holds no undamaged picture"):
         open_source(str(tmp_path), "pictures")
 
 
