@@ -59,7 +59,7 @@ def failure_text(source: str, what: str, error: Exception, ffmpeg_says: str, tim
         why = getattr(error, "strerror", None) or str(error)
     why, ffmpeg_says = redact_secrets_of(source, why), redact_secrets_of(source, ffmpeg_says)
     why = why or "FFmpeg's message is not shown, because it may quote parts of the password"
-    details = f" ({ffmpeg_says})" if ffmpeg_says and ffmpeg_says not in why and why not in ffmpeg_says else ""
+    details = f" ({ffmpeg_says})" if ffmpeg_says and ffmpeg_says not in why else ""
     advice = _advice(source, error)
     line = f"{redact_url(source)} {what}: {why}{details}; {advice}"
     return " ".join(line.split())
