@@ -26,9 +26,9 @@ def redact_url(url: str) -> str:
 
     Bytes of a file name that are not UTF-8 become escapes such as `\\xe9`, so that the text can be encoded.
 
-    The user and the password reach to the last @, if an @ or a colon stands in front of the first / ? or #: a password
-    may hold any character without being escaped. Hiding too much of an odd URL is better than showing a part of a
-    password.
+    The user and the password reach to the last @, if an @ or a colon stands in front of the first / ? or #, if the host
+    is followed by ? or #, or if the URL is one of Redis: a password may hold any character without being escaped.
+    Hiding too much of an odd URL is better than showing a part of a password.
     """
     url = _printable(url)
     scheme, separator, rest = url.partition("://")
@@ -77,10 +77,17 @@ def _printable(text: str) -> str:
 
 
 def _credentials(url: str) -> str:
-    """`user:password` of a URL as written, or an empty string."""
-    rest = url.partition("://")[2]
+    """`user:password` of a URL as written, or an empty string.
+
+    An @ behind the first / can belong to the path of a camera or of a socket, but not to a redis:// URL.
+    """
+    scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    return rest.rpartition("@")[0] if "@" in authority or ":" in authority else ""
+    has_path = rest[len(authority) :].startswith("/")
+    is_redis = scheme.lower() in {"redis", "rediss", "unix"} and authority != ""
+    if "@" in authority or ":" in authority or is_redis or not has_path:
+        return rest.rpartition("@")[0]
+    return ""
 
 
 def _forms(secret: str) -> set[str]:

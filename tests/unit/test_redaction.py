@@ -62,6 +62,24 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str, escape: bool,
     assert redact_url(url.format(written)) == shown
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://S3cret#Word@127.0.0.1:6379/0", "redis://***@127.0.0.1:6379/0"),
+        ("redis://S3cret/Word@127.0.0.1:6379/0", "redis://***@127.0.0.1:6379/0"),
+        ("REDISS://S3cret?Word@host", "REDISS://***@host"),
+        ("unix://S3cret/Word@/run/redis.sock", "unix://***@/run/redis.sock"),
+        ("rtsp://S3cret#Word@cam/1", "rtsp://***@cam/1"),
+        ("unix:///run/a@b.sock", "unix:///run/a@b.sock"),
+        ("http://host/@user/v.mp4", "http://host/@user/v.mp4"),
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+    ],
+)
+def test_a_password_without_a_colon_before_it_is_hidden(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+    assert "Word" not in redact_secrets_of(url, f"cannot connect to {url}")
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "/data/a@b:c/clip.mp4", "token=1.mp4", "webcam:0"])
 def test_what_is_no_url_is_shown_as_it_is(name: str) -> None:
     assert redact_url(name) == name
