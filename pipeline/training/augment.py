@@ -13,17 +13,8 @@ import numpy as np
 from numpy.random import Generator
 
 from pipeline.training.clutter import draw_room
-from pipeline.training.picture import (
-    Instance,
-    Matrix,
-    Picture,
-    Rgb,
-    covered,
-    scaling,
-    shift,
-    warp,
-    warp_instance,
-)
+from pipeline.training.picture import Rgb, TrainingObject, TrainingPicture, visible_part
+from pipeline.training.warp import Matrix, scaling, shift, warp, warp_object
 
 # Of the size at which the engine looks at the picture: near and far cameras, small and large objects.
 SCALE_RANGE = (0.55, 1.6)
@@ -38,11 +29,11 @@ _SHARE_WITH_PASTED = 0.35
 _MAX_PASTED = 3
 _SHARE_ROOMS = 0.25
 
-Donor = Callable[[Generator, frozenset[int]], "tuple[Picture, Instance, float] | None"]
+Donor = Callable[[Generator, frozenset[int]], "tuple[TrainingPicture, TrainingObject, float] | None"]
 """A picture, one of its objects with an output among those given, and the scale at which the engine looks at it."""
 
 
-def random_view(rng: Generator, picture: Picture, scale: float, crop_hw: tuple[int, int]) -> Picture:
+def random_view(rng: Generator, picture: TrainingPicture, scale: float, crop_hw: tuple[int, int]) -> TrainingPicture:
     """A crop of the picture at a random scale about `scale`, flipped, sometimes tilted or as from above."""
     jitter = float(np.exp(rng.uniform(*np.log(SCALE_RANGE))))
     from_above = rng.random() < _SHARE_FROM_ABOVE
@@ -57,7 +48,9 @@ def random_view(rng: Generator, picture: Picture, scale: float, crop_hw: tuple[i
     return warp(picture, matrix, crop_hw, _fill(rng))
 
 
-def with_pasted(rng: Generator, picture: Picture, donor: Donor, *, share: float = _SHARE_WITH_PASTED) -> Picture:
+def with_pasted_objects(
+    rng: Generator, picture: TrainingPicture, donor: Donor, *, share: float = _SHARE_WITH_PASTED
+) -> TrainingPicture:
     """Sometimes with a few objects of other pictures in it, at any height, of classes labelled on this one."""
     if rng.random() >= share:
         return picture
@@ -68,7 +61,7 @@ def with_pasted(rng: Generator, picture: Picture, donor: Donor, *, share: float 
     return picture
 
 
-def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> Picture:
+def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> TrainingPicture:
     """A road or floor seen from above, without anything on it: an uneven grey with grain and paint; or a room."""
     height, width = crop_hw
     colour = rng.uniform(40, 170) + rng.uniform(-8, 8, 3)
@@ -84,7 +77,7 @@ def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[i
         cv2.circle(rgb, spot, int(rng.integers(0, 3)), (float(rng.uniform(20, 220)),) * 3, -1, cv2.LINE_AA)
     for _ in range(int(rng.integers(0, 14))):
         _mark(rng, rgb)
-    return Picture(rgb, (), labelled)
+    return TrainingPicture(rgb, (), labelled)
 
 
 def _mark(rng: Generator, rgb: Rgb) -> None:
@@ -119,33 +112,35 @@ def _mark(rng: Generator, rgb: Rgb) -> None:
     cv2.polylines(rgb, [np.array(points).round().astype(np.int32)], False, paint, thickness, cv2.LINE_AA)
 
 
-def _pasted(rng: Generator, picture: Picture, source: Picture, instance: Instance, scale: float) -> Picture:
+def _pasted(
+    rng: Generator, picture: TrainingPicture, source: TrainingPicture, item: TrainingObject, scale: float
+) -> TrainingPicture:
     height, width = picture.hw
     jitter = scale * float(np.exp(rng.uniform(*np.log(SCALE_RANGE))))
     matrix = scaling(-1 if rng.random() < 0.5 else 1, 1)
     if rng.random() < _SHARE_FROM_ABOVE:
         matrix = _from_above(rng, source.hw) @ matrix
         jitter *= 1.5
-    box_h, box_w = instance.mask.shape
+    box_h, box_w = item.mask.shape
     # an object that would fill the picture is made smaller, one that would be lost is made larger
     largest = max(box_h / height, box_w / width) * jitter
     jitter *= min(1.0, 0.9 / largest) * max(1.0, 0.05 / largest)
     matrix = scaling(jitter, jitter) @ matrix
-    centre = matrix @ (instance.left + box_w / 2, instance.top + box_h / 2, 1.0)
+    centre = matrix @ (item.left + box_w / 2, item.top + box_h / 2, 1.0)
     target = rng.uniform((0, 0), (width, height))
     matrix = shift(*(target - centre[:2] / centre[2])) @ matrix
-    placed = warp_instance(replace(instance, ignored=False), matrix, picture.hw)
+    placed = warp_object(replace(item, ignored=False), matrix, picture.hw)
     if placed is None or placed.ignored:
         return picture
     rgb = _blended(picture.rgb, source.rgb, matrix, placed)
-    below = (covered(other, placed) for other in picture.instances)
-    return Picture(rgb, (*(other for other in below if other is not None), placed), picture.labelled)
+    below = (visible_part(other, placed) for other in picture.objects)
+    return TrainingPicture(rgb, (*(other for other in below if other is not None), placed), picture.labelled)
 
 
-def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: Instance) -> Rgb:
+def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: TrainingObject) -> Rgb:
     """The source over the picture where the mask is, its edge softened over a pixel or two."""
     mask_h, mask_w = placed.mask.shape
-    local = Picture(source, (), frozenset())
+    local = TrainingPicture(source, (), frozenset())
     above = warp(local, shift(-placed.left, -placed.top) @ matrix, (mask_h, mask_w), (0, 0, 0)).rgb
     padded = cv2.copyMakeBorder(placed.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     alpha = cv2.GaussianBlur(padded, (3, 3), 0.8)[1:-1, 1:-1, None].astype(np.uint16)
@@ -156,18 +151,18 @@ def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: Instance) -> Rgb:
     return result
 
 
-def _cropped(rng: Generator, picture: Picture, matrix: Matrix, crop_hw: tuple[int, int]) -> Matrix:
+def _cropped(rng: Generator, picture: TrainingPicture, matrix: Matrix, crop_hw: tuple[int, int]) -> Matrix:
     """The homography moved so that the crop lies around one of the objects, or anywhere over the picture."""
     height, width = picture.hw
     corners = np.array([[[x, y]] for x in (0, width) for y in (0, height)], np.float64)
     points = cv2.perspectiveTransform(corners, matrix)[:, 0]
     low, high = points.min(axis=0), points.max(axis=0)
     crop_wh = np.array([crop_hw[1], crop_hw[0]], np.float64)
-    wanted = [instance for instance in picture.instances if not instance.ignored]
+    wanted = [item for item in picture.objects if not item.ignored]
     if wanted and rng.random() < _SHARE_AROUND_OBJECT:
-        instance = wanted[int(rng.integers(len(wanted)))]
-        box_h, box_w = instance.mask.shape
-        point = matrix @ (instance.left + rng.uniform(0, box_w), instance.top + rng.uniform(0, box_h), 1.0)
+        item = wanted[int(rng.integers(len(wanted)))]
+        box_h, box_w = item.mask.shape
+        point = matrix @ (item.left + rng.uniform(0, box_w), item.top + rng.uniform(0, box_h), 1.0)
         corner = point[:2] / point[2] - rng.uniform(0, 1, 2) * crop_wh
         # no further out than the picture reaches, where it is large enough
         slack = high - low - crop_wh

@@ -9,7 +9,7 @@ from numpy.random import Generator
 from pipeline.training.picture import Rgb
 
 
-def photographed(rng: Generator, rgb: Rgb) -> Rgb:
+def with_camera_noise(rng: Generator, rgb: Rgb) -> Rgb:
     """The picture (H, W, 3) as another camera, at another hour, over another line would have taken it."""
     rgb = _coloured(rng, rgb)
     if rng.random() < 0.12:

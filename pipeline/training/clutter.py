@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.training.picture import Instance, Picture, Rgb, covered, tightened
+from pipeline.training.picture import Rgb, TrainingObject, TrainingPicture, cropped_to_mask, visible_part
 
 _MAX_THINGS = 5
 _SHARE_AT_BORDER = 0.45
@@ -23,18 +23,18 @@ Points = NDArray[np.float64]
 Mask = NDArray[np.uint8]
 
 
-def with_clutter(rng: Generator, picture: Picture) -> Picture:
+def with_clutter(rng: Generator, picture: TrainingPicture) -> TrainingPicture:
     """The picture with one to five things in front of it; what they hide of an object is taken from its mask."""
     rgb = picture.rgb.copy()
     hidden = np.zeros(picture.hw, np.uint8)
     for _ in range(int(rng.integers(1, _MAX_THINGS + 1))):
         draw = _THINGS[int(rng.integers(len(_THINGS)))]
         hidden |= draw(rng, rgb)
-    thing = tightened(Instance(0, 0, 0, hidden, ignored=False))
+    thing = cropped_to_mask(TrainingObject(0, 0, 0, hidden, ignored=False))
     if thing is None:
-        return Picture(rgb, picture.instances, picture.labelled)
-    left = (covered(instance, thing) for instance in picture.instances)
-    return Picture(rgb, tuple(instance for instance in left if instance is not None), picture.labelled)
+        return TrainingPicture(rgb, picture.objects, picture.labelled)
+    left = (visible_part(item, thing) for item in picture.objects)
+    return TrainingPicture(rgb, tuple(item for item in left if item is not None), picture.labelled)
 
 
 def draw_room(rng: Generator, rgb: Rgb) -> None:

@@ -21,7 +21,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
 from pipeline.engine.architectures import Network
-from pipeline.training.picture import MASK_TARGET_SIDE, Batch
+from pipeline.training.sample import MASK_TARGET_SIDE, Batch
 
 _MAX_IGNORED_SHARE = 0.5
 _SMOOTH_L1_BETA = 1 / 9

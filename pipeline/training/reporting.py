@@ -1,4 +1,4 @@
-"""What a training run tells: metrics.jsonl, a progress line, a plot of the losses."""
+"""Reports of a training run: metrics.jsonl, a progress line, a plot of the losses."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from pipeline.coco.average_precision import CocoMetrics
+from pipeline.console import make_console
 from pipeline.training.plot import plot_losses
 
-_SECONDS_BETWEEN_LINES = 60.0
+_LINE_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """After `step` steps: mean losses since the last report, the rate in pictures a second, and the time."""
+    """The state of a run after `step` steps.
+
+    losses       means since the last report
+    progress     completed share of the run, 0 to 1
+    elapsed_s    training time so far, including the time before the run was resumed
+    left_s       estimate of the remaining time
+    """
 
     step: int
     epoch: int
@@ -35,16 +41,16 @@ class Report:
 
 
 class Reporter:
-    """Writes metrics.jsonl in the run's folder and a line on standard error: one that changes on a terminal."""
+    """Writes metrics.jsonl into the folder of the run, and a progress line to standard error."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = make_console(sys.stderr)
         self._live: Live | None = None
         self._line_time = -math.inf
         self._folder = Path()
 
     def begin(self, folder: Path, step: int) -> None:
-        """The lines of a run that is resumed after `step` steps stay as far as that."""
+        """Starts reporting. Of an existing metrics.jsonl, the lines up to `step` are kept; none if `step` is 0."""
         self._folder = folder
         path = self._metrics
         if path.is_file():
@@ -76,22 +82,22 @@ class Reporter:
             f"{report.pictures_per_s:.1f} pictures/s, {_duration(report.left_s)} left"
         )
 
-    def validated(self, step: int, epoch: int, precision: CocoMetrics) -> None:
+    def validation(self, step: int, epoch: int, precision: CocoMetrics) -> None:
         line: dict[str, Any] = {"step": step, "epoch": epoch, "box_ap": round(precision.boxes.ap, 4)}
         text = f"validation after step {step}: box AP {precision.boxes.ap:.3f}"
-        finest = precision.boxes
+        kind = precision.boxes
         if precision.masks is not None:
-            finest = precision.masks
-            line["mask_ap"] = round(finest.ap, 4)
-            text += f", mask AP {finest.ap:.3f}"
-        line["ap_per_class"] = {name: round(ap, 4) for name, ap in finest.per_class.items() if math.isfinite(ap)}
+            kind = precision.masks
+            line["mask_ap"] = round(kind.ap, 4)
+            text += f", mask AP {kind.ap:.3f}"
+        line["ap_per_class"] = {name: round(ap, 4) for name, ap in kind.per_class.items() if math.isfinite(ap)}
         self._append(line)
         self._console.print(
             text + " (" + ", ".join(f"{name} {ap:.3f}" for name, ap in line["ap_per_class"].items()) + ")"
         )
 
     def finish(self) -> None:
-        """Draws loss.png."""
+        """Stops reporting and draws loss.png."""
         self.close()
         plot_losses(self._metrics, self._folder / "loss.png")
 
@@ -111,7 +117,7 @@ class Reporter:
     def _show(self, text: str) -> None:
         if self._live is not None:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
-        elif time.monotonic() - self._line_time > _SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._line_time > _LINE_INTERVAL_S:
             self._line_time = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 

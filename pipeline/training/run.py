@@ -1,4 +1,4 @@
-"""The command `train`: a run that ends well, or is stopped and can be taken up again."""
+"""A training run that can be interrupted and resumed, for the command `train`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import ops  # noqa: F401 (sets the cache folders, before torch is imported)
+import ops  # noqa: F401 (sets the cache folders; must come before torch)
 from pipeline.training.reporting import Reporter
 from pipeline.training.settings import TrainSettings
 from pipeline.training.trainer import Trainer
 
 
 def train(settings: TrainSettings) -> bool:
-    """Runs or resumes it; whether it reached its end. Raises MaskStreamError."""
+    """Runs or resumes a training run; returns whether it reached its end. Raises MaskStreamError."""
     reporter = Reporter()
-    with _stop_signals() as stop:
+    with _stop_signals() as received:
         trainer = Trainer(settings, reporter)
         try:
-            finished = trainer.run(lambda: bool(stop))
+            finished = trainer.run(lambda: bool(received))
         finally:
             reporter.close()
     if finished:
         print(f"{trainer.weights_path} after {trainer.step} steps", file=sys.stderr)
     else:
         print(
-            f"stopped after {trainer.step} steps; go on with the same command and --resume "
+            f"stopped after {trainer.step} steps; continue with the same command and --resume "
             f"({settings.output / 'checkpoint.pt'})",
             file=sys.stderr,
         )
@@ -36,16 +36,16 @@ def train(settings: TrainSettings) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM is noted in the list, the second ends the process at once."""
-    seen: list[int] = []
+    """A list that receives the number of the first SIGINT or SIGTERM; the second one ends the process at once."""
+    received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield seen
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What one training run is told."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ OptimizerName = Literal["adamw", "sgd"]
 
 DEFAULT_LR: dict[OptimizerName, float] = {"adamw": 3e-4, "sgd": 1e-2}
 DEFAULT_SYNTHETIC_SHARE = 0.15
-"""for data that has classes of the synthetic street; 0 for other data"""
+"""for data with all classes of the synthetic scene; 0 for other data"""
 MAX_LOADER_PROCESSES = 8
-"""when training on CUDA; 1 on the CPU, where the network needs the cores"""
+"""on CUDA; 1 on the CPU, where the network needs the cores"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """One run.
+    """The settings of one run.
 
-    data, val         COCO JSON file, or folder with one; val None trains without validation
-    model, init       registered model; weights file to start from, None for the model's own
-    frozen            modules of the network that are not trained, by their dotted names in the state dict
-    output            folder of checkpoint, metrics, plot and weights
-    epochs, minutes   the length of the run: one of the two is given
-    batch             pictures a step
-    lr                peak of the learning rate; the body of the network learns at BODY_LR_SHARE of it
-    crop_hw           size of the training crops in pixels, both multiples of 32
-    synthetic_share   of the pictures that are drawn, 0 to 1; None: a small one where the data has the scene's labels
-    workers           processes that prepare pictures; None: one on the CPU, up to eight beside CUDA
-    checkpoint_minutes   between checkpoints
+    data, val            COCO JSON files, or folders with one; val None: no validation
+    model                name of a registered model
+    init                 weights to start from; None: the model's own weights
+    frozen               modules of the network that are not trained, by their dotted names
+    output               folder for checkpoint, metrics, plot and weights
+    epochs, minutes      length of the run; exactly one of them is not None
+    batch                number of pictures per step
+    lr                   peak learning rate; the backbone's body learns at BODY_LR_SHARE of it
+    crop_hw              height and width of the training crops in pixels, multiples of 32
+    device, precision    as in `choose_device` and `choose_dtype`
+    synthetic_share      share of synthetic pictures, 0 to 1; None: DEFAULT_SYNTHETIC_SHARE or 0, by the classes
+    workers              number of loader processes; None: 1 on the CPU, up to MAX_LOADER_PROCESSES on CUDA
+    checkpoint_minutes   time between two checkpoints
+    resume               continue from the checkpoint in `output` if there is one
     """
 
     data: Path

@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from pipeline.synthetic import LABELS, Scene, SceneConfig
 from pipeline.synthetic.scene import SceneFrame
-from pipeline.training.picture import Instance, Picture
+from pipeline.training.picture import TrainingObject, TrainingPicture
 
 NUM_SCENES = 24
 """A scene takes two seconds to prepare and a twentieth to draw: few streets, many moments of each."""
@@ -25,20 +25,20 @@ class SyntheticPictures:
     def __init__(self, output_of: dict[str, int], labelled: frozenset[int]) -> None:
         self._output_of, self._labelled = output_of, labelled
 
-    def pick(self, rng: Generator) -> Picture:
+    def pick(self, rng: Generator) -> TrainingPicture:
         scene = _scene(int(rng.integers(NUM_SCENES)))
         return scene_picture(scene.render(int(rng.integers(len(scene)))), self._output_of, self._labelled)
 
 
-def scene_picture(frame: SceneFrame, output_of: dict[str, int], labelled: frozenset[int]) -> Picture:
+def scene_picture(frame: SceneFrame, output_of: dict[str, int], labelled: frozenset[int]) -> TrainingPicture:
     """The frame with its objects of these labels."""
-    instances = []
+    objects = []
     for item in frame.objects:
         if item.label in output_of:
             x1, y1, x2, y2 = (int(edge) for edge in item.box_xyxy)
             mask = (frame.instance_map[y1:y2, x1:x2] == item.object_id).astype(np.uint8) * 255
-            instances.append(Instance(output_of[item.label], x1, y1, mask, ignored=False))
-    return Picture(frame.image, tuple(instances), labelled)
+            objects.append(TrainingObject(output_of[item.label], x1, y1, mask, ignored=False))
+    return TrainingPicture(frame.image, tuple(objects), labelled)
 
 
 def can_be_mixed_in(labels: set[str]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.training.picture import Instance, Picture, Rgb, covered, tightened
+from pipeline.training.picture import Rgb, TrainingObject, TrainingPicture, cropped_to_mask, visible_part
 
 KINDS = ("car", "truck", "bus")
 _SHARES = (0.84, 0.08, 0.08)
@@ -78,7 +78,7 @@ class Eye:
         return float(far * (cosine - down * sine)), float(-far * right)
 
 
-def with_vehicles(rng: Generator, ground: Picture, output_of: Mapping[str, int]) -> Picture:
+def with_vehicles(rng: Generator, ground: TrainingPicture, output_of: Mapping[str, int]) -> TrainingPicture:
     """The ground with one to four vehicles on it, of the KINDS that are in output_of, labelled with its outputs."""
     height, width = ground.hw
     down_rad = float(np.deg2rad(rng.uniform(*_LOOKING_DOWN)))
@@ -97,16 +97,16 @@ def with_vehicles(rng: Generator, ground: Picture, output_of: Mapping[str, int])
         heading = road_rad + float(rng.uniform(-0.12, 0.12)) + (np.pi if rng.random() < 0.5 else 0.0)
         placed.append((kind, place, heading))
     rgb = ground.rgb.copy()
-    instances: list[Instance] = list(ground.instances)
+    objects: list[TrainingObject] = list(ground.objects)
     for kind, place, heading in sorted(placed, key=lambda item: -item[1][0]):
         faces = [_moved(face, place, heading) for face in _vehicle(rng, kind)]
         mask = _painted(rng, rgb, faces, eye)
-        drawn = tightened(Instance(output_of[kind], 0, 0, mask, ignored=False))
+        drawn = cropped_to_mask(TrainingObject(output_of[kind], 0, 0, mask, ignored=False))
         if drawn is None:
             continue
-        instances = [kept for kept in (covered(other, drawn) for other in instances) if kept is not None]
-        instances.append(drawn)
-    return Picture(rgb, tuple(instances), ground.labelled)
+        objects = [kept for kept in (visible_part(other, drawn) for other in objects) if kept is not None]
+        objects.append(drawn)
+    return TrainingPicture(rgb, tuple(objects), ground.labelled)
 
 
 def _apart(road_rad: float, kind: str, place: tuple[float, float], other: str, there: tuple[float, float]) -> bool:

@@ -1,4 +1,4 @@
-"""The training run: steps, checkpoints, validation, and what is told of them."""
+"""The training loop: steps, checkpoints, validation and reports."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from torch.utils.data import DataLoader
 
 from pipeline.coco.data import CocoData, read_coco
 from pipeline.engine.device import choose_device, choose_dtype
-from pipeline.errors import MaskStreamError, OutputError, UsageError
+from pipeline.errors import MaskStreamError, OutputError, SourceError, UsageError
 from pipeline.models.registry import ModelSpec, get_model
 from pipeline.models.weights_table import check_weights_file, spec_of_weights
 from pipeline.source.picture_files import check_picture
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
-from pipeline.training.dataset import Mixture, Positions, TrainingPictures
+from pipeline.training.dataset import BatchPositions, Mixture, TrainingDataset
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
 from pipeline.training.model_spec import spec_for_data, weights_metadata
 from pipeline.training.network import start_network, stored_state
 from pipeline.training.optimizer import MAX_GRADIENT_NORM, AveragedWeights, make_optimizer, set_lr
-from pipeline.training.picture import Batch, collate
 from pipeline.training.reporting import Report, Reporter
+from pipeline.training.sample import Batch, collate
 from pipeline.training.settings import DEFAULT_SYNTHETIC_SHARE, MAX_LOADER_PROCESSES, TrainSettings
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
 
-# A line of metrics; the losses are fetched from the device only then.
-_STEPS_PER_LINE = 20
+# Steps between two lines of metrics. The losses stay on the device in between, so that no step waits for a copy.
+_STEPS_PER_REPORT = 20
 
 
 class Trainer:
-    """One run, from its first step or from where its checkpoint is."""
+    """One training run, from its first step or from its last checkpoint."""
 
     def __init__(self, settings: TrainSettings, reporter: Reporter) -> None:
-        """Reads and checks everything. Raises UsageError, ModelError or OutputError."""
+        """Reads and checks data, weights and checkpoint. Raises UsageError, ModelError, SourceError or OutputError."""
         self._settings, self._reporter = settings, reporter
         self._device = choose_device(settings.device)
         self._precision, dtype = choose_dtype(settings.precision, self._device)
@@ -55,19 +55,19 @@ class Trainer:
         init = None if settings.init is None else str(settings.init)
         self._network = start_network(self._spec, base, init, settings.frozen)
         self._network.to(self._device)
-        self._data = TrainingPictures(data, self._spec, Mixture(settings.seed, settings.crop_hw, self._share(data)))
+        mixture = Mixture(settings.seed, settings.crop_hw, self._synthetic_share(data))
+        self._dataset = TrainingDataset(data, self._spec, mixture)
         self._optimizer = make_optimizer(self._network, settings.optimizer, settings.lr)
         self._average = AveragedWeights(self._network)
-        half = dtype is torch.float16
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=half)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype is torch.float16)
         autocast: AbstractContextManager[object] = (
             nullcontext() if dtype is torch.float32 else torch.autocast(self._device.type, dtype=dtype)
         )
         self._loss = DetectionLoss(self._network, self._spec.mean, self._spec.std, autocast, Sampling())
-        self._step, self._elapsed_before_s, self._started = 0, 0.0, time.monotonic()
+        self._step, self._elapsed_before_s, self._started_s = 0, 0.0, time.monotonic()
         if settings.resume and self._checkpoint_path.is_file():
             self._restore(read_checkpoint(self._checkpoint_path, self._identity))
-        self._since_line: list[Tensor] = []
+        self._unreported_losses: list[Tensor] = []
 
     @property
     def spec(self) -> ModelSpec:
@@ -75,35 +75,26 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Steps made so far, those before a resumption among them."""
+        """The number of steps so far, including those before the run was resumed."""
         return self._step
 
     @property
     def weights_path(self) -> Path:
         return self._output / "weights.safetensors"
 
-    def run(self, stop_asked: Callable[[], bool]) -> bool:
-        """Trains to the end, or until stop_asked; leaves a checkpoint and the weights. Whether the end was reached."""
-        self._started = time.monotonic()
+    def run(self, stop_requested: Callable[[], bool]) -> bool:
+        """Trains until the end of the run or until `stop_requested()`; returns whether the end was reached.
+
+        In both cases a checkpoint and the weights are written, also before a SourceError for a damaged picture.
+        """
+        self._started_s = time.monotonic()
         self._reporter.begin(self._output, self._step)
-        line_time, line_step = self._started, self._step
-        saved = self._started
-        for batch in self._batches():
-            if self._progress() >= 1 or stop_asked():
-                break
-            lr = self._make_step(batch)
-            now = time.monotonic()
-            ends_epoch = self._epoch(self._step) > self._epoch(self._step - 1)
-            if self._step % _STEPS_PER_LINE == 0 or ends_epoch:
-                rate = (self._step - line_step) * self._settings.batch / (now - line_time)
-                self._tell(lr, rate)
-                line_time, line_step = now, self._step
-            if ends_epoch and self._progress() < 1:
-                self._validate()
-            if now - saved > 60 * self._settings.checkpoint_minutes:
+        try:
+            self._train(stop_requested)
+        except SourceError:
+            if self._step:
                 self._save()
-                saved = time.monotonic()
-            line_time += time.monotonic() - now  # the rate is that of the steps alone
+            raise
         finished = self._progress() >= 1
         self._check_finite()
         self._save()
@@ -112,10 +103,30 @@ class Trainer:
             self._reporter.finish()
         return finished
 
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
+        report_s = saved_s = self._started_s
+        report_step = self._step
+        for batch in self._batches():
+            if self._progress() >= 1 or stop_requested():
+                break
+            lr = self._make_step(batch)
+            now_s = time.monotonic()
+            ends_epoch = self._epoch(self._step) > self._epoch(self._step - 1)
+            if self._step % _STEPS_PER_REPORT == 0 or ends_epoch:
+                rate = (self._step - report_step) * self._settings.batch / (now_s - report_s)
+                self._report(lr, rate)
+                report_s, report_step = now_s, self._step
+            if ends_epoch and self._progress() < 1:
+                self._validate()
+            if now_s - saved_s > 60 * self._settings.checkpoint_minutes:
+                self._save()
+                saved_s = time.monotonic()
+            report_s += time.monotonic() - now_s  # validation and checkpoints do not count for the rate
+
     def _make_step(self, batch: Batch) -> float:
         settings = self._settings
         lr = set_lr(self._optimizer, settings.lr, self._progress())
-        # The samplers draw from the global generator; so a resumed run draws what the first one would have drawn.
+        # The samplers draw from the global generator. A seed per step makes a resumed run draw the same samples.
         torch.manual_seed((settings.seed << 32) + self._step)
         losses = self._loss(batch.to(self._device))
         self._optimizer.zero_grad(set_to_none=True)
@@ -126,31 +137,33 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._average.update(self._step)
-        self._since_line.append(torch.stack([*losses]).detach())
+        self._unreported_losses.append(torch.stack([*losses]).detach())
         self._step += 1
         return lr
 
-    def _tell(self, lr: float, rate: float) -> None:
+    def _report(self, lr: float, pictures_per_s: float) -> None:
         losses = self._check_finite()
         progress, elapsed_s = self._progress(), self._elapsed_s()
         left_s = elapsed_s * (1 - progress) / progress if progress else math.inf
         values = dict(zip(Losses._fields, losses, strict=True))
-        self._reporter.step(Report(self._step, self._epoch(self._step), values, lr, rate, elapsed_s, left_s, progress))
+        self._reporter.step(
+            Report(self._step, self._epoch(self._step), values, lr, pictures_per_s, elapsed_s, left_s, progress)
+        )
 
     def _check_finite(self) -> list[float]:
-        """The mean losses since the last line. Raises MaskStreamError."""
-        if not self._since_line:
+        """The mean losses since the last report. Raises MaskStreamError if one of them is NaN or infinite."""
+        if not self._unreported_losses:
             return []
-        means = torch.stack(self._since_line).mean(0).tolist()
-        self._since_line.clear()
+        means = torch.stack(self._unreported_losses).mean(0).tolist()
+        self._unreported_losses.clear()
         if not all(map(math.isfinite, means)):
-            raise MaskStreamError(f"the loss is not a number any more at step {self._step}; try a lower --lr")
+            raise MaskStreamError(f"the loss is NaN or infinite at step {self._step}; try a lower --lr")
         return [float(value) for value in means]
 
     def _validate(self) -> None:
         if self._validation is not None:
             precision = self._validation(self._stored())
-            self._reporter.validated(self._step, self._epoch(self._step), precision)
+            self._reporter.validation(self._step, self._epoch(self._step), precision)
 
     def _save(self) -> None:
         write_checkpoint(
@@ -178,18 +191,18 @@ class Trainer:
         return stored_state(self._spec, {**self._network.state_dict(), **self._average.tensors})
 
     def _progress(self) -> float:
-        """Of the run, from 0 to 1."""
+        """The completed share of the run, 0 to 1."""
         if self._settings.minutes is not None:
             return min(self._elapsed_s() / (60 * self._settings.minutes), 1.0)
         assert self._settings.epochs is not None
-        return min(self._step * self._settings.batch / (self._settings.epochs * self._data.epoch_length), 1.0)
+        return min(self._step * self._settings.batch / (self._settings.epochs * self._dataset.epoch_length), 1.0)
 
     def _elapsed_s(self) -> float:
-        return self._elapsed_before_s + time.monotonic() - self._started
+        return self._elapsed_before_s + time.monotonic() - self._started_s
 
     def _epoch(self, step: int) -> int:
-        """Whole epochs after so many steps."""
-        return step * self._settings.batch // self._data.epoch_length
+        """The number of complete epochs after `step` steps."""
+        return step * self._settings.batch // self._dataset.epoch_length
 
     def _batches(self) -> Iterator[Batch]:
         settings = self._settings
@@ -197,17 +210,22 @@ class Trainer:
         if workers is None:
             workers = 1 if self._device.type == "cpu" else min(MAX_LOADER_PROCESSES, os.cpu_count() or 1)
         loader: DataLoader[Any] = DataLoader(
-            self._data,
-            batch_sampler=Positions(self._step, settings.batch),
+            self._dataset,
+            batch_sampler=BatchPositions(self._step, settings.batch),
             collate_fn=collate,
             num_workers=workers,
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers else None,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except SourceError as error:
+            # torch puts the traceback of the loader process into the message; its last line is the original error.
+            last_line = str(error).strip().rpartition("\n")[2]
+            raise SourceError(last_line.removeprefix(f"{SourceError.__module__}.{SourceError.__name__}: ")) from None
 
-    def _share(self, data: CocoData) -> float:
+    def _synthetic_share(self, data: CocoData) -> float:
         given = self._settings.synthetic_share
         if given is not None:
             return given
@@ -251,7 +269,7 @@ def _initial_spec(settings: TrainSettings) -> ModelSpec:
 
 
 def _start_worker(_: int) -> None:
-    """A Ctrl-C reaches the whole group of processes: the first one decides."""
+    """Ignores SIGINT: Ctrl-C reaches all processes of the group, and the main process decides what to do."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -260,7 +278,7 @@ def _start_worker(_: int) -> None:
 
 
 def _identity(settings: TrainSettings, data: CocoData, precision: str) -> dict[str, str]:
-    """What a resumed run must share with its beginning, as text."""
+    """The settings and checksums that must be the same when a run is resumed, as text."""
     names = ("model", "epochs", "minutes", "batch", "lr", "optimizer", "crop_hw", "seed", "synthetic_share")
     identity = {f"--{name.removesuffix('_hw').replace('_', '-')}": str(getattr(settings, name)) for name in names}
     identity["--precision"] = precision
@@ -284,5 +302,5 @@ def _made_folder(path: Path, resume: bool) -> Path:
     except OSError as error:
         raise OutputError(f"--output {path}: {str(error.strerror).lower()}") from None
     if not resume and (path / "checkpoint.pt").exists():
-        raise UsageError(f"--output {path} holds a run already: go on with it by --resume, or choose another folder")
+        raise UsageError(f"--output {path} already has a run: continue it with --resume, or choose another folder")
     return path

@@ -32,8 +32,8 @@ from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
 from pipeline.training.model_spec import spec_for_data
 from pipeline.training.network import start_network, stored_state
-from pipeline.training.picture import collate
 from pipeline.training.reporting import Reporter
+from pipeline.training.sample import collate
 from pipeline.training.settings import TrainSettings
 from pipeline.training.trainer import Trainer
 

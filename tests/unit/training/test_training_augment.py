@@ -14,34 +14,36 @@ from pipeline.coco.annotations import Annotation
 from pipeline.coco.data import CocoData, PictureRecord, read_coco
 from pipeline.models.registry import get_model
 from pipeline.synthetic.coco_data import write_coco_data
-from pipeline.training.augment import plain_ground, random_view, with_pasted
-from pipeline.training.camera_noise import photographed
+from pipeline.training.augment import plain_ground, random_view, with_pasted_objects
+from pipeline.training.camera_noise import with_camera_noise
 from pipeline.training.clutter import draw_room, with_clutter
-from pipeline.training.dataset import Mixture, Positions, TrainingPictures, _epoch_order, repeat_factors
+from pipeline.training.dataset import BatchPositions, Mixture, TrainingDataset, _epoch_order, repeat_factors
 from pipeline.training.model_spec import spec_for_data
-from pipeline.training.picture import Instance, Picture, Sample, covered, scaling, shift, to_sample, warp
+from pipeline.training.picture import TrainingObject, TrainingPicture, visible_part
+from pipeline.training.sample import Sample, to_sample
+from pipeline.training.warp import scaling, shift, warp
 
 GREY = (127, 127, 127)
 CROP_HW = (96, 160)
 
 
-def block(left: int, top: int, width: int, height: int, *, output: int = 1, ignored: bool = False) -> Instance:
-    return Instance(output, left, top, np.full((height, width), 255, np.uint8), ignored)
+def block(left: int, top: int, width: int, height: int, *, output: int = 1, ignored: bool = False) -> TrainingObject:
+    return TrainingObject(output, left, top, np.full((height, width), 255, np.uint8), ignored)
 
 
-def painted(hw: tuple[int, int], *instances: Instance) -> Picture:
-    """Dark grey, the instances in bright green."""
+def painted(hw: tuple[int, int], *objects: TrainingObject) -> TrainingPicture:
+    """Dark grey, the objects in bright green."""
     rgb = np.full((*hw, 3), 40, np.uint8)
-    for instance in instances:
-        height, width = instance.mask.shape
-        rows, columns = slice(instance.top, instance.top + height), slice(instance.left, instance.left + width)
-        rgb[rows, columns][instance.mask > 0] = (20, 250, 20)
-    return Picture(rgb, instances, frozenset({1, 2}))
+    for item in objects:
+        height, width = item.mask.shape
+        rows, columns = slice(item.top, item.top + height), slice(item.left, item.left + width)
+        rgb[rows, columns][item.mask > 0] = (20, 250, 20)
+    return TrainingPicture(rgb, objects, frozenset({1, 2}))
 
 
-def box(instance: Instance) -> tuple[int, int, int, int]:
-    height, width = instance.mask.shape
-    return instance.left, instance.top, instance.left + width, instance.top + height
+def box(item: TrainingObject) -> tuple[int, int, int, int]:
+    height, width = item.mask.shape
+    return item.left, item.top, item.left + width, item.top + height
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
@@ -64,8 +66,8 @@ QUARTER_TURN = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float64)
 )
 def test_boxes_by_hand(matrix: np.ndarray, expected: tuple[int, int, int, int]) -> None:
     warped = warp(painted((60, 100), block(10, 20, 20, 30)), matrix, (120, 200), GREY)
-    (instance,) = warped.instances
-    assert box(instance) == expected
+    (item,) = warped.objects
+    assert box(item) == expected
     x1, y1, x2, y2 = expected
     # the pixels went the same way: all of the middle of the box is green, all around it is not
     inner = warped.rgb[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
@@ -77,22 +79,22 @@ def test_boxes_by_hand(matrix: np.ndarray, expected: tuple[int, int, int, int]) 
 
 def test_out_of_the_picture_and_too_little_of_it() -> None:
     picture = painted((60, 100), block(10, 20, 20, 30), block(60, 20, 20, 20))
-    (left,) = warp(picture, shift(-35, 0), (60, 60), GREY).instances
+    (left,) = warp(picture, shift(-35, 0), (60, 60), GREY).objects
     assert box(left) == (25, 20, 45, 40)
-    cut = warp(picture, shift(-29, 0), (60, 100), GREY).instances
-    assert [instance.ignored for instance in cut] == [True, False]  # a column of 20 is left of the first
-    tiny = warp(picture, scaling(0.1, 0.1), (60, 100), GREY).instances
-    assert all(instance.ignored for instance in tiny)
+    cut = warp(picture, shift(-29, 0), (60, 100), GREY).objects
+    assert [item.ignored for item in cut] == [True, False]  # a column of 20 is left of the first
+    tiny = warp(picture, scaling(0.1, 0.1), (60, 100), GREY).objects
+    assert all(item.ignored for item in tiny)
 
 
 def test_an_object_behind_another() -> None:
     below, above = block(10, 10, 20, 20), block(10, 10, 12, 20)
-    found = covered(below, above)
+    found = visible_part(below, above)
     assert found is not None
     assert box(found) == (22, 10, 30, 30)
-    assert covered(below, block(0, 0, 50, 50)) is None
-    assert covered(below, block(30, 10, 5, 5)) is below
-    nearly_all = covered(below, block(10, 10, 19, 20))
+    assert visible_part(below, block(0, 0, 50, 50)) is None
+    assert visible_part(below, block(30, 10, 5, 5)) is below
+    nearly_all = visible_part(below, block(10, 10, 19, 20))
     assert nearly_all is not None
     assert nearly_all.ignored
 
@@ -100,18 +102,18 @@ def test_an_object_behind_another() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_masks_stay_with_their_pixels(seed: int) -> None:
     ellipse = np.hypot(*np.meshgrid(np.linspace(-1, 1, 70), np.linspace(-1, 1, 50))) < 1
-    picture = painted((200, 300), Instance(1, 100, 90, (ellipse * 255).astype(np.uint8), ignored=False))
+    picture = painted((200, 300), TrainingObject(1, 100, 90, (ellipse * 255).astype(np.uint8), ignored=False))
     seen = random_view(np.random.default_rng(seed), picture, 1.0, CROP_HW)
     assert seen.hw == CROP_HW
     green = (seen.rgb[..., 1].astype(int) - seen.rgb[..., 0]) > 115
     green &= seen.rgb[..., 2] < 140  # not the border's colour
-    for instance in seen.instances:
+    for item in seen.objects:
         mask = np.zeros(CROP_HW, bool)
-        x1, y1, x2, y2 = box(instance)
+        x1, y1, x2, y2 = box(item)
         assert 0 <= x1 < x2 <= CROP_HW[1]
         assert 0 <= y1 < y2 <= CROP_HW[0]
-        mask[y1:y2, x1:x2] = instance.mask > 0
-        if not instance.ignored and mask.sum() > 200:
+        mask[y1:y2, x1:x2] = item.mask > 0
+        if not item.ignored and mask.sum() > 200:
             # half a pixel along the outline may differ; one pixel of shift in a small mask already is 0.9
             assert (mask & green).sum() / (mask | green).sum() > 0.93
 
@@ -119,29 +121,29 @@ def test_masks_stay_with_their_pixels(seed: int) -> None:
 def test_pasting_needs_a_labelled_class_and_covers_what_is_behind() -> None:
     seen: list[frozenset[int]] = []
 
-    def donor(rng: np.random.Generator, labelled: frozenset[int]) -> tuple[Picture, Instance, float]:
+    def donor(rng: np.random.Generator, labelled: frozenset[int]) -> tuple[TrainingPicture, TrainingObject, float]:
         seen.append(labelled)
         source = painted((80, 80), block(20, 20, 40, 40, output=2))
-        return source, source.instances[0], 1.0
+        return source, source.objects[0], 1.0
 
     behind = block(0, 0, CROP_HW[1], CROP_HW[0])
-    picture = Picture(np.zeros((*CROP_HW, 3), np.uint8), (behind,), frozenset({2}))
-    result = with_pasted(np.random.default_rng(3), picture, donor, share=1.0)
+    picture = TrainingPicture(np.zeros((*CROP_HW, 3), np.uint8), (behind,), frozenset({2}))
+    result = with_pasted_objects(np.random.default_rng(3), picture, donor, share=1.0)
     assert set(seen) == {frozenset({2})}
-    first, *pasted = result.instances
+    first, *pasted = result.objects
     assert pasted
-    covering = sum(instance.area_px for instance in pasted)
-    assert first.area_px <= behind.area_px - max(instance.area_px for instance in pasted)
+    covering = sum(item.area_px for item in pasted)
+    assert first.area_px <= behind.area_px - max(item.area_px for item in pasted)
     assert first.area_px + covering <= behind.area_px
     x1, y1, x2, y2 = box(pasted[-1])
     middle = result.rgb[(y1 + y2) // 2, (x1 + x2) // 2]
     assert tuple(middle) == (20, 250, 20)
-    assert with_pasted(np.random.default_rng(3), picture, donor, share=0.0) is picture
+    assert with_pasted_objects(np.random.default_rng(3), picture, donor, share=0.0) is picture
 
 
 def test_a_plain_ground_has_nothing_on_it() -> None:
     ground = plain_ground(np.random.default_rng(5), CROP_HW, frozenset({1}))
-    assert (ground.hw, ground.instances, ground.labelled) == (CROP_HW, (), {1})
+    assert (ground.hw, ground.objects, ground.labelled) == (CROP_HW, (), {1})
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -151,9 +153,9 @@ def test_clutter_is_unlabelled_and_hides_what_is_behind_it(seed: int) -> None:
     cluttered = with_clutter(np.random.default_rng(seed), picture)
     assert cluttered.labelled == picture.labelled
     left = np.zeros((96, 160), np.uint8)
-    for instance in cluttered.instances:
-        x1, y1, x2, y2 = box(instance)
-        left[y1:y2, x1:x2] |= instance.mask
+    for item in cluttered.objects:
+        x1, y1, x2, y2 = box(item)
+        left[y1:y2, x1:x2] |= item.mask
     changed = np.abs(cluttered.rgb.astype(int) - picture.rgb).max(axis=2) > 0
     assert changed.any()
     assert changed[left == 0].mean() > 0.9
@@ -171,7 +173,7 @@ def test_a_room_is_not_one_tone() -> None:
 def test_camera_noise_keeps_the_form_and_follows_the_generator() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (65, 97, 3), np.uint8)
     for seed in range(30):
-        first, second = (photographed(np.random.default_rng(seed), rgb.copy()) for _ in range(2))
+        first, second = (with_camera_noise(np.random.default_rng(seed), rgb.copy()) for _ in range(2))
         assert (first.shape, first.dtype) == (rgb.shape, np.uint8)
         np.testing.assert_array_equal(first, second)
         assert not np.array_equal(first, rgb)
@@ -203,8 +205,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
     return read_coco(folder / "train.json", need_masks=True)
 
 
-def pictures(data: CocoData, *, seed: int = 1, synthetic_share: float = 0.0) -> TrainingPictures:
-    return TrainingPictures(data, spec_for_data(get_model("street"), data), Mixture(seed, CROP_HW, synthetic_share))
+def pictures(data: CocoData, *, seed: int = 1, synthetic_share: float = 0.0) -> TrainingDataset:
+    return TrainingDataset(data, spec_for_data(get_model("street"), data), Mixture(seed, CROP_HW, synthetic_share))
 
 
 def same(first: Sample, second: Sample) -> bool:
@@ -252,7 +254,7 @@ def test_rare_classes_are_shown_more_often() -> None:
 
 
 def test_batches_go_on_where_a_step_begins() -> None:
-    from_start, from_step_2 = iter(Positions(0, 3)), iter(Positions(2, 3))
+    from_start, from_step_2 = iter(BatchPositions(0, 3)), iter(BatchPositions(2, 3))
     batches = [next(from_start) for _ in range(4)]
     assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert [next(from_step_2) for _ in range(2)] == batches[2:]

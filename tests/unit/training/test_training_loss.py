@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from pipeline.engine.architectures import build
 from pipeline.training.loss import DetectionLoss, Losses, Sampling, class_losses, mask_targets, with_hard_negatives
-from pipeline.training.picture import MASK_TARGET_SIDE, Batch
+from pipeline.training.sample import MASK_TARGET_SIDE, Batch
 
 HW = (96, 128)
 NUM_OUTPUTS = 4

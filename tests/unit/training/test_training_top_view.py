@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.picture import Picture
+from pipeline.training.picture import TrainingPicture
 from pipeline.training.top_view import KINDS, Eye, Face, _looks_at, _vehicle, with_vehicles
 
 HW = (240, 384)
-GREY = Picture(np.full((*HW, 3), 90, np.uint8), (), frozenset({1, 2, 3}))
+GREY = TrainingPicture(np.full((*HW, 3), 90, np.uint8), (), frozenset({1, 2, 3}))
 OUTPUTS = {"car": 1, "truck": 2, "bus": 3}
 
 
@@ -59,12 +59,12 @@ def test_vehicles_have_the_size_of_vehicles(
 def test_masks_are_what_was_painted(seed: int) -> None:
     picture = with_vehicles(np.random.default_rng(seed), GREY, OUTPUTS)
     union = np.zeros(HW, bool)
-    for instance in picture.instances:
-        height, width = instance.mask.shape
-        region = union[instance.top : instance.top + height, instance.left : instance.left + width]
-        assert not (region & (instance.mask > 0)).any(), "two vehicles own one pixel"
-        region |= instance.mask > 0
-        assert {instance.mask[0].max(), instance.mask[-1].max(), instance.mask[:, 0].max()} == {255}, "not its extent"
+    for item in picture.objects:
+        height, width = item.mask.shape
+        region = union[item.top : item.top + height, item.left : item.left + width]
+        assert not (region & (item.mask > 0)).any(), "two vehicles own one pixel"
+        region |= item.mask > 0
+        assert {item.mask[0].max(), item.mask[-1].max(), item.mask[:, 0].max()} == {255}, "not its extent"
     changed = (picture.rgb != GREY.rgb).any(axis=2)
     # shadows only make the ground darker; edges are drawn half a pixel soft
     brighter = (picture.rgb > GREY.rgb).any(axis=2)
@@ -79,16 +79,16 @@ def test_masks_are_what_was_painted(seed: int) -> None:
 def test_the_kinds_are_those_of_the_data() -> None:
     seen = dict.fromkeys(KINDS, 0)
     for seed in range(40):
-        for instance in with_vehicles(np.random.default_rng(seed), GREY, OUTPUTS).instances:
-            seen[KINDS[instance.output - 1]] += 1
-        alone = with_vehicles(np.random.default_rng(seed), GREY, {"truck": 7}).instances
-        assert {instance.output for instance in alone} <= {7}
+        for item in with_vehicles(np.random.default_rng(seed), GREY, OUTPUTS).objects:
+            seen[KINDS[item.output - 1]] += 1
+        alone = with_vehicles(np.random.default_rng(seed), GREY, {"truck": 7}).objects
+        assert {item.output for item in alone} <= {7}
     assert seen["car"] > seen["truck"] > 0 < seen["bus"] < seen["car"]
 
 
 def test_one_generator_one_picture() -> None:
     first, again, other = (with_vehicles(np.random.default_rng(seed), GREY, OUTPUTS) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.rgb, again.rgb)
-    assert len(first.instances) == len(again.instances)
+    assert len(first.objects) == len(again.objects)
     assert (first.rgb != other.rgb).any()
     assert (GREY.rgb == 90).all(), "the ground that was given is left alone"
