@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -172,6 +173,98 @@ def test_a_model_that_finds_boxes_alone(run: Run, scene_data: Path, tmp_path: Pa
         assert np.any(np.all(np.asarray(sheet) == (255, 45, 45), axis=2)), "a false box is outlined in red"
     code, out, _ = run("evaluate", "coco", *arguments)
     assert (code, f"No mask metrics: model {BOX_MODEL} finds boxes alone." in out) == (0, True)
+
+
+def test_annotations_without_area_are_skipped_and_counted(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    """As COCO's own instances_train2017.json has them: two boxes of height 0."""
+
+    def add_empty_boxes(content: dict[str, Any]) -> None:
+        first = content["annotations"][0]
+        for number in (900, 901):
+            polygon = [296.65, 338.33, 297.68, 338.33, 297.68, 338.33, 296.65, 338.33]
+            empty = {"bbox": [96.65, 38.33, 1.03, 0.0], "area": 0.0, "segmentation": [polygon]}
+            content["annotations"].append({**first, "id": number, **empty})
+
+    data = changed(scene_data, tmp_path, add_empty_boxes)
+    arguments = ("--images", scene_data, "--model", "street", "--num", 1, "--json")
+    code, out, err = run("evaluate", "coco", "--data", data, *arguments)
+    assert code == 0
+    assert err == (
+        f"maskstream: warning: data {data}: 2 annotations without area skipped: 2 with an empty box (ids 900, 901)\n"
+    )
+    code, expected, err = run("evaluate", "coco", "--data", scene_data / "val.json", *arguments)
+    assert (code, err) == (0, "")
+    for name in ("box", "mask", "num_objects", "classes", "mean_iou", "mean_quality"):
+        assert json.loads(out)[name] == json.loads(expected)[name], name
+
+
+def test_a_damaged_picture_is_left_out_and_named(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    """Its header is sound, so that only decoding finds the damage."""
+    folder = tmp_path / "scene"
+    shutil.copytree(scene_data, folder)
+    picture = folder / json.loads((folder / "val.json").read_text())["images"][1]["file_name"]
+    picture.write_bytes(picture.read_bytes()[:2000])
+    code, out, err = run("evaluate", "coco", "--data", folder / "val.json", "--model", "street", "--json")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(f"maskstream: warning: picture {picture}: cannot be read: ")
+    assert err.endswith("; the picture is left out\n")
+    metrics = json.loads(out)
+    assert (metrics["num_pictures"], metrics["num_damaged_pictures"]) == (NUM_PICTURES - 1, 1)
+
+
+def no_engine(*arguments: object, **options: object) -> NoReturn:
+    raise AssertionError("the model must not be loaded before its inputs have been checked")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot be read: not in a known picture format"),
+        (b"not a picture", "cannot be read: not in a known picture format"),
+        (None, "is 7 x 5 pixels, its data say 320 x 180"),
+    ],
+    ids=["empty", "text", "other size"],
+)
+def test_bad_pictures_are_found_before_the_model_is_loaded(
+    run: Run, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    monkeypatch.setattr("pipeline.engine.engine.load_engine", no_engine)
+    folder = tmp_path / "scene"
+    shutil.copytree(scene_data, folder)
+    picture = folder / json.loads((folder / "val.json").read_text())["images"][-1]["file_name"]
+    if content is None:
+        Image.new("RGB", (7, 5)).save(picture)
+    else:
+        picture.write_bytes(content)
+    code, out, err = run("evaluate", "coco", "--data", folder / "val.json", "--model", "street")
+    assert (code, out, err) == (1, "", f"maskstream: error: picture {picture}: {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.pth", b"", "it is empty"),
+        ("text.pth", b"weights", "it is not a torch file"),
+        ("text.safetensors", b"these are no weights at all", "its header is damaged"),
+        ("short.pth", b"PK\x03\x04" + bytes(100), "its end is missing"),
+    ],
+)
+def test_bad_weights_are_found_before_the_model_is_loaded(
+    run: Run,
+    scene_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    words: str,
+) -> None:
+    monkeypatch.setattr("pipeline.engine.engine.load_engine", no_engine)
+    path = tmp_path / name
+    path.write_bytes(content)
+    data = scene_data / "val.json"
+    code, out, err = run("evaluate", "coco", "--data", data, "--model", "street", "--weights", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"weights {path}: cannot be read ({words})" in err
 
 
 MISTAKES: dict[str, tuple[Change, str]] = {

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from support.paths import ROOT
 import run_pipeline
 from pipeline.api import segment
 from pipeline.coco.data import read_coco
-from pipeline.errors import MaskStreamError, ModelError, UsageError
+from pipeline.errors import MaskStreamError, ModelError, SourceError, UsageError
 from pipeline.models.registry import get_model
 from pipeline.models.weights_table import spec_of_weights
 from pipeline.synthetic.coco_data import write_coco_data
@@ -297,6 +299,135 @@ def test_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
     with safe_open(trainer.weights_path, "np") as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             assert np.isfinite(file.get_tensor(name)).all(), name
+
+
+# -- unusable data ----------------------------------------------------------------------------------------------------
+
+
+def changed_copy(scene: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of the scene in `folder`, and the content of its train.json."""
+    shutil.copytree(scene, folder)
+    return folder, json.loads((folder / "train.json").read_text())
+
+
+def test_annotations_without_area_are_skipped_and_counted(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, content = changed_copy(scene, tmp_path / "scene")
+    first = content["annotations"][0]
+    content["annotations"] += [{**first, "id": number, "bbox": [9.5, 3.25, 1.03, 0.0]} for number in (900, 901)]
+    (folder / "train.json").write_text(json.dumps(content))
+    # the val data has one too, and neither it nor `area`, which COCO's tools read, may end the validation
+    val = json.loads((folder / "val.json").read_text())
+    val["annotations"].append({**val["annotations"][0], "id": 900, "segmentation": [[1, 1, 2, 2]]})
+    for entry in val["annotations"]:
+        del entry["area"]
+    (folder / "val.json").write_text(json.dumps(val))
+
+    train(settings(folder, tmp_path / "run", epochs=0.1, val=folder / "val.json"))
+    said = capsys.readouterr().err
+    assert (
+        f"maskstream: warning: data {folder / 'train.json'}: 2 annotations without area skipped: "
+        "2 with an empty box (ids 900, 901)\n"
+    ) in said
+    assert (
+        f"maskstream: warning: data {folder / 'val.json'}: 1 annotation without area skipped: "
+        "1 with fewer than 3 points in its polygon (id 900)\n"
+    ) in said
+    (validation,) = (line for line in metrics(tmp_path / "run") if "box_ap" in line)
+    train(settings(scene, tmp_path / "plain", epochs=0.1, val=scene / "val.json"))
+    (expected,) = (line for line in metrics(tmp_path / "plain") if "box_ap" in line)
+    assert validation == expected
+
+
+def test_data_without_a_usable_annotation_is_refused(scene: Path, tmp_path: Path) -> None:
+    folder, content = changed_copy(scene, tmp_path / "scene")
+    for entry in content["annotations"]:
+        entry["bbox"][3] = 0
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="expected at least one annotation that covers part of its picture"):
+        Trainer(settings(folder, tmp_path / "run"), Reporter())
+
+
+def no_network(*arguments: object, **options: object) -> NoReturn:
+    raise AssertionError("the model must not be loaded before its inputs have been checked")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_bad_pictures_are_found_before_the_model_is_loaded(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer.start_network", no_network)
+    folder, _ = changed_copy(scene, tmp_path / "scene")
+    picture = folder / json.loads((folder / f"{part}.json").read_text())["images"][-1]["file_name"]
+    picture.write_bytes(b"not a picture")
+    given = settings(folder, tmp_path / "run", val=folder / "val.json")
+    with pytest.raises(SourceError, match="cannot be read: not in a known picture format") as raised:
+        Trainer(given, Reporter())
+    assert str(raised.value).startswith(f"picture {picture}: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_weights_are_found_before_the_model_is_loaded(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer.start_network", no_network)
+    for name in ("init.pth", "init.safetensors"):
+        path = tmp_path / name
+        path.write_text("these are no weights at all")
+        with pytest.raises(ModelError, match=f"weights {path}: cannot be read"):
+            Trainer(settings(scene, tmp_path / "run", init=path), Reporter())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_ends_the_run_with_one_line_and_a_checkpoint(
+    scene: Path, tmp_path: Path, workers: int
+) -> None:
+    """The header of the picture is sound, so that only decoding finds the damage."""
+    folder, content = changed_copy(scene, tmp_path / "scene")
+    given = settings(folder, tmp_path / "run", workers=workers)
+    trainer = Trainer(given, Reporter())
+    # the picture of the last position of the epoch
+    last = content["images"][trainer._dataset._index(2 * (trainer._dataset.epoch_length // 2) - 1)]
+    picture = folder / last["file_name"]
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:2000])
+    with pytest.raises(SourceError) as raised:
+        trainer.run(lambda: False)
+    assert str(raised.value).startswith(f"picture {picture}: cannot be read: ")
+    assert "\n" not in str(raised.value)
+    assert trainer.step > 0
+    picture.write_bytes(whole)
+    resumed = Trainer(dataclasses.replace(given, resume=True), Reporter())
+    assert resumed.step == trainer.step
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)],
+    ids=["half turn", "quarter turn"],
+)
+def test_pictures_that_are_stored_turned_train_like_upright_ones(
+    scene: Path, tmp_path: Path, orientation: int, turn: Image.Transpose
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    samples = []
+    for name in ("plain", "turned"):
+        folder, content = changed_copy(scene, tmp_path / name)
+        for entry in content["images"]:
+            picture = Image.open(folder / entry["file_name"]).convert("RGB")
+            entry["file_name"] = str(Path(entry["file_name"]).with_suffix(".png"))
+            if name == "turned":
+                picture.transpose(turn).save(folder / entry["file_name"], exif=exif.tobytes())
+            else:
+                picture.save(folder / entry["file_name"])
+        (folder / "train.json").write_text(json.dumps(content))
+        trainer = Trainer(settings(folder, tmp_path / f"run-{name}"), Reporter())
+        samples.append([trainer._dataset[position] for position in range(8)])
+    for plain, turned in zip(*samples, strict=True):
+        assert torch.equal(plain.rgb, turned.rgb)
+        assert torch.equal(plain.boxes, turned.boxes)
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
