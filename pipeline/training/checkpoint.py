@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was killed, in one file that is either the old one or the new one."""
+"""Checkpoints of a training run, and weights files. Both are replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """After `step` steps and elapsed_s seconds.
+    """The state of a run after `step` steps and `elapsed_s` seconds.
 
-    identity   what must be the same for the run to go on: arguments and the SHA-256 of the files
-    network, average, optimizer, scaler   state dicts; the network's with folded batch norms
+    identity    arguments and SHA-256 sums that must be the same when the run is resumed
+    network     state dict with folded batch norms
+    average     moving average of the trained parameters
+    optimizer, scaler   state dicts
     """
 
     step: int
@@ -36,32 +38,32 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Raises OutputError."""
+    """Writes a checkpoint. Raises OutputError."""
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     _replace(path, lambda part: torch.save({"format": _FORMAT, **fields}, part))
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, str]) -> Checkpoint:
-    """Raises UsageError for a file that is none, or one of a run with other arguments or data."""
+    """Reads a checkpoint. Raises UsageError for a damaged file, or for a run with another identity."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.pop("format") != _FORMAT:
-            raise ValueError("of another version")
+            raise ValueError("another format version")
         checkpoint = Checkpoint(**content)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"checkpoint {path}: cannot be read; remove it and start again without --resume") from None
+        raise UsageError(f"checkpoint {path}: cannot be read; remove it and start anew without --resume") from None
     for name, value in identity.items():
         before = checkpoint.identity.get(name)
         if before != value:
             raise UsageError(
-                f"checkpoint {path}: made with {name} {before}, not {value}; resume with what the run began with, "
-                f"or choose another --output"
+                f"checkpoint {path}: made with {name} {before}, not {value}; resume with the arguments and data of the "
+                "first run, or choose another --output"
             )
     return checkpoint
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """fp16 safetensors. Raises OutputError."""
+    """Writes safetensors, with floating-point tensors in fp16. Raises OutputError."""
     halves = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in state.items()}
     _replace(path, lambda part: part.write_bytes(save(halves, dict(metadata))))
 

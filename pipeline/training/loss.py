@@ -1,9 +1,10 @@
-"""The loss of Mask R-CNN (He et al., 2017, section 3; Ren et al., 2015, for the proposals) over torchvision's parts.
+"""The loss of Mask R-CNN (He et al. 2017, section 3; Ren et al. 2015 for the proposals), with torchvision's modules.
 
-Two things differ from torchvision's own. What lies mostly in an ignored region and matches no object is no background.
-And on a picture where only some classes were looked for, background means "none of those": the class loss of a
-background sample is -log(p(background) + sum of p(class) over the classes that were not looked for), and the
-proposals learn no background there.
+It differs from torchvision's loss in two points:
+- An anchor or RoI that lies mostly in an ignored region and matches no object is not a background sample.
+- On a picture on which only some classes were labelled, an unmatched RoI may show an object of another class. The class
+  loss of a background sample is therefore -log(p(background) + sum of p(class) over the unlabelled classes), and the
+  proposals learn no background.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _SMOOTH_L1_BETA = 1 / 9
 
 
 class Losses(NamedTuple):
-    """Scalars. `masks` is 0 for a network without masks."""
+    """Scalar losses: objectness and boxes of the proposals; class, boxes and masks of the RoIs.
+
+    `masks` is 0 for a network without masks.
+    """
 
     objectness: Tensor
     proposals: Tensor
@@ -43,16 +47,17 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How much of each picture the loss looks at.
+    """Numbers of samples per picture.
 
-    num_anchors, num_rois    samples of each stage, at most half and a quarter of them objects
-    hard_share               of the background samples of the heads: those that are now taken for an object most; the
-                             others are drawn by lot (Shrivastava et al. 2016 take the hard ones alone, which needs
-                             labels without gaps)
-    num_masks                masks learnt of those, at most
-    pre_nms_top_n, post_nms_top_n    proposals of a level, of a picture
+    num_anchors      anchors in the loss of the proposals, at most half of them matched to objects
+    num_rois         RoIs in the loss of the box head, at most a quarter of them matched to objects
+    hard_share       share of hard negatives among the background RoIs: those with the largest class loss. The others
+                     are drawn at random (Shrivastava et al. 2016 use hard negatives alone, which needs complete labels)
+    num_masks        largest number of masks in the mask loss
+    pre_nms_top_n    proposals per level before NMS
+    post_nms_top_n   proposals per picture after NMS
 
-    A sixth of torchvision's 2000 proposals and a quarter of its 512 RoIs: what is left costs less than the trunk does.
+    torchvision uses 2000 proposals and 512 RoIs. With these smaller numbers the heads cost less than the trunk.
     """
 
     num_anchors: int = 256
@@ -64,7 +69,7 @@ class Sampling:
 
 
 class DetectionLoss:
-    """Of a network whose parts are torchvision's. Draws its samples from torch's global generator."""
+    """The loss of a network with torchvision's modules. Samples are drawn with torch's global generator."""
 
     def __init__(
         self,
@@ -74,12 +79,17 @@ class DetectionLoss:
         autocast: AbstractContextManager[object],
         sampling: Sampling,
     ) -> None:
-        """autocast surrounds the convolutions; boxes, sampling and the losses themselves are float32."""
+        """Changes the samplers of the network.
+
+        mean, std   normalisation of the input, for RGB from 0 to 1
+        autocast    context for the convolutions; boxes, sampling and losses are always float32
+        """
         self._network, self._autocast = network, autocast
         self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (mean, std))
         self._num_masks, self._hard_share = sampling.num_masks, sampling.hard_share
         rpn, heads = network.rpn, network.roi_heads
-        # the proposal layer takes its numbers for training only in training mode, where batch norms would move
+        # The RPN uses the settings for training only in training mode. Only this module is set to it; in the others,
+        # training mode would update the batch norms.
         rpn.training = True
         rpn._pre_nms_top_n["training"] = sampling.pre_nms_top_n
         rpn._post_nms_top_n["training"] = sampling.post_nms_top_n
@@ -87,16 +97,16 @@ class DetectionLoss:
         heads.fg_bg_sampler = BalancedPositiveNegativeSampler(sampling.num_rois, 0.25)
 
     def __call__(self, batch: Batch) -> Losses:
-        """The losses of a batch that lies on the network's device. Each is a mean, so batches of any size compare."""
+        """The losses of a batch on the device of the network. Each is a mean over its samples."""
         hw = (batch.rgb.shape[2], batch.rgb.shape[3])
-        inside = _integral(batch.ignored)
+        ignored = _integral_image(batch.ignored)
         with self._autocast:
             features: dict[str, Tensor] = self._network.backbone(self._normalised(batch.rgb))
             objectness, deltas = self._network.rpn.head(list(features.values()))
         objectness, deltas = [level.float() for level in objectness], [level.float() for level in deltas]
         features = {name: level.float() for name, level in features.items()}
-        proposals, objectness_loss, proposal_loss = self._propose(batch, inside, features, objectness, deltas)
-        rois, matched, outputs = self._sampled(batch, inside, proposals, features, hw)
+        proposals, objectness_loss, proposal_loss = self._propose(batch, ignored, features, objectness, deltas)
+        rois, matched, outputs = self._sample(batch, ignored, proposals, features, hw)
         class_loss, box_loss = self._box_losses(batch, features, rois, matched, outputs, hw)
         mask_loss = self._mask_loss(batch, features, rois, matched, outputs, hw)
         return Losses(objectness_loss, proposal_loss, class_loss, box_loss, mask_loss)
@@ -109,12 +119,15 @@ class DetectionLoss:
     def _propose(
         self,
         batch: Batch,
-        inside: Tensor,
+        ignored: Tensor,
         features: dict[str, Tensor],
         objectness_levels: list[Tensor],
         delta_levels: list[Tensor],
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Proposals of each picture; the losses of objectness and of the anchors' boxes."""
+        """The proposals of each picture, the objectness loss and the box loss of the anchors.
+
+        ignored   from `_integral_image`
+        """
         rpn, num = self._network.rpn, len(batch.rgb)
         hw = (batch.rgb.shape[2], batch.rgb.shape[3])
         anchors: list[Tensor] = rpn.anchor_generator(ImageList(batch.rgb, [hw] * num), list(features.values()))
@@ -126,10 +139,10 @@ class DetectionLoss:
             targets = [{"boxes": boxes} for boxes in batch.boxes]
             labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
             for index, label in enumerate(labels):
-                no_background = _ignored_share(inside[index], anchors[index]) > _MAX_IGNORED_SHARE
+                not_background = _ignored_share(ignored[index], anchors[index]) > _MAX_IGNORED_SHARE
                 if not bool(batch.labelled[index].all()):
-                    no_background = torch.ones_like(no_background)
-                label[(label == 0) & no_background] = -1
+                    not_background = torch.ones_like(not_background)
+                label[(label == 0) & not_background] = -1
             codes = torch.cat(rpn.box_coder.encode(matched, anchors))
             positive, negative = (torch.cat(part).nonzero()[:, 0] for part in rpn.fg_bg_sampler(labels))
             sampled = torch.cat([positive, negative])
@@ -141,29 +154,31 @@ class DetectionLoss:
         return proposals, objectness_loss / num_sampled, box_loss / num_sampled
 
     @torch.no_grad()
-    def _sampled(
-        self, batch: Batch, inside: Tensor, proposals: list[Tensor], features: dict[str, Tensor], hw: tuple[int, int]
+    def _sample(
+        self, batch: Batch, ignored: Tensor, proposals: list[Tensor], features: dict[str, Tensor], hw: tuple[int, int]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Of each picture: RoIs (R, 4), the object each matches, and its output (0 for background)."""
+        """The sampled RoIs of each picture: boxes (R, 4), index of the matched object (R,), class output (R,), 0 for
+        background.
+        """
         heads = self._network.roi_heads
         candidates = heads.add_gt_proposals(proposals, batch.boxes)
         matched, outputs = heads.assign_targets_to_proposals(candidates, batch.boxes, batch.outputs)
         for index, output in enumerate(outputs):
-            share = _ignored_share(inside[index], candidates[index])
+            share = _ignored_share(ignored[index], candidates[index])
             output[(output == 0) & (share > _MAX_IGNORED_SHARE)] = -1
         logits, _ = self._box_heads(features, candidates, hw)
         lengths = [len(output) for output in outputs]
         labelled = batch.labelled.repeat_interleave(torch.tensor(lengths, device=logits.device), 0)
-        hardness = torch.split(class_losses(logits, torch.cat(outputs).clamp(min=0), labelled), lengths)
-        chosen = [
-            with_hard_negatives(output, drawn, hard, round(self._hard_share * int((output[drawn] == 0).sum())))
-            for output, drawn, hard in zip(outputs, heads.subsample(outputs), hardness, strict=True)
+        losses = torch.split(class_losses(logits, torch.cat(outputs).clamp(min=0), labelled), lengths)
+        kept_idx = [
+            with_hard_negatives(output, drawn, loss, round(self._hard_share * int((output[drawn] == 0).sum())))
+            for output, drawn, loss in zip(outputs, heads.subsample(outputs), losses, strict=True)
         ]
 
-        def picked(tensors: list[Tensor]) -> list[Tensor]:
-            return [tensor[kept] for tensor, kept in zip(tensors, chosen, strict=True)]
+        def select(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor[kept] for tensor, kept in zip(tensors, kept_idx, strict=True)]
 
-        return picked(candidates), picked(matched), picked(outputs)
+        return select(candidates), select(matched), select(outputs)
 
     def _box_losses(
         self,
@@ -189,7 +204,7 @@ class DetectionLoss:
         return class_loss, box_loss / num_rois
 
     def _box_heads(self, features: dict[str, Tensor], rois: list[Tensor], hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Logits (R, C) and box deltas (R, 4 C) of the RoIs of all pictures in a row, float32."""
+        """Logits (R, C) and box deltas (R, 4 C), float32, of the concatenated RoIs of all pictures."""
         heads = self._network.roi_heads
         pooled = heads.box_roi_pool(features, rois, [hw] * len(rois))
         with self._autocast:
@@ -208,18 +223,18 @@ class DetectionLoss:
         heads = self._network.roi_heads
         if not heads.has_mask():
             return torch.zeros((), device=batch.rgb.device)
-        chosen = [_some((output > 0).nonzero()[:, 0], self._num_masks) for output in outputs]
-        own_rois = [roi[kept] for roi, kept in zip(rois, chosen, strict=True)]
+        kept_idx = [_random_subset((output > 0).nonzero()[:, 0], self._num_masks) for output in outputs]
+        own_rois = [roi[kept] for roi, kept in zip(rois, kept_idx, strict=True)]
         pooled = heads.mask_roi_pool(features, own_rois, [hw] * len(own_rois))
         with self._autocast:
             logits = heads.mask_predictor(heads.mask_head(pooled))
-        wanted = torch.cat([output[kept] for output, kept in zip(outputs, chosen, strict=True)])
+        wanted = torch.cat([output[kept] for output, kept in zip(outputs, kept_idx, strict=True)])
         own = logits.float()[torch.arange(len(wanted), device=wanted.device), wanted]
         if len(own) == 0:
-            nothing: Tensor = own.sum()
-            return nothing
+            zero: Tensor = own.sum()  # 0, but connected to the graph
+            return zero
         with torch.no_grad():
-            objects = [index[kept] for index, kept in zip(matched, chosen, strict=True)]
+            objects = [index[kept] for index, kept in zip(matched, kept_idx, strict=True)]
             truths = torch.cat([_rows(boxes, index) for boxes, index in zip(batch.boxes, objects, strict=True)])
             masks = torch.cat([mask[index] for mask, index in zip(batch.masks, objects, strict=True)])
             targets = mask_targets(masks, truths, torch.cat(own_rois), own.shape[-1])
@@ -227,10 +242,12 @@ class DetectionLoss:
 
 
 def class_losses(logits: Tensor, outputs: Tensor, labelled: Tensor) -> Tensor:
-    """(R,): -log p of each sample's output; of a background sample, of the background or any class not looked for.
+    """(R,) float: the class loss of each sample, -log p(output). For a background sample, p is the probability of the
+    background or of any class that is not labelled on the sample's picture.
 
-    logits (R, C); outputs (R,) int64; labelled (R, C) bool, the classes looked for on the sample's picture, with
-    output 0 True.
+    logits     (R, C)
+    outputs    (R,) int64: class output of each sample, 0 for background
+    labelled   (R, C) bool: classes that are labelled on the sample's picture; column 0 is True
     """
     own = functional.one_hot(outputs, logits.shape[1]).bool()
     allowed = own | (~labelled & (outputs == 0)[:, None])
@@ -239,21 +256,26 @@ def class_losses(logits: Tensor, outputs: Tensor, labelled: Tensor) -> Tensor:
 
 
 def with_hard_negatives(outputs: Tensor, drawn: Tensor, losses: Tensor, num_hard: int) -> Tensor:
-    """The samples that were drawn, num_hard of the background ones exchanged for those with the largest losses.
+    """Replaces `num_hard` of the drawn background samples by the background samples with the largest losses.
 
-    outputs (R,) int64, 0 for background, negative for what does not count; drawn (S,) places of samples; losses (R,).
-    Returns (S,) places, none twice.
+    outputs   (R,) int64: class output of each RoI, 0 for background, negative for an ignored RoI
+    drawn     (S,) int64: indices of the drawn samples
+    losses    (R,): class loss of each RoI
+
+    Returns (S,) distinct indices.
     """
     positive, negative = drawn[outputs[drawn] > 0], drawn[outputs[drawn] == 0]
     hard = losses.masked_fill(outputs != 0, float("-inf")).topk(min(num_hard, len(negative))).indices
-    by_lot = negative[~torch.isin(negative, hard)][: len(negative) - len(hard)]
-    return torch.cat([positive, hard, by_lot])
+    random = negative[~torch.isin(negative, hard)][: len(negative) - len(hard)]
+    return torch.cat([positive, hard, random])
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, rois: Tensor, side: int) -> Tensor:
-    """(R, side, side) float32 in [0, 1]: what of the object fills each cell of the RoI.
+    """(R, side, side) float32: the share of each cell of a RoI that its object covers.
 
-    masks (R, 112, 112) uint8, stretched to boxes (R, 4); rois (R, 4), in the same pixels.
+    masks   (R, 112, 112) uint8, 0 to 255: mask of each RoI's object, resized from the object's box
+    boxes   (R, 4) xyxy: box of each RoI's object, pixels
+    rois    (R, 4) xyxy, pixels
     """
     origin, scale = boxes[:, :2].repeat(1, 2), MASK_TARGET_SIDE / (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     local = (rois - origin) * scale
@@ -265,22 +287,22 @@ def mask_targets(masks: Tensor, boxes: Tensor, rois: Tensor, side: int) -> Tenso
 
 
 def _rows(boxes: Tensor, index: Tensor) -> Tensor:
-    """boxes[index], zeros for a picture without objects, where every index is 0 and stands for nothing."""
+    """boxes[index]; zeros for a picture without objects, on which every index is 0 and has no meaning."""
     return boxes[index] if len(boxes) else boxes.new_zeros((len(index), 4))
 
 
-def _some(index: Tensor, most: int) -> Tensor:
-    return index if len(index) <= most else index[torch.randperm(len(index), device=index.device)[:most]]
+def _random_subset(index: Tensor, max_size: int) -> Tensor:
+    return index if len(index) <= max_size else index[torch.randperm(len(index), device=index.device)[:max_size]]
 
 
-def _integral(ignored: Tensor) -> Tensor:
-    """(B, H + 1, W + 1) float32: the number of ignored pixels above and to the left."""
+def _integral_image(ignored: Tensor) -> Tensor:
+    """(B, H + 1, W + 1) float32: the integral image, the number of ignored pixels above and to the left."""
     sums = ignored.float().cumsum(1).cumsum(2)
     return functional.pad(sums, (1, 0, 1, 0))
 
 
 def _ignored_share(integral: Tensor, boxes: Tensor) -> Tensor:
-    """(N,): the share that is ignored of the pixels in the picture that each box touches."""
+    """(N,): the share of ignored pixels among the pixels that each box touches. boxes (N, 4) xyxy."""
     height, width = integral.shape[0] - 1, integral.shape[1] - 1
     x1, y1 = boxes[:, 0].floor().clamp(0, width - 1).long(), boxes[:, 1].floor().clamp(0, height - 1).long()
     x2 = torch.maximum(boxes[:, 2].ceil().clamp(max=width).long(), x1 + 1)

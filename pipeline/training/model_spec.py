@@ -1,4 +1,4 @@
-"""Which model a training run makes: the registered one, or one with the categories of the data."""
+"""The model that a training run produces, and the metadata of its weights file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.models.registry import ModelSpec
 
 
 def spec_for_data(base: ModelSpec, data: CocoData) -> ModelSpec:
-    """`base` where the data has exactly its categories; else `base` with those of the data."""
+    """`base` if the data has exactly its categories, else `base` with the categories of the data."""
     if set(data.categories) == set(base.categories):
         return base
     ids = tuple(category_id for category_id, _ in data.categories)
@@ -18,7 +18,7 @@ def spec_for_data(base: ModelSpec, data: CocoData) -> ModelSpec:
 
 
 def weights_metadata(spec: ModelSpec) -> dict[str, str]:
-    """What a weights file says of itself; `pipeline.engine.weights` reads it."""
+    """The metadata of a weights file, which `pipeline.models.weights_table` reads."""
     return {
         "format": "pt",
         "architecture": spec.architecture,

@@ -1,9 +1,9 @@
-"""The network in the form it is trained in, and its way back to the form it is stored in.
+"""The network in the form in which it is trained, and the conversion back to the form in which it is stored.
 
-Batch norms are folded into their convolutions: the running statistics stay as they are, the scale and the bias are
-learnt with the convolution, and a processor has two passes over memory less to make. Everything up to the first level
-of the pyramid is frozen, as detectron2 freezes the stem and the first stage: it knows edges and colours already, and
-its large maps would cost most of the backward pass.
+Batch norms are folded into their convolutions: the running statistics are constant, scale and bias are learnt as part
+of the convolution, and each layer saves two passes over memory. The layers up to the first level of the feature pyramid
+are frozen, as detectron2 freezes the stem and the first stage: they detect edges and colours already, and their large
+feature maps would cost most of the backward pass.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ State = dict[str, Tensor]
 def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Sequence[str] = ()) -> Network:
     """The network of `spec` with folded batch norms, in fp32, with the weights of `base` or of the file `init`.
 
-    Rows of the class head and of the masks are taken over by the label; those of labels that `base` does not know
-    start at random (torch's global generator). `frozen`: names of modules that stay as they are, beside `frozen_part`.
-    Raises ModelError for weights that cannot be used, UsageError for a network of keypoints or for an unknown module.
+    The rows of the class head and of the mask head are copied by label. Rows of labels that `base` does not have are
+    initialised at random, from torch's global generator.
+
+    frozen   dotted names of modules that are not trained, in addition to `frozen_part`
+
+    Raises ModelError for unusable weights, UsageError for a keypoint model or an unknown module.
     """
     if spec.output == "keypoints":
         raise UsageError(f"model {spec.name} finds keypoints, which cannot be trained; choose one for masks or boxes")
     source = build(base.architecture, len(base.head_class_ids) + 1)
     load_weights(source, base, init)
     network = build(spec.architecture, len(spec.head_class_ids) + 1)
-    network.load_state_dict(_taken_over(source.state_dict(), network.state_dict(), base, spec))
+    network.load_state_dict(_transferred(source.state_dict(), network.state_dict(), base, spec))
     fold_batch_norm(network)
     network.to(memory_format=torch.channels_last)
     network.requires_grad_(requires_grad=True)
@@ -46,7 +49,7 @@ def start_network(spec: ModelSpec, base: ModelSpec, init: str | None, frozen: Se
 
 
 def frozen_part(network: Network) -> nn.ModuleList:
-    """The layers of the body up to the first that the pyramid takes."""
+    """The layers of the backbone's body up to the first one whose output the feature pyramid uses."""
     body = network.backbone.body
     first = next(iter(body.return_layers))
     names = list(dict(body.named_children()))
@@ -54,20 +57,20 @@ def frozen_part(network: Network) -> nn.ModuleList:
 
 
 def _module(network: Network, name: str) -> Any:
-    """By its dotted name. Raises UsageError with the names that there are at the place where it goes wrong."""
+    """A module by its dotted name. Raises UsageError that lists the modules at the level of the unknown name."""
     module: Any = network
     path = ""
     for part in name.split("."):
         children = dict(module.named_children())
         if part not in children:
-            known = ", ".join(f"{path}{child}" for child in children) or "no parts"
-            raise UsageError(f"--freeze {name}: the network has no such part; at that place it has {known}")
+            known = ", ".join(f"{path}{child}" for child in children) or "no modules"
+            raise UsageError(f"--freeze {name}: the network has no such module; at that level it has {known}")
         module, path = children[part], f"{path}{part}."
     return module
 
 
 def stored_state(spec: ModelSpec, folded: Mapping[str, Tensor]) -> State:
-    """The state dict of the architecture as `pipeline.engine.architectures.build` makes it, from a folded one."""
+    """The state dict that fits `pipeline.engine.architectures.build`, from one with folded batch norms."""
     template = build(spec.architecture, len(spec.head_class_ids) + 1)
     state = {name: tensor.detach().float().cpu() for name, tensor in folded.items()}
     norms = dict(_folded_norms(template))
@@ -84,7 +87,7 @@ def stored_state(spec: ModelSpec, folded: Mapping[str, Tensor]) -> State:
 
 
 def _folded_norms(module: Network | nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(norm, convolution) names of each pair that `fold_batch_norm` merges."""
+    """(name of the norm, name of the convolution) for each pair that `fold_batch_norm` merges."""
     before: tuple[str, nn.Module] | None = None
     for name, child in module.named_children():
         if (
@@ -98,9 +101,9 @@ def _folded_norms(module: Network | nn.Module, prefix: str = "") -> Iterator[tup
         before = (name, child)
 
 
-def _taken_over(source: State, target: State, base: ModelSpec, spec: ModelSpec) -> State:
-    """`target` with what it shares with `source`, the rows of each label moved to where `spec` has them."""
-    rows = torch.tensor(_source_rows(base, spec))
+def _transferred(source: State, target: State, base: ModelSpec, spec: ModelSpec) -> State:
+    """`target` with the tensors of `source`; rows of a label are copied to the label's rows in `spec`."""
+    rows = torch.tensor(_source_outputs(base, spec))
     known = rows >= 0
     for name, tensor in target.items():
         given = source[name]
@@ -121,8 +124,8 @@ _PREDICTORS = (
 )
 
 
-def _source_rows(base: ModelSpec, spec: ModelSpec) -> list[int]:
-    """The output of `base` for each output of `spec`, -1 for a label it does not know; the background is 0 in both."""
+def _source_outputs(base: ModelSpec, spec: ModelSpec) -> list[int]:
+    """For each output of `spec` the output of `base` with the same label, or -1. Output 0 is the background in both."""
     output_of = {
         base.labels[class_id]: k for k, class_id in enumerate(base.head_class_ids, 1) if class_id in base.labels
     }

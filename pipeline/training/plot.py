@@ -1,4 +1,4 @@
-"""The losses of a run as a picture."""
+"""Plots of the losses and metrics of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LOSSES = ("loss", "classes", "boxes", "masks", "objectness", "proposals")
 
 
 def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draws the lines of a metrics.jsonl as PNG: losses above, average precision and learning rate below.
+    """Plots a metrics.jsonl as PNG: losses in the upper half, average precision and learning rate in the lower half.
 
-    Raises UsageError where matplotlib is not installed, OutputError where the picture cannot be written.
+    Raises UsageError if matplotlib is not installed, OutputError if the picture cannot be written.
     """
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
     steps = [line for line in lines if "loss" in line]
@@ -43,8 +43,8 @@ def plot_losses(metrics: Path, picture: Path) -> None:
 
 
 def _points(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    chosen = [line for line in lines if name in line]
-    return [line["step"] for line in chosen], [line[name] for line in chosen]
+    with_name = [line for line in lines if name in line]
+    return [line["step"] for line in with_name], [line[name] for line in with_name]
 
 
 def _figure() -> Any:

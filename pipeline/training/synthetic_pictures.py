@@ -1,4 +1,4 @@
-"""Pictures of our own drawn scene with their truth, for training."""
+"""Training pictures of the synthetic scene, with exact annotations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from pipeline.synthetic.scene import SceneFrame
 from pipeline.training.picture import TrainingObject, TrainingPicture
 
 NUM_SCENES = 24
-"""A scene takes two seconds to prepare and a twentieth to draw: few streets, many moments of each."""
+"""A scene takes 2 s to prepare and a frame 0.05 s to draw, so that few scenes with many frames each are used."""
 
 _SIZES_WH = ((960, 540), (768, 432), (640, 360), (640, 480))
 _NUM_FRAMES = 500
 
 
 class SyntheticPictures:
-    """Frames of NUM_SCENES streets, drawn when asked for. `output_of` names the class head's output of each label."""
+    """Random frames of NUM_SCENES scenes, drawn on demand."""
 
     def __init__(self, output_of: dict[str, int], labelled: frozenset[int]) -> None:
+        """output_of: label -> output of the class head. labelled: outputs that count as labelled on the pictures."""
         self._output_of, self._labelled = output_of, labelled
 
     def pick(self, rng: Generator) -> TrainingPicture:
@@ -31,7 +32,7 @@ class SyntheticPictures:
 
 
 def scene_picture(frame: SceneFrame, output_of: dict[str, int], labelled: frozenset[int]) -> TrainingPicture:
-    """The frame with its objects of these labels."""
+    """A frame with its objects whose label is in `output_of`."""
     objects = []
     for item in frame.objects:
         if item.label in output_of:
@@ -42,13 +43,13 @@ def scene_picture(frame: SceneFrame, output_of: dict[str, int], labelled: frozen
 
 
 def can_be_mixed_in(labels: set[str]) -> bool:
-    """Whether everything that the scene shows is a class of the data: else it would be taught as background."""
+    """Whether the data has every class that the scene shows. A missing class would be trained as background."""
     return set(LABELS.values()) <= labels
 
 
 @functools.lru_cache(maxsize=NUM_SCENES)
 def _scene(index: int) -> Scene:
-    """A function of its number alone, the same in every run."""
+    """Scene number `index`: the same in every run."""
     rng = np.random.default_rng([41, index])
     width, height = _SIZES_WH[int(rng.integers(len(_SIZES_WH)))]
     counts = {"num_people": int(rng.integers(2, 12)), "num_cars": int(rng.integers(1, 6))}

@@ -34,7 +34,7 @@ class Validation:
         """class id of the model -> category id of the data"""
 
     def __call__(self, state: Mapping[str, Tensor]) -> CocoMetrics:
-        """The metrics of a state dict in the form in which it is stored."""
+        """The metrics of a state dict, given in the form in which it is stored."""
         num_threads = torch.get_num_threads()
         try:
             return self._metrics(state)

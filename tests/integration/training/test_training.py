@@ -29,6 +29,7 @@ from pipeline.coco.data import read_coco
 from pipeline.errors import MaskStreamError, ModelError, SourceError, UsageError
 from pipeline.models.registry import get_model
 from pipeline.models.weights_table import spec_of_weights
+from pipeline.source.picture_files import read_rgb
 from pipeline.synthetic.coco_data import write_coco_data
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.loss import DetectionLoss, Losses, Sampling
@@ -379,27 +380,46 @@ def test_bad_weights_are_found_before_the_model_is_loaded(
             Trainer(settings(scene, tmp_path / "run", init=path), Reporter())
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_picture_ends_the_run_with_one_line_and_a_checkpoint(
-    scene: Path, tmp_path: Path, workers: int
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The header of the picture is sound, so that only decoding finds the damage."""
-    folder, content = changed_copy(scene, tmp_path / "scene")
-    given = settings(folder, tmp_path / "run", workers=workers)
+    folder, _ = changed_copy(scene, tmp_path / "scene")
+    given = settings(folder, tmp_path / "run")
     trainer = Trainer(given, Reporter())
-    # the picture of the last position of the epoch
-    last = content["images"][trainer._dataset._index(2 * (trainer._dataset.epoch_length // 2) - 1)]
-    picture = folder / last["file_name"]
+    first_position: dict[Path, int] = {}
+    with monkeypatch.context() as patch:
+
+        def recorded(path: Path, hw: tuple[int, int]) -> object:
+            first_position.setdefault(path, position)
+            return read_rgb(path, hw)
+
+        patch.setattr("pipeline.training.dataset.read_rgb", recorded)
+        for position in range(trainer._dataset.epoch_length):
+            trainer._dataset[position]
+    picture = max(first_position, key=lambda path: first_position[path])
+    first_step = first_position[picture] // given.batch
+    assert first_step > 0
     whole = picture.read_bytes()
     picture.write_bytes(whole[:2000])
+
     with pytest.raises(SourceError) as raised:
         trainer.run(lambda: False)
-    assert str(raised.value).startswith(f"picture {picture}: cannot be read: ")
-    assert "\n" not in str(raised.value)
-    assert trainer.step > 0
+    line = str(raised.value)
+    assert line.startswith(f"picture {picture}: cannot be read: ")
+    assert "\n" not in line
+    assert trainer.step == first_step
+
+    # a loader process reports the error with its traceback
+    by_command = start(folder, tmp_path / "by_command")
+    said = by_command.communicate(timeout=100)[1]
+    assert by_command.returncode == 1, said
+    assert said.splitlines()[-1] == f"maskstream: error: {line}"
+    assert "Traceback" not in said
+    assert (tmp_path / "by_command" / "checkpoint.pt").is_file()
+
     picture.write_bytes(whole)
-    resumed = Trainer(dataclasses.replace(given, resume=True), Reporter())
-    assert resumed.step == trainer.step
+    assert Trainer(dataclasses.replace(given, resume=True), Reporter()).step == first_step
 
 
 @pytest.mark.parametrize(
@@ -450,7 +470,7 @@ def test_pictures_that_are_stored_turned_train_like_upright_ones(
         (["--epochs", "1", "--model", "steet"], "did you mean 'street'?"),
         (["--epochs", "1", "--model", "keypointrcnn_resnet50_fpn"], "finds keypoints, which cannot be trained"),
         (["--epochs", "1", "--init", "nothing.safetensors"], "nothing.safetensors"),
-        (["--epochs", "1", "--freeze", "body"], "--freeze body: the network has no such part; at that place it has"),
+        (["--epochs", "1", "--freeze", "body"], "--freeze body: the network has no such module; at that level it has"),
         (["--epochs", "1", "--freeze", "backbone.head"], "it has backbone.body, backbone.fpn"),
         (["--epochs", "1", "--val", "DATA"], "is the training data"),
     ],
