@@ -20,6 +20,7 @@ from support.redis_server import RedisServer
 
 from pipeline.bus import Bus, StreamKeys
 from pipeline.errors import BusError
+from pipeline.terminal.reports import status_lines
 
 PAGE = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
 USERS = {line.split()[1]: line for line in re.findall(r"^user ms-.*$", PAGE, re.MULTILINE)}
@@ -126,7 +127,9 @@ def test_results_that_could_not_be_published_are_counted(mute: Bus) -> None:
     job.commit(log, 1)
     job.commit(log, 2)
     assert job.result_ids() == ["1-0", "2-0"]
-    assert mute.stream_status("cam1", None).num_unpublished == 2
+    status = mute.stream_status("cam1", None)
+    assert status.num_unpublished == 2
+    assert "cam1: 2 results are in the log but not on the channel" in "\n".join(status_lines([status], []))
 
 
 def test_denied_channels_are_known_before_the_first_result(mute: Bus, server: RedisServer) -> None:
