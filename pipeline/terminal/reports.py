@@ -120,8 +120,8 @@ def status_lines(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus
     ]
     lines = _columns(rows) if streams else ["no streams"]
     lines += [
-        f"{stream.stream_id}: {stream.num_unpublished} results are in the log but not on the channel: the Redis user may "
-        "not publish there"
+        f"{stream.stream_id}: {stream.num_unpublished} results are in the log but not on the channel: "
+        "the Redis user may not publish there"
         for stream in streams
         if stream.num_unpublished
     ]

@@ -1,6 +1,7 @@
-"""What happens to a picture on its way into a training batch: where the camera stands, and what stands before it.
+"""Augmentation of training pictures: viewpoint, scale, pasted objects and synthetic backgrounds.
 
-Everything follows from the generator that is passed in. Shares and ranges are constants here, each with its reason.
+All random numbers come from the generator that is passed in. Probabilities and ranges are constants of this file, each
+with its reason.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pipeline.training.clutter import draw_room
 from pipeline.training.picture import Rgb, TrainingObject, TrainingPicture, visible_part
 from pipeline.training.warp import Matrix, scaling, shift, warp, warp_object
 
-# Of the size at which the engine looks at the picture: near and far cameras, small and large objects.
+# Range of scales, relative to the size at which the engine processes the picture: simulates near and far cameras.
 SCALE_RANGE = (0.55, 1.6)
-# A crop that follows an object shows more objects than one anywhere.
+# Share of crops that are centred on an object; they contain more objects than crops at random positions.
 _SHARE_AROUND_OBJECT = 0.7
-# A camera above the road: taller vehicles with their roofs nearer, large and cut by the border, sometimes turned.
+# Simulates a camera above the road: stretched vehicles, large and cut by the border, sometimes rotated.
 _SHARE_FROM_ABOVE = 0.1
 _SHARE_TURNED = 0.3
 _SHARE_TILTED = 0.3
@@ -30,11 +31,11 @@ _MAX_PASTED = 3
 _SHARE_ROOMS = 0.25
 
 Donor = Callable[[Generator, frozenset[int]], "tuple[TrainingPicture, TrainingObject, float] | None"]
-"""A picture, one of its objects with an output among those given, and the scale at which the engine looks at it."""
+"""A picture, one of its objects whose class is in the given outputs, and the scale of the engine for that picture."""
 
 
 def random_view(rng: Generator, picture: TrainingPicture, scale: float, crop_hw: tuple[int, int]) -> TrainingPicture:
-    """A crop of the picture at a random scale about `scale`, flipped, sometimes tilted or as from above."""
+    """Crop the picture at a random scale around `scale`; flip it, sometimes tilt it or warp it to a view from above."""
     jitter = float(np.exp(rng.uniform(*np.log(SCALE_RANGE))))
     from_above = rng.random() < _SHARE_FROM_ABOVE
     matrix = scaling(-1 if rng.random() < 0.5 else 1, 1)
@@ -51,7 +52,7 @@ def random_view(rng: Generator, picture: TrainingPicture, scale: float, crop_hw:
 def with_pasted_objects(
     rng: Generator, picture: TrainingPicture, donor: Donor, *, share: float = _SHARE_WITH_PASTED
 ) -> TrainingPicture:
-    """Sometimes with a few objects of other pictures in it, at any height, of classes labelled on this one."""
+    """Paste, with some probability, a few objects of other pictures, of classes that this picture labels."""
     if rng.random() >= share:
         return picture
     for _ in range(int(rng.integers(1, _MAX_PASTED + 1))):
@@ -62,7 +63,7 @@ def with_pasted_objects(
 
 
 def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[int]) -> TrainingPicture:
-    """A road or floor seen from above, without anything on it: an uneven grey with grain and paint; or a room."""
+    """Draw an empty background: a road or floor seen from above (uneven grey, grain, markings), or a room."""
     height, width = crop_hw
     colour = rng.uniform(40, 170) + rng.uniform(-8, 8, 3)
     coarse = rng.normal(0, rng.uniform(2, 14), (5, 8)).astype(np.float32)
@@ -81,13 +82,13 @@ def plain_ground(rng: Generator, crop_hw: tuple[int, int], labelled: frozenset[i
 
 
 def _mark(rng: Generator, rgb: Rgb) -> None:
-    """One marking of a road, often cut by the border: stripes, arrows, corners, letters, white or yellow."""
+    """Draw one road marking, white or yellow, often cut by the border: stripes, arrows, corners or letters."""
     height, width = rgb.shape[:2]
     bright = float(rng.uniform(140, 255))
     paint = (bright, bright, bright * (0.3 if rng.random() < 0.2 else 1.0))
     thickness = int(rng.integers(1, 16))
     start = rng.uniform((-0.05 * width, -0.05 * height), (1.05 * width, 1.05 * height))
-    if rng.random() < 0.4:  # what the border leaves of an arrow looks like legs
+    if rng.random() < 0.4:  # an arrow that the border cuts looks like legs
         axis = int(rng.integers(2))
         start[axis] = (width, height)[axis] * float(rng.choice([0, 1]) + rng.uniform(-0.08, 0.08))
     kind = float(rng.random())
@@ -105,7 +106,7 @@ def _mark(rng: Generator, rgb: Rgb) -> None:
         )
         return
     points = [start, end]
-    if kind > 0.6:  # around one or two corners
+    if kind > 0.6:  # with one or two corners
         for _ in range(int(rng.integers(1, 3))):
             angle += float(rng.uniform(0.5, 3.0)) * (1 if rng.random() < 0.5 else -1)
             points.append(points[-1] + length * rng.uniform(0.3, 1.2) * np.array([np.cos(angle), np.sin(angle)]))
@@ -122,7 +123,7 @@ def _pasted(
         matrix = _from_above(rng, source.hw) @ matrix
         jitter *= 1.5
     box_h, box_w = item.mask.shape
-    # an object that would fill the picture is made smaller, one that would be lost is made larger
+    # shrink an object that would fill the picture, enlarge one that would be too small to see
     largest = max(box_h / height, box_w / width) * jitter
     jitter *= min(1.0, 0.9 / largest) * max(1.0, 0.05 / largest)
     matrix = scaling(jitter, jitter) @ matrix
@@ -138,7 +139,7 @@ def _pasted(
 
 
 def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: TrainingObject) -> Rgb:
-    """The source over the picture where the mask is, its edge softened over a pixel or two."""
+    """Blend the source over the picture inside the mask, with an edge that is softened over one or two pixels."""
     mask_h, mask_w = placed.mask.shape
     local = TrainingPicture(source, (), frozenset())
     above = warp(local, shift(-placed.left, -placed.top) @ matrix, (mask_h, mask_w), (0, 0, 0)).rgb
@@ -152,7 +153,7 @@ def _blended(rgb: Rgb, source: Rgb, matrix: Matrix, placed: TrainingObject) -> R
 
 
 def _cropped(rng: Generator, picture: TrainingPicture, matrix: Matrix, crop_hw: tuple[int, int]) -> Matrix:
-    """The homography moved so that the crop lies around one of the objects, or anywhere over the picture."""
+    """Translate the homography so that the crop lies around one of the objects, or at a random place of the picture."""
     height, width = picture.hw
     corners = np.array([[[x, y]] for x in (0, width) for y in (0, height)], np.float64)
     points = cv2.perspectiveTransform(corners, matrix)[:, 0]
@@ -164,7 +165,7 @@ def _cropped(rng: Generator, picture: TrainingPicture, matrix: Matrix, crop_hw: 
         box_h, box_w = item.mask.shape
         point = matrix @ (item.left + rng.uniform(0, box_w), item.top + rng.uniform(0, box_h), 1.0)
         corner = point[:2] / point[2] - rng.uniform(0, 1, 2) * crop_wh
-        # no further out than the picture reaches, where it is large enough
+        # if the picture is larger than the crop, the crop stays inside it
         slack = high - low - crop_wh
         corner = np.where(
             slack > 0, corner.clip(low, low + slack.clip(min=0)), corner.clip(low + slack.clip(max=0), low)
@@ -176,7 +177,7 @@ def _cropped(rng: Generator, picture: TrainingPicture, matrix: Matrix, crop_hw: 
 
 
 def _from_above(rng: Generator, hw: tuple[int, int]) -> Matrix:
-    """Vertically stretched, wider at the top or bottom, and sometimes turned by any angle."""
+    """A homography that stretches vertically, widens the top or the bottom, and sometimes rotates by any angle."""
     height, width = hw
     matrix = scaling(1, float(rng.uniform(1.0, 1.6)))
     slant = float(rng.uniform(-0.25, 0.25)) / height
@@ -194,7 +195,7 @@ def _turned(degrees: float) -> Matrix:
 
 
 def _fill(rng: Generator) -> tuple[int, int, int]:
-    """The grey that the engine pads with (0 after the normalisation), or any other colour."""
+    """A colour for the padding: the grey that the engine pads with (0 after normalisation), or a random colour."""
     if rng.random() < 0.5:
         return 127, 127, 127
     red, green, blue = rng.integers(0, 256, 3).tolist()

@@ -1,4 +1,4 @@
-"""Colours, blur, noise and compression as cameras have them."""
+"""Photometric augmentation: colour, blur, sensor noise and compression artefacts of cameras."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.training.picture import Rgb
 
 
 def with_camera_noise(rng: Generator, rgb: Rgb) -> Rgb:
-    """The picture (H, W, 3) as another camera, at another hour, over another line would have taken it."""
+    """Change the picture (H, W, 3) as if another camera had taken it, in other light and over another connection."""
     rgb = _coloured(rng, rgb)
     if rng.random() < 0.12:
         rgb = _few_pixels(rng, rgb)
@@ -24,7 +24,7 @@ def with_camera_noise(rng: Generator, rgb: Rgb) -> Rgb:
 
 
 def _coloured(rng: Generator, rgb: Rgb) -> Rgb:
-    """Brightness, contrast, gamma and white balance in one table per channel; then saturation."""
+    """Change brightness, contrast, gamma and white balance by one lookup table per channel, then the saturation."""
     levels = np.arange(256, dtype=np.float64) / 255
     gamma = float(np.exp(rng.uniform(-0.25, 0.25)))
     contrast, brightness = float(np.exp(rng.uniform(-0.3, 0.3))), float(rng.uniform(-0.08, 0.08))
@@ -32,7 +32,7 @@ def _coloured(rng: Generator, rgb: Rgb) -> Rgb:
     if rng.random() < 0.06:  # night: dark, flat and of one colour
         gamma, contrast, balance = gamma * 1.6, contrast * 0.6, balance * (1.05, 0.95, 0.85)
     curve = levels**gamma
-    middle = float(curve[rgb[::4, ::4, 1]].mean())  # contrast about the picture's own, else dark pictures turn black
+    middle = float(curve[rgb[::4, ::4, 1]].mean())  # contrast around the mean: dark pictures stay visible
     curve = (curve - middle) * contrast + middle + brightness
     table = (np.clip(curve[:, None] * balance, 0, 1) * 255).round().astype(np.uint8)
     rgb = np.asarray(cv2.LUT(rgb, table[None]), np.uint8)
@@ -42,7 +42,7 @@ def _coloured(rng: Generator, rgb: Rgb) -> Rgb:
 
 
 def _few_pixels(rng: Generator, rgb: Rgb) -> Rgb:
-    """As if it had travelled at a lower resolution and in strong compression."""
+    """Scale the picture down and up again, and compress it strongly."""
     height, width = rgb.shape[:2]
     scale = float(rng.uniform(0.4, 0.8))
     small = cv2.resize(rgb, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
@@ -52,7 +52,7 @@ def _few_pixels(rng: Generator, rgb: Rgb) -> Rgb:
 
 
 def _blurred(rng: Generator, rgb: Rgb) -> Rgb:
-    """Out of focus, or moved in a straight line while the shutter was open."""
+    """Blur the picture as if out of focus, or by linear motion during the exposure."""
     if rng.random() < 0.6:
         return np.asarray(cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.4, 1.6))), np.uint8)
     length = int(rng.integers(3, 10))
@@ -65,7 +65,7 @@ def _blurred(rng: Generator, rgb: Rgb) -> Rgb:
 
 
 def _noisy(rng: Generator, rgb: Rgb) -> Rgb:
-    """Of the sensor: mostly in brightness, a little in colour."""
+    """Add sensor noise: mostly luma noise, a little chroma noise."""
     height, width = rgb.shape[:2]
     sigma = float(rng.uniform(1, 12))
     noise = rng.standard_normal((height, width, 1), np.float32) * sigma

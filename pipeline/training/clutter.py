@@ -1,7 +1,7 @@
-"""Things that no model here looks for, drawn without a label: panels, boards, screens, tables, posts, boxes, walls.
+"""Synthetic distractors: unlabelled panels, boards, screens, tables, posts, boxes and walls, drawn into pictures.
 
-A network that has seen drawn vehicles on bare ground takes the first dark shape with straight edges for one more; here
-it learns what is none. Colours, sizes and places are those of anything that stands about.
+A network that was trained with synthetic vehicles on empty ground detects dark shapes with straight edges as vehicles.
+These distractors are negative examples. Their colours, sizes and positions are random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Mask = NDArray[np.uint8]
 
 
 def with_clutter(rng: Generator, picture: TrainingPicture) -> TrainingPicture:
-    """The picture with one to five things in front of it; what they hide of an object is taken from its mask."""
+    """Draw one to five distractors over the picture, and remove from the masks of objects what they occlude."""
     rgb = picture.rgb.copy()
     hidden = np.zeros(picture.hw, np.uint8)
     for _ in range(int(rng.integers(1, _MAX_THINGS + 1))):
@@ -38,7 +38,7 @@ def with_clutter(rng: Generator, picture: TrainingPicture) -> TrainingPicture:
 
 
 def draw_room(rng: Generator, rgb: Rgb) -> None:
-    """Turns the ground into a room: boards on the floor, a wall above a slanted line, a skirting between them."""
+    """Draw a room over the background: floor boards, a wall above a slanted line, and a skirting between them."""
     height, width = rgb.shape[:2]
     if rng.random() < 0.6:
         _boards(rng, rgb)
@@ -50,7 +50,7 @@ def draw_room(rng: Generator, rgb: Rgb) -> None:
 
 
 def _panel(rng: Generator, rgb: Rgb) -> Mask:
-    """A window, a screen, a board or a sign: a quadrilateral in a frame, with a gleam, panes or lines."""
+    """Draw a window, screen, board or sign: a framed quadrilateral with a highlight, panes or lines."""
     outer = _quadrilateral(rng, rgb)
     mask = _polygon(rgb, outer)
     _fill(rng, rgb, mask, _tone(rng))
@@ -65,7 +65,7 @@ def _panel(rng: Generator, rgb: Rgb) -> Mask:
             start = inner[side] * along + inner[side + 1] * (1 - along)
             end = inner[(side + 3) % 4] * along + inner[(side + 2) % 4] * (1 - along)
             _fill(rng, rgb, pane & _bar(rgb, start, end, int(rng.integers(1, 6))), _tone(rng))
-    elif detail < 0.6:  # what a glass shows of a room, or a screen of anything
+    elif detail < 0.6:  # a reflection in glass, or the content of a screen
         _fill(rng, rgb, pane & _polygon(rgb, _quadrilateral(rng, rgb)), _tone(rng))
     elif detail < 0.75:  # writing
         tone = _tone(rng)
@@ -77,7 +77,7 @@ def _panel(rng: Generator, rgb: Rgb) -> Mask:
 
 
 def _table(rng: Generator, rgb: Rgb) -> Mask:
-    """A round top over a leg, a bin, a manhole, a parasol."""
+    """Draw a round object: a table with one leg, a bin, a manhole or a parasol."""
     height, width = rgb.shape[:2]
     mask = np.zeros((height, width), np.uint8)
     centre = _place(rng, rgb)
@@ -96,7 +96,7 @@ def _table(rng: Generator, rgb: Rgb) -> Mask:
 
 
 def _post(rng: Generator, rgb: Rgb) -> Mask:
-    """A pillar, a pole, a kerb, a barrier: a bar right through the picture or to somewhere in it."""
+    """Draw a bar across the picture, or to a point inside it: a pillar, a pole, a kerb or a barrier."""
     height, width = rgb.shape[:2]
     start = _place(rng, rgb)
     angle = float(rng.normal(np.pi / 2, 0.15) if rng.random() < 0.6 else rng.uniform(0, np.pi))
@@ -107,7 +107,7 @@ def _post(rng: Generator, rgb: Rgb) -> Mask:
 
 
 def _box(rng: Generator, rgb: Rgb) -> Mask:
-    """A crate, a cabinet, a container: front, side and top in three tones of one colour."""
+    """Draw a crate, a cabinet or a container: front, side and top in three shades of one colour."""
     front = _quadrilateral(rng, rgb)
     back = front + rng.uniform(-0.5, 0.5, 2) * np.ptp(front, axis=0)
     tone = np.array(_tone(rng))
@@ -126,7 +126,7 @@ _THINGS = (_panel, _panel, _panel, _table, _post, _box)
 
 
 def _boards(rng: Generator, rgb: Rgb) -> None:
-    """A floor of boards or tiles: lines towards a far point, each strip with a tone of its own."""
+    """Draw a floor of boards or tiles: lines towards a vanishing point, and a shade for each strip."""
     height, width = rgb.shape[:2]
     far = np.array([rng.uniform(0, width), -rng.uniform(0.2, 4.0) * height])
     colour, step = np.array(_tone(rng)), float(rng.uniform(10, 80))
@@ -139,7 +139,7 @@ def _boards(rng: Generator, rgb: Rgb) -> None:
 
 
 def _place(rng: Generator, rgb: Rgb) -> Points:
-    """(2,) x, y in pixels: anywhere, or about the border."""
+    """A random position (2,) as x, y in pixels: anywhere in the picture, or near its border."""
     height, width = rgb.shape[:2]
     place = rng.uniform((0, 0), (width, height))
     if rng.random() < _SHARE_AT_BORDER:
@@ -149,7 +149,7 @@ def _place(rng: Generator, rgb: Rgb) -> Points:
 
 
 def _quadrilateral(rng: Generator, rgb: Rgb) -> Points:
-    """(4, 2) in pixels, clockwise from the upper left: a rectangle seen at a slant, from 12 px to half the picture."""
+    """Corners (4, 2) in pixels of a rectangle in perspective, clockwise from the upper left."""
     height, width = rgb.shape[:2]
     half = np.exp(rng.uniform(np.log(6), np.log((0.35 * width, 0.4 * height))))
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float64) * half
@@ -178,7 +178,7 @@ def _bar(rgb: Rgb, start: Points, end: Points, thickness: int) -> Mask:
 
 
 def _fill(rng: Generator, rgb: Rgb, mask: Mask, tone: Sequence[float] | Points) -> None:
-    """Paints the mask in a tone that changes over it, with a little grain, its edge softened."""
+    """Fill the mask with a colour gradient and a little grain, and soften its edge."""
     x, y, width, height = cv2.boundingRect(mask)
     if width == 0:
         return
@@ -192,7 +192,7 @@ def _fill(rng: Generator, rgb: Rgb, mask: Mask, tone: Sequence[float] | Points) 
 
 
 def _tone(rng: Generator) -> tuple[float, float, float]:
-    """Mostly grey, black or white, as furniture and buildings are; at times any colour."""
+    """A random colour: mostly grey, black or white, as of furniture and buildings; sometimes any colour."""
     if rng.random() < 0.25:
         red, green, blue = rng.uniform(10, 245, 3).tolist()
         return red, green, blue

@@ -1,7 +1,7 @@
-"""Vehicles as a camera on a mast or a bridge sees them, drawn: street pictures hardly ever show a roof.
+"""Synthetic vehicles seen by a camera on a mast or a bridge, because street pictures hardly ever show a roof.
 
-A vehicle is a few polygons in metres, x forward, y to the left, z up, its origin on the ground below its middle. A
-pinhole camera looks down on it; far faces are filled first.
+A vehicle is a set of polygons in metres: x forward, y to the left, z up, with the origin on the ground below its
+centre. A pinhole camera looks down on it; faces are painted from far to near.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ KINDS = ("car", "truck", "bus")
 _SHARES = (0.84, 0.08, 0.08)
 _MAX_VEHICLES = 4
 
-# The eye: degrees below the horizon, metres above the road, and pixels of a metre of road in the middle.
+# The camera: pitch in degrees below the horizon, height above the road in metres, pixels per metre in the centre.
 _LOOKING_DOWN = (35.0, 88.0)
 _HEIGHT_M = (6.0, 25.0)
 _PIXELS_PER_M = (12.0, 85.0)
-# Room that a vehicle needs, along and across the road, to its middle from another one's: else they would be in one
-# another.
+# Minimum distance between the centres of two vehicles, along and across the road, so that they do not intersect.
 _ROOM_M = {"car": (5.2, 2.3), "truck": (11.0, 3.0), "bus": (13.5, 3.0)}
 
 _PAINTS = ((235, 235, 235), (190, 194, 198), (120, 124, 128), (45, 46, 50), (20, 20, 22), (170, 25, 35), (30, 60, 130))
 _GLASS = (38, 48, 50)
 _TYRE = (18, 18, 18)
-# Out of a vehicle towards the sun, of length 1.
+# Unit vector towards the sun.
 _SUN = np.array([0.35, 0.45, 0.82])
 
 Points = NDArray[np.float64]
@@ -40,7 +39,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """points (N, 3) in metres, convex, counter-clockwise as seen from outside; rgb 0 to 255, in full sun."""
+    """A convex face: points (N, 3) in metres, counter-clockwise seen from outside; rgb 0 to 255 in full sun."""
 
     points: Points
     rgb: Colour
@@ -59,7 +58,7 @@ class Eye:
     centre_xy: tuple[float, float]
 
     def project(self, points: Points) -> Points:
-        """(N, 3) metres -> (N, 3): pixel x, y, and the distance along the axis in metres."""
+        """Project points (N, 3) in metres to (N, 3): pixel x and y, and the depth along the optical axis in metres."""
         sine, cosine = np.sin(self.down_rad), np.cos(self.down_rad)
         x, y, below = points[:, 0], points[:, 1], self.height_m - points[:, 2]
         depth = x * cosine + below * sine
@@ -68,7 +67,7 @@ class Eye:
         return np.stack([left - self.focal_px * y / depth, top + self.focal_px * along / depth, depth], axis=1)
 
     def ground_at(self, x_px: float, y_px: float) -> tuple[float, float] | None:
-        """The place on the ground, in metres, that is seen there; None above the horizon, or too far to matter."""
+        """The ground position in metres of a pixel; None above the horizon, or if the position is too far away."""
         sine, cosine = np.sin(self.down_rad), np.cos(self.down_rad)
         right, down = (x_px - self.centre_xy[0]) / self.focal_px, (y_px - self.centre_xy[1]) / self.focal_px
         falling = sine + down * cosine
@@ -79,7 +78,7 @@ class Eye:
 
 
 def with_vehicles(rng: Generator, ground: TrainingPicture, output_of: Mapping[str, int]) -> TrainingPicture:
-    """The ground with one to four vehicles on it, of the KINDS that are in output_of, labelled with its outputs."""
+    """Draw one to four vehicles on the ground, of those KINDS that output_of holds, labelled with its outputs."""
     height, width = ground.hw
     down_rad = float(np.deg2rad(rng.uniform(*_LOOKING_DOWN)))
     height_m = float(rng.uniform(*_HEIGHT_M))
@@ -118,7 +117,7 @@ def _apart(road_rad: float, kind: str, place: tuple[float, float], other: str, t
 
 
 def _painted(rng: Generator, rgb: Rgb, faces: Sequence[Face], eye: Eye) -> NDArray[np.uint8]:
-    """Draws into rgb (H, W, 3), with a shadow on the ground; returns the mask (H, W), 0 or 255."""
+    """Draw into rgb (H, W, 3), with a shadow on the ground; return the mask (H, W), 0 or 255."""
     height, width = rgb.shape[:2]
     mask = np.zeros((height, width), np.uint8)
     if any((eye.project(face.points)[:, 2] < 0.5).any() for face in faces):
@@ -144,7 +143,7 @@ def _painted(rng: Generator, rgb: Rgb, faces: Sequence[Face], eye: Eye) -> NDArr
 
 
 def _vehicle(rng: Generator, kind: str) -> list[Face]:
-    """In the order of painting: the lower before the higher."""
+    """The faces in painting order, lower ones first."""
     paint = _paint(rng)
     if kind == "car":
         return _car(rng, paint)
@@ -169,7 +168,7 @@ def _vehicle(rng: Generator, kind: str) -> list[Face]:
 
 
 def _car(rng: Generator, paint: Colour) -> list[Face]:
-    """A hull with rounded corners, and a cabin of glass under a roof that is smaller than its base."""
+    """The faces of a car: a hull with rounded corners, and a glass cabin whose roof is smaller than its base."""
     length, width = float(rng.uniform(3.7, 5.0)), float(rng.uniform(1.65, 1.95))
     waist, height = float(rng.uniform(0.8, 1.0)), float(rng.uniform(1.35, 1.8))
     faces = []
@@ -177,7 +176,7 @@ def _car(rng: Generator, paint: Colour) -> list[Face]:
         for y in (-width / 2, width / 2):
             faces += _block(x, y * 0.97, 0.64, 0.2, 0.0, 0.62, _TYRE)
     faces += _prism(_outline(length, width, float(rng.uniform(0.28, 0.5))), 0.2, waist, paint)
-    # shares of the length from the middle: foot and head of the windscreen, head and foot of the rear window
+    # fractions of the length, from the centre: bottom and top of the windscreen, top and bottom of the rear window
     foot, head = float(rng.uniform(0.14, 0.26)), float(rng.uniform(0.0, 0.1))
     back_head = float(rng.uniform(-0.4, -0.2))
     back_foot = max(back_head - float(rng.uniform(0.03, 0.16)), -0.47)
@@ -219,7 +218,7 @@ def _car(rng: Generator, paint: Colour) -> list[Face]:
 
 
 def _outline(length: float, width: float, roundness: float) -> Points:
-    """(24, 2): a rectangle with corners of an ellipse; counter-clockwise from above."""
+    """Outline (24, 2) of a rectangle with elliptical corners, counter-clockwise seen from above."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.stack(
@@ -232,7 +231,7 @@ def _outline(length: float, width: float, roundness: float) -> Points:
 
 
 def _prism(outline: Points, bottom: float, top: float, rgb: Colour) -> list[Face]:
-    """Sides and lid of an outline (N, 2), counter-clockwise from above."""
+    """The side faces and the top face over an outline (N, 2), counter-clockwise seen from above."""
     faces = []
     for start, end in zip(outline, np.roll(outline, -1, axis=0), strict=True):
         faces.append(Face(np.array([[*start, bottom], [*end, bottom], [*end, top], [*start, top]]), rgb))
@@ -292,7 +291,7 @@ def _paint(rng: Generator) -> Colour:
 
 
 def _gleam(rng: Generator, rgb: Rgb, mask: NDArray[np.uint8]) -> None:
-    """Reflections: brightness that changes slowly over the vehicle."""
+    """Simulate reflections: a brightness that varies slowly over the vehicle."""
     height, width = mask.shape
     coarse = rng.normal(0, float(rng.uniform(3, 22)), (6, 10)).astype(np.float32)
     spread = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
@@ -301,5 +300,5 @@ def _gleam(rng: Generator, rgb: Rgb, mask: NDArray[np.uint8]) -> None:
 
 
 def _fixed(projected: Points) -> tuple[NDArray[np.int32], int]:
-    """Pixel corners for OpenCV, in sixteenths counted from the centre of the first pixel."""
+    """Pixel coordinates for OpenCV: fixed point with 4 fractional bits, origin at the centre of the first pixel."""
     return ((projected[:, :2] - 0.5) * 16).round().astype(np.int32), 4
