@@ -51,14 +51,14 @@ def installation() -> Iterator[Path]:
 
 
 @pytest.fixture
-def as_nobody() -> list[str]:
+def as_nobody(installation: Path) -> list[str]:
     """A prefix for commands: they run as a user without an entry in passwd who can read, but not write, every file."""
     prefix = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
     readable = [*prefix, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     for candidate in (prefix, readable):
         try:
-            probe = [*candidate, sys.executable, "-c", "import numpy"]
-            if subprocess.run(probe, capture_output=True, timeout=60, check=False).returncode == 0:
+            probe = run([*candidate, sys.executable, "-c", "import numpy, pipeline"], installation, installation)
+            if probe.returncode == 0:
                 return candidate
         except OSError:
             break

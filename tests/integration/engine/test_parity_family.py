@@ -279,7 +279,7 @@ def test_regions_of_the_box_head(judged: Judged) -> None:
         pyramid = judged.ours._pyramid(channels_last(judged.features), PADDED_HW)
         image_idx = torch.arange(len(INPUT_HWS)).repeat_interleave(NUM_PROPOSALS)
         pool = judged.theirs.roi_heads.box_roi_pool
-        found = judged.ours._cut(pool, pyramid, proposals.xyxy.flatten(0, 1), image_idx, proposals.num)
+        found = judged.ours._pool(pool, pyramid, proposals.xyxy.flatten(0, 1), image_idx, proposals.num)
     is_valid = (torch.arange(NUM_PROPOSALS) < proposals.num[:, None]).flatten()
     assert_close(found[is_valid], judged.pooled)
 

@@ -334,14 +334,14 @@ def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: obje
     """The scene of the demo at a quarter of its pixels."""
     output, (width, height) = tmp_path / "report", (480, 270)
     code, out, err = run(
-        "evaluate", "video", "--size", f"{width}x{height}", "--seconds", "6", "--model", "street",
+        "evaluate", "video", "--size", f"{width}x{height}", "--model", "street",
         "--json", "--output", output,
     )  # fmt: skip
     assert (code, err) == (0, f"files written to {output}\n")
     metrics = json.loads(out)
     assert metrics == json.loads((output / "metrics.json").read_text())
     seed = SceneConfig().seed
-    assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 150, "seed": seed}
+    assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 250, "seed": seed}
     assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 25
     through, alone = metrics["pipeline"], metrics["engine_alone"]
     for judged in (through, alone):
