@@ -18,8 +18,9 @@ from torchvision.models.detection import MaskRCNN
 
 from ops.masks import encode_rle, rle_area
 from ops.preprocess import preprocess_batch
+from pipeline.api import segment
 from pipeline.contract.arrays import Detections, I420Frame
-from pipeline.engine import Engine, load_engine, segment_pictures
+from pipeline.engine import Engine, load_engine
 from pipeline.engine.architectures import build, fold_batch_norm
 from pipeline.engine.device import choose_dtype
 from pipeline.engine.weights import load_weights
@@ -328,15 +329,15 @@ def test_segment_takes_arrays_pictures_and_paths(tmp_path: Path, pictures: list[
     exif[0x0112] = 6  # EXIF orientation: rotate clockwise by 90 degrees
     image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     options = {"model": "street", "device": "cpu", "precision": "fp32", "conf": 0.3}
-    (expected,) = segment_pictures(pictures[0], **options)
+    (expected,) = segment(pictures[0], **options)
     assert len(expected) > 3
-    for found in segment_pictures([image, str(path), turned], batch=2, **options):
+    for found in segment([image, str(path), turned], batch=2, **options):
         assert_same(found, expected)
 
 
 def test_segment_returns_pixels_of_the_picture(pictures: list[NDArray[np.uint8]]) -> None:
     large = np.asarray(Image.fromarray(pictures[0]).resize((1001, 563)))
-    (found,) = segment_pictures(large, model="street", device="cpu", classes=["car"], conf=0.3)
+    (found,) = segment(large, model="street", device="cpu", classes=["car"], conf=0.3)
     assert (found.width, found.height) == (1001, 563)
     assert set(found.class_ids.tolist()) == {3}
     assert found.masks().shape[1:] == (563, 1001)
@@ -345,10 +346,10 @@ def test_segment_returns_pixels_of_the_picture(pictures: list[NDArray[np.uint8]]
 def test_segment_raises_for_invalid_input(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(SourceError, match=r"broken.png: cannot be read"):
-        segment_pictures(tmp_path / "broken.png", model="street", device="cpu")
+        segment(tmp_path / "broken.png", model="street", device="cpu")
     with pytest.raises(SourceError, match=r"nowhere.png: cannot be read"):
-        segment_pictures("nowhere.png", model="street", device="cpu")
+        segment("nowhere.png", model="street", device="cpu")
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB, got \(4, 4\)"):
-        segment_pictures(np.zeros((4, 4), np.uint8), model="street", device="cpu")
+        segment(np.zeros((4, 4), np.uint8), model="street", device="cpu")
     with pytest.raises(UsageError, match="'tram' is unknown"):
-        segment_pictures(np.zeros((4, 4, 3), np.uint8), model="street", device="cpu", classes=["tram"])
+        segment(np.zeros((4, 4, 3), np.uint8), model="street", device="cpu", classes=["tram"])
