@@ -11,12 +11,12 @@ from pipeline.source.packet_times import has_invented_times
 MAX_MISSING_FRAMES = 2
 MIN_TOLERANCE_S = 0.1
 HLS_TOLERANCE = 0.05
-"""part of the announced duration: playlists may round the duration of every segment to whole seconds"""
+"""fraction of the announced duration: playlists may round the duration of every segment to whole seconds"""
 
 _ESTIMATED_DURATION_FORMATS = frozenset({"mpegts", "mpeg"})
-"""FFmpeg takes the duration of such a file from the last times in it, so it announces nothing"""
+"""the header of these formats states no duration; FFmpeg derives it from the last timestamps in the file"""
 _ABSOLUTE_DURATION_FORMATS = ("matroska", "flv")
-"""the duration of these is the time of the end, whatever the time of the first frame is"""
+"""in these formats the duration is the time of the end, not the time from the first frame to the end"""
 
 
 class AnnouncedEnd:
@@ -75,7 +75,7 @@ class AnnouncedEnd:
 
 
 def _duration_of_stream(stream: Any) -> float | None:
-    """Seconds; from the header, or from the tag that Matroska muxers write for each track."""
+    """Return the duration in seconds, from the header or from the tag that Matroska muxers write for each track."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     try:

@@ -5,7 +5,7 @@ Interpretation of the sample values:
 - Y'CbCr keeps its matrix and range; only size, bit depth and chroma subsampling change. FCC is treated as BT.601, SMPTE
   240M as BT.709, and BT.2020 constant luminance as BT.2020, because their coefficients are nearly equal.
 - Without a matrix tag, or with another matrix (YCgCo, ICtCp), a picture is BT.709 from 720 lines on and BT.601 below,
-  as players assume. Without a range tag it has limited range (pixel formats yuvj: full range).
+  as video players do. Without a range tag it has limited range (pixel formats yuvj: full range).
 - R'G'B' and palettes become BT.601 full range. Grey keeps its range (full without a tag) and gets neutral chroma.
 - Transparency is ignored.
 - Transfer characteristics and primaries are not converted. HDR pictures have low contrast, as there is no tone mapping.

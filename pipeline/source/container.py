@@ -1,8 +1,8 @@
-"""Opening a source with FFmpeg, so that it opens nothing else and never hangs.
+"""Opens a source with FFmpeg. FFmpeg may open no other resource, and no read blocks for ever.
 
 | source | may open |
 |---|---|
-| file on disk | that one file: playlists and concat lists on disk are not followed, and nothing on the network is |
+| file on disk | this file only: no file or URL that a playlist or a concat list names |
 | HTTP(S), HLS | HTTP(S); never a local file |
 | RTSP(S) | RTP over TCP, UDP or TLS; never a local file |
 | webcam | its device |
@@ -25,7 +25,7 @@ RtspTransport = Literal["tcp", "udp"]
 
 HTTP_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,data"
 RTSP_PROTOCOLS = "rtp,srtp,udp,tcp,tls,http,https,httpproxy"
-# No protocol has this name: an empty list would mean that all are allowed.
+# No protocol has this name. An empty list would allow all protocols.
 NO_PROTOCOL = "none"
 # Larger reads than PyAV's 32 KiB save calls into Python.
 FILE_BUFFER_BYTES = 1 << 18
@@ -34,9 +34,10 @@ ACCESS_ERRORS = (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)
 
 
 def open_container(source: str, resources: ExitStack, *, rtsp_transport: RtspTransport, timeout_s: float) -> Any:
-    """An av InputContainer with its streams known; `resources` closes it. Raises SourceError in one line.
+    """Return an av InputContainer whose streams are known. `resources` closes the container.
 
-    `timeout_s` bounds opening and every later read of a source on the network.
+    `timeout_s` limits the time without data from a network source, while opening and at every later read. Raises
+    SourceError with a message of one line.
     """
     with ffmpeg_errors() as last_error:
         try:
@@ -47,29 +48,29 @@ def open_container(source: str, resources: ExitStack, *, rtsp_transport: RtspTra
 
 
 def is_remote(source: str) -> bool:
-    """Whether reading the source goes over the network."""
+    """Return whether the source is on the network."""
     return "://" in source
 
 
-def failure_text(source: str, what: str, error: Exception, ffmpeg_says: str, timeout_s: float) -> str:
-    """`SOURCE WHAT: WHY (FFmpeg's words); what to do`, in one line and without credentials."""
+def failure_text(source: str, failure: str, error: Exception, ffmpeg_message: str, timeout_s: float) -> str:
+    """Return the message `SOURCE FAILURE: REASON (FFMPEG_MESSAGE); ADVICE`: one line with credentials redacted."""
     if isinstance(error, av.error.ExitError):
-        why = f"nothing came for {timeout_s:g} s"
+        reason = f"no data for {timeout_s:g} s"
     else:
-        why = getattr(error, "strerror", None) or str(error)
-    why, ffmpeg_says = redact_secrets_of(source, why), redact_secrets_of(source, ffmpeg_says)
-    why = why or "FFmpeg's message is not shown, because it may quote parts of the password"
-    details = f" ({ffmpeg_says})" if ffmpeg_says and ffmpeg_says not in why else ""
+        reason = getattr(error, "strerror", None) or str(error)
+    reason, ffmpeg_message = redact_secrets_of(source, reason), redact_secrets_of(source, ffmpeg_message)
+    reason = reason or "FFmpeg's message is not shown, because it may quote parts of the password"
+    details = f" ({ffmpeg_message})" if ffmpeg_message and ffmpeg_message not in reason else ""
     advice = _advice(source, error)
-    line = f"{redact_url(source)} {what}: {why}{details}; {advice}"
+    line = f"{redact_url(source)} {failure}: {reason}{details}; {advice}"
     return " ".join(line.split())
 
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[Any]:
-    """Yields a function that gives FFmpeg's last error line since the beginning, or "". Nothing is printed.
+    """Silence FFmpeg's log, and yield a function that returns the last error line logged in the block, or "".
 
-    Only for opening: FFmpeg's log needs the interpreter lock, which a thread that waits for decoder threads may hold.
+    Use it only for opening: FFmpeg's log takes the GIL, which a thread that waits for decoder threads may hold.
     """
     before = av.logging.get_last_error()[0]
     level = av.logging.get_level()
@@ -94,7 +95,7 @@ def _open(source: str, resources: ExitStack, rtsp_transport: RtspTransport, time
             "rtsp_transport": rtsp_transport,
             "timeout": str(int(timeout_s * 1e6)),
             "buffer_size": str(UDP_BUFFER_BYTES),
-            # Sound would keep a read alive after the picture has died.
+            # If the video stops, packets of an audio stream would prevent the timeout of a read.
             "allowed_media_types": "video",
         }
         return av.open(source, options=options, timeout=timeouts)
@@ -103,7 +104,7 @@ def _open(source: str, resources: ExitStack, rtsp_transport: RtspTransport, time
         return av.open(source, options=options, timeout=timeouts)
     if source.startswith(("webcam:", "/dev/video")):
         return _open_webcam(source, timeouts)
-    # Handing over the opened file leaves FFmpeg without any protocol, and names such as `concat:x` without meaning.
+    # FFmpeg gets the open file, so it needs no protocol and does not interpret a name such as `concat:x`.
     file = resources.enter_context(open(source, "rb"))  # noqa: SIM115
     return av.open(file, options={"protocol_whitelist": NO_PROTOCOL}, buffer_size=FILE_BUFFER_BYTES)
 

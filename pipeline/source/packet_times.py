@@ -10,7 +10,8 @@ import av
 
 ARRIVAL_TIME_BASE = Fraction(1, 1_000_000)
 JUMP_AHEAD_S = 10.0
-"""a longer step forward, in a format whose times may start anew, is a join; FFmpeg's dts_delta_threshold"""
+"""a longer step forward is the start of another recording, if times may restart in the format; FFmpeg's
+dts_delta_threshold"""
 
 _NO_TIMES = av.format.Flags.no_timestamps.value
 _MAY_START_ANEW = av.format.Flags.ts_discont.value
@@ -19,11 +20,12 @@ _MAY_START_ANEW = av.format.Flags.ts_discont.value
 class PacketTimes:
     """Corrects the times of the packets of one video stream, in the order of the stream.
 
-    - A format without times (raw H.264, JPEGs one after the other) gets none: FFmpeg would invent 25 pictures per
-      second. A live source of such a format gets the time of arrival as dts.
-    - AVI stores the decoding order only: the pts that FFmpeg invents are removed.
-    - Where dts steps back, recordings were joined: the later times are shifted so that they follow on, after one frame.
-      In a live source they follow after the time that passed, except in HLS, which delivers in bursts.
+    - A format without timestamps (raw H.264, concatenated JPEGs): the times that FFmpeg invents, 25 pictures per
+      second, are removed. In a live source of such a format, dts becomes the time of arrival.
+    - AVI stores the decoding order only, so the pts that FFmpeg invents are removed.
+    - A step back of dts means that recordings were concatenated: the later times are shifted so that the next recording
+      begins one frame after the previous one. In a live source the gap is the time that passed, except in HLS, which
+      delivers in bursts.
 
     offsets_s   seconds added to the times of the container so far: 0 from the first packet, and one entry per join
     """
@@ -77,13 +79,16 @@ class PacketTimes:
             self._next_pts = max(self._next_pts, packet.pts + step)
 
     def _is_join(self, advance: int, step: int, time_base: Fraction) -> bool:
-        """Whether dts advances by no step that one recording takes; rounding errors of muxers are under half a step."""
+        """Return whether dts advances by a step that does not occur within one recording.
+
+        A step back of less than half a frame is a rounding error of a muxer.
+        """
         if advance < 0:
             return -advance > step / 2
         return self._may_start_anew and advance * time_base > JUMP_AHEAD_S
 
     def _shift(self, packet: Any, step: int, last_dts: int) -> int:
-        """What to add to the times from this packet on, in units of its time base."""
+        """Return the offset to add to the times from this packet on, in units of its time base."""
         shift: int = last_dts + step - (packet.dts + self._offset)
         if packet.pts is not None:
             shift = max(shift, self._next_pts - (packet.pts + self._offset))
@@ -92,13 +97,13 @@ class PacketTimes:
         return shift
 
     def _step(self, packet: Any) -> int:
-        """Duration of a packet in units of its time base."""
+        """Return the duration of a packet in units of its time base."""
         if packet.duration:
             return int(packet.duration)
         return max(1, round(1 / self._rate / packet.time_base)) if self._rate else 1
 
 
 def has_invented_times(container_format: Any) -> bool:
-    """Whether FFmpeg invents the times of this format, as the format has none."""
+    """Return whether this format stores no timestamps, so that FFmpeg invents them."""
     name = container_format.name
     return bool(container_format.flags & _NO_TIMES) or name == "mpjpeg" or name.endswith("_pipe")

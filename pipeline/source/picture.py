@@ -75,8 +75,8 @@ class MediaClock:
     """Computes pts_s of the frames of one stream, in presentation order. The values rise strictly.
 
     A frame is shown at its pts. Where the pts of the frames so far step back more often than their dts, pts is wrong
-    and dts is used (FFmpeg's best-effort timestamp). A frame without either follows one frame duration after the frame
-    before. The same frames always get the same values.
+    and dts is used (FFmpeg's best-effort timestamp). A frame without either is shown one frame duration after
+    the previous frame. The same frames always get the same values.
     """
 
     def __init__(self, fps: float | None, time_base: Fraction | None) -> None:
@@ -118,7 +118,7 @@ class Picture:
 
     ordinal               position among the undamaged pictures of the reader, from 1
     pts_s                 media time in seconds; the first may have any value, and values rise strictly, also across
-                          recordings that were put end to end
+                          concatenated recordings
     frame                 the stored picture, of any size and pixel format
     orientation           how to turn the stored picture upright
     arrived_monotonic_s   time.monotonic() when the decoder returned the picture

@@ -27,7 +27,7 @@ TIFF_SUBFILE_TYPE_TAG = 254
 TIFF_REDUCED_RESOLUTION = 1
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError, Warning)
-"""the exceptions that Pillow's decoders raise for damaged files"""
+"""exceptions that Pillow's decoders raise for damaged files"""
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def read_rgb(path: Path, annotated_hw: tuple[int, int] | None = None) -> NDArray
         raise SourceError(f"picture {path}: cannot be read: {reason_of(error)}") from None
     if annotated_hw not in (None, rgb.shape[:2]):
         stated = f"{annotated_hw[1]} x {annotated_hw[0]}" if annotated_hw else ""
-        raise SourceError(f"picture {path}: is {rgb.shape[1]} x {rgb.shape[0]} pixels, its data say {stated}")
+        raise SourceError(f"picture {path}: is {rgb.shape[1]} x {rgb.shape[0]} pixels, its annotations say {stated}")
     return rgb
 
 
@@ -78,7 +78,7 @@ def check_picture(path: Path, annotated_hw: tuple[int, int]) -> None:
         raise SourceError(f"picture {path}: cannot be read: {reason_of(error)}") from None
     if not fits:
         stated = f"{annotated_hw[1]} x {annotated_hw[0]}"
-        raise SourceError(f"picture {path}: is {width} x {height} pixels, its data say {stated}")
+        raise SourceError(f"picture {path}: is {width} x {height} pixels, its annotations say {stated}")
 
 
 def to_rgb(image: Any, *, upright: bool = True) -> NDArray[np.uint8]:
@@ -96,12 +96,12 @@ def frame_numbers(image: Any) -> list[int]:
         return [0]
     if image.format in MULTI_PAGE_FORMATS:
         return _pages(image, num_frames)
-    # the default image of an animated PNG is for programs that do not know animations, and is not part of this one
+    # the default image of an animated PNG is for programs without animation support, and is not a frame
     return list(range(1 if getattr(image, "default_image", False) else 0, num_frames))
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file is an animated picture, which is a film. False for one that cannot be read."""
+    """Return whether a file is an animated picture. Return False for a file that cannot be read."""
     try:
         with open_picture(path) as image:
             return image.format in ANIMATION_FORMATS and len(frame_numbers(image)) > 1

@@ -18,7 +18,7 @@ from pipeline.source.reader import Decoded, OpenOptions, Reader
 
 PICTURES_PER_S = 25.0
 DEFAULT_FRAME_S = 0.1
-"""for a frame of an animation that states no duration; browsers do the same"""
+"""duration of an animation frame that states none; browsers use the same value"""
 MAX_NAMED_FILES = 5
 
 
@@ -53,7 +53,7 @@ class PicturesReader(Reader):
         names += [f"and {num_more} more"] if num_more else []
         return f"{len(self._unreadable)} of {len(self._paths)} picture files cannot be read: {', '.join(names)}"
 
-    def _emptiness(self) -> str:
+    def _no_picture_reason(self) -> str:
         return f": {self.unreadable}"
 
     def _decode(self) -> Iterator[Decoded]:
@@ -101,7 +101,7 @@ class AnimationReader(Reader):
             try:
                 self._image.seek(number)
                 rgb = to_rgb(self._image)
-            except UNREADABLE:  # each frame is drawn over the one before, so none can follow
+            except UNREADABLE:  # each frame is drawn over the previous frame, so no later frame can be decoded
                 self.num_corrupt += 1
                 return
             duration_s = (self._image.info.get("duration") or 0.0) / 1000 or DEFAULT_FRAME_S

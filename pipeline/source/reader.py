@@ -19,15 +19,15 @@ from pipeline.source.container import RtspTransport
 from pipeline.source.picture import Orientation, Picture
 
 PacketTap: TypeAlias = Callable[[Any], None]
-"""called with every av packet that holds data, in the order of the stream, before it is decoded; must not raise"""
+"""function that is called with each non-empty av packet, in stream order, before decoding; must not raise"""
 
 
 class OpenOptions(NamedTuple):
-    """How to open a source; a reader ignores the options that do not concern its kind.
+    """Options for opening a source. A reader ignores the options that do not apply to its kind of source.
 
     rtsp_transport   tcp or udp
-    timeout_s        longest silence of a source on the network, in seconds, while opening and at every later read
-    on_packet        called with every compressed packet of the video before it is decoded
+    timeout_s        maximum time in seconds without data from a network source, while opening and at every later read
+    on_packet        function that is called with each compressed packet of the video before decoding
     """
 
     rtsp_transport: RtspTransport
@@ -37,7 +37,7 @@ class OpenOptions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An undamaged picture before it is numbered; the fields mean what they mean in Picture."""
+    """An undamaged picture without a number. The fields have the same meaning as in Picture."""
 
     frame: av.VideoFrame
     pts_s: float
@@ -48,62 +48,62 @@ class Decoded:
 
 
 class Reader(ABC):
-    """An iterator over the undamaged pictures of one source, in presentation order, that holds the source open.
+    """Iterates over the undamaged pictures of one source in presentation order, and keeps the source open.
 
-    The first picture is decoded on construction: SourceError if there is none. Iteration raises SourceError where
-    reading breaks off. Use it as a context manager, or call `close`.
+    The constructor decodes the first picture, and raises SourceError if there is none. Iteration raises SourceError if
+    reading fails. Use the reader as a context manager, or call `close`.
     """
 
     fps: float | None = None
-    """pictures per second on average, as the container says; None if it does not"""
+    """average frame rate in frames per second; None if unknown"""
     num_frames_expected: int | None = None
-    """roughly, before any selection; None if the container does not say"""
+    """approximate number of pictures before any selection; None if unknown"""
     has_audio: bool = False
     is_finite: bool = True
-    """whether the end of the pictures is the end of the source; False: a camera, whose end is a loss"""
+    """whether the source has a regular end; False for a camera, where an end means that the connection was lost"""
     waits_for_reader: bool = False
-    """whether a live source delivers as fast as it is read (HLS); False: it sends in real time"""
+    """whether a live source delivers data as fast as the reader reads (HLS); False: the source sends in real time"""
     truncation: str = ""
-    """after the last picture: what is missing of a file that ends before the end that its container announces"""
+    """after the last picture: what is missing if the file is shorter than its container announces; otherwise empty"""
     time_offsets_s: Sequence[float] = (0.0,)
-    """seconds that pts_s lies after the time of the container: one entry per recording of a source of joined
-    recordings, added as the recording is reached"""
+    """pts_s minus the timestamp in the container, in seconds: one entry for each of several concatenated recordings,
+    added when reading reaches the recording"""
     sample_aspect_ratio: Fraction = Fraction(1)
-    """width : height of one pixel of the first picture as seen; pictures are not stretched by it"""
+    """width : height of one pixel of the upright first picture; pictures are not resampled to square pixels"""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.num_corrupt = 0
-        """damaged pictures and undecodable packets so far; they are passed over"""
+        """number of damaged pictures and undecodable packets so far; the reader skips them"""
         try:
             numbered = self._number()
             first = next(numbered, None)
             if first is None:
-                raise SourceError(f"{redact_url(source)} holds no undamaged picture{self._emptiness()}")
+                raise SourceError(f"{redact_url(source)} holds no undamaged picture{self._no_picture_reason()}")
         except BaseException:
             self.close()
             raise
         if first.orientation.transpose:
             self.sample_aspect_ratio = 1 / self.sample_aspect_ratio
         self.width, self.height = first.width, first.height
-        """of the first picture, as seen, in pixels; later ones may differ"""
+        """size of the upright first picture in pixels; later pictures may have other sizes"""
         self._pictures = chain((first,), numbered)
 
     @property
     def unreadable(self) -> str:
-        """Names the files of the source that could not be read so far; empty if there are none."""
+        """Message that names the files that could not be read so far; empty if there are none."""
         return ""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets the source go; may be called more than once."""
+        """Close the source. May be called more than once."""
 
     @abstractmethod
     def _decode(self) -> Iterator[Decoded]:
-        """Every undamaged picture in presentation order; counts the others in num_corrupt."""
+        """Yield every undamaged picture in presentation order, and count the damaged ones in num_corrupt."""
 
-    def _emptiness(self) -> str:
-        """What to add when nothing came."""
+    def _no_picture_reason(self) -> str:
+        """Return the end of the error message for a source without an undamaged picture."""
         return (
             f" ({self.num_corrupt} damaged); expected a whole file" if self.num_corrupt else "; expected a whole file"
         )

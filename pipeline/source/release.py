@@ -1,18 +1,18 @@
-"""Releases the frames of a live source at the rate of their media time, so that a burst is no reason to drop frames."""
+"""Releases the frames of a live source at the rate of their media time, so that a burst causes no dropped frames."""
 
 from __future__ import annotations
 
 CATCH_UP = 1.05
-"""speed of a source that sends in real time: frames that a burst delayed catch up 5 % faster than real time"""
+"""speed for a source that sends in real time: after a delay, frames are released 5 % faster than real time"""
 MAX_WAIT_S = 1.0
-"""longest wait for one frame; a longer step of media time is a hole, not a burst"""
+"""maximum wait for one frame; a longer step of media time is a gap in the stream, not a burst"""
 
 
 class ReleaseClock:
-    """Computes how long a frame must wait: as long after the frame before as its pts_s lies after that frame's.
+    """Computes how long to hold each frame, so that frames are released at the intervals of their pts_s.
 
-    A frame that comes too late is released at once, and the following ones count from it. So the delay never exceeds
-    what the source itself delivered early.
+    A late frame is released at once, and the release times of the following frames count from that release. So a frame
+    is never held for longer than the source delivered it early.
 
     speed   media seconds per second: 1 for a source that waits for its reader (HLS), else CATCH_UP
     """
@@ -23,7 +23,7 @@ class ReleaseClock:
         self._last_due_s = 0.0
 
     def wait_s(self, pts_s: float, now_s: float) -> float:
-        """Seconds from `now_s` on the monotonic clock to the release of the next frame."""
+        """Return the time in seconds from `now_s` on the monotonic clock to the release of the next frame."""
         due_s = now_s
         if self._last_pts_s is not None:
             due_s = self._last_due_s + (pts_s - self._last_pts_s) / self._speed

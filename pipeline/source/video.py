@@ -1,4 +1,4 @@
-"""Videos and cameras through FFmpeg."""
+"""Reads video files, network streams and cameras with FFmpeg."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from pipeline.source.packet_times import PacketTimes, has_invented_times
 from pipeline.source.picture import MediaClock, Orientations
 from pipeline.source.reader import Decoded, OpenOptions, PacketTap, Reader
 
-# Far more than a decoder holds back, and above it the container's rate is a clock, not a picture rate.
+# Some containers state the rate of their clock as the frame rate. A rate above this limit is such a rate.
 MAX_FPS = 1000.0
+# Bounds the memory for capture times. A decoder delays far fewer pictures.
 MAX_CAPTURE_TIMES = 256
-# A decoder that reports damage while it is emptied is asked again, but not for ever.
+# A decoder may report damage each time it is flushed.
 MAX_FLUSH_ATTEMPTS = 64
 AV_NS_PER_US = 1000
 STILLS = Disposition.still_image | Disposition.timed_thumbnails
@@ -32,7 +33,10 @@ PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
 
 
 def picture_rate(stream: Any) -> float | None:
-    """Average frames per second as the container states, or as the codec states in a format without times; or None."""
+    """Return the average frame rate in frames per second, or None if it is unknown.
+
+    The rate of the container is preferred to the rate of the codec, except in a format without timestamps.
+    """
     rates = [stream.average_rate, stream.guessed_rate]
     if has_invented_times(stream.container.format):
         rates.reverse()
@@ -41,11 +45,11 @@ def picture_rate(stream: Any) -> float | None:
 
 
 class VideoReader(Reader):
-    """One video stream: of several, the one that `_stream_rank` ranks highest.
+    """Reads one video stream of a source. If the source has several, `_stream_rank` selects the stream.
 
-    Damaged pictures and packets that the decoder refuses are counted and passed over; what FFmpeg discards (pictures
-    outside an edit list) is not counted. A file on disk that breaks off ends there; a source on the network that does
-    so raises SourceError.
+    Damaged pictures, and packets that the decoder rejects, are counted in `num_corrupt` and skipped. Pictures that
+    FFmpeg discards (outside an edit list) are not counted. The pictures of a truncated file on disk end where the data
+    end. A truncated source on the network raises SourceError.
     """
 
     def __init__(
@@ -66,19 +70,19 @@ class VideoReader(Reader):
             self._container = open_container(source, resources, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
             self._stream = self._choose_stream(source)
             self._read_header()
-            # One thread: with more FFmpeg may hand out a picture before, or without, finding it damaged, so that two
-            # readers of one file would disagree on which pictures are sound, and so on their numbers (measured: 5 of 40
-            # readings of an H.264 file that breaks off).
+            # With several threads, FFmpeg may return a picture before it detects that the picture is damaged. Two
+            # readers of one file would then number the pictures differently (measured: 5 of 40 readings of a truncated
+            # H.264 file).
             self._stream.thread_count = 1
             self._resources = resources.pop_all()
         super().__init__(source)
 
     def close(self) -> None:
-        """Closes the file or the connection."""
+        """Close the file or the connection."""
         self._resources.close()
 
     def _choose_stream(self, source: str) -> Any:
-        """The first of the video streams that `_stream_rank` ranks highest. Raises SourceError if there is none."""
+        """Return the video stream with the lowest `_stream_rank`. Raises SourceError if there is no video stream."""
         streams = self._container.streams
         videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
         if videos:
@@ -108,7 +112,7 @@ class VideoReader(Reader):
             if other.index not in read:
                 other.discard = av.stream.Discard.all
 
-    def _emptiness(self) -> str:
+    def _no_picture_reason(self) -> str:
         codec = self._stream.codec_context.name
         return f": none of its {codec} data could be decoded; expected a whole video file"
 
@@ -134,14 +138,14 @@ class VideoReader(Reader):
             return
         if is_remote(self.source):
             raise SourceError(
-                f"{redact_url(self.source)} broke off: {end.read_s:.1f} of {end.duration_s or 0.0:.1f} s came; "
+                f"{redact_url(self.source)} broke off: {end.read_s:.1f} of {end.duration_s or 0.0:.1f} s received; "
                 "check the server and the network, and run the job again"
             )
         expected = f"{end.num_frames}" if end.num_frames else f"about {self.num_frames_expected}"
         self.truncation = f"{num_frames} of {expected} frames: the file ends early"
 
     def _frames(self) -> Iterator[Any]:
-        """Everything the decoder gives out, damaged or not."""
+        """Yield every frame that the decoder returns, damaged or not."""
         for packet in self._packets():
             try:
                 yield from packet.decode()
@@ -158,7 +162,7 @@ class VideoReader(Reader):
                 self.num_corrupt += 1
 
     def _packets(self) -> Iterator[Any]:
-        """Packets with data in them: an empty one would end the decoder's work."""
+        """Yield the video packets that hold data. An empty packet would flush the decoder."""
         try:
             for packet in self._container.demux(self._announced_end.streams):
                 is_video = packet.stream_index == self._stream.index
@@ -183,10 +187,11 @@ class VideoReader(Reader):
 
 
 def _stream_rank(stream: Any) -> tuple[bool, bool, bool, int]:
-    """Sort key of the video streams of one file; the lowest ranks highest.
+    """Return the sort key of a video stream. The stream with the lowest key is read.
 
-    Films precede stills, default streams precede the others, video codecs precede codecs of pictures (some formats mark
-    no still and make every stream a default), and a higher resolution precedes a lower one.
+    Moving pictures precede still images, default streams precede other streams, video codecs precede image codecs, and
+    a higher resolution precedes a lower one. The codec matters because some formats mark no still image and make every
+    stream a default stream.
     """
     context = stream.codec_context
     is_still = bool(stream.disposition & STILLS) or stream.frames == 1
@@ -195,22 +200,22 @@ def _stream_rank(stream: Any) -> tuple[bool, bool, bool, int]:
 
 
 def open_file(source: str, options: OpenOptions) -> Reader:
-    """The reader of a video file or of a finite video on the network. Raises SourceError."""
+    """Open a video file or a finite video on the network. Raises SourceError."""
     return VideoReader(source, live=False, **options._asdict())
 
 
 def open_live(source: str, options: OpenOptions) -> Reader:
-    """The reader of a camera or a live stream. Raises SourceError."""
+    """Open a camera or a live stream. Raises SourceError."""
     return VideoReader(source, live=True, **options._asdict())
 
 
 class CaptureClock:
-    """When the camera took each picture, from its RTCP reports.
+    """Computes the capture time of each picture from the RTCP sender reports of the camera.
 
-    FFmpeg hands the time over as side data of the packets from about the first report on (AVProducerReferenceTime:
-    int64 microseconds of UTC, int32 flags). The first of them is left out: FFmpeg puts the time of the following
-    picture on it, as a picture is complete only when the next begins. From the first time known, pictures without one
-    are placed by their pts_s.
+    From about the first report on, FFmpeg attaches the time to packets as side data (AVProducerReferenceTime: int64
+    microseconds of UTC, int32 flags). The first such time is ignored: a picture is complete only when the next picture
+    begins, so FFmpeg attaches the time of the following picture to the first packet. After the first known time, the
+    capture time of a picture without side data is extrapolated with its pts_s.
     """
 
     def __init__(self) -> None:
@@ -219,7 +224,7 @@ class CaptureClock:
         self._last: tuple[float, int] | None = None
 
     def note(self, packet: Any) -> None:
-        """Remembers the time that comes with a packet."""
+        """Store the capture time that a packet carries, if any."""
         if packet.pts is None or not packet.has_sidedata("prft"):
             return
         if not self._saw_first:
@@ -231,7 +236,7 @@ class CaptureClock:
             self._times_ns.popitem(last=False)
 
     def of(self, pts: int | None, pts_s: float) -> int | None:
-        """UTC nanoseconds of the picture shown at `pts`; None before the first report."""
+        """Return the capture time of the picture at `pts`, UTC in nanoseconds; None before the first report."""
         captured_at_ns = self._times_ns.pop(pts, None) if pts is not None else None
         if captured_at_ns is None and self._last is not None:
             last_pts_s, last_ns = self._last

@@ -221,7 +221,7 @@ def no_engine(*arguments: object, **options: object) -> NoReturn:
     [
         (b"", "cannot be read: not in a known picture format"),
         (b"not a picture", "cannot be read: not in a known picture format"),
-        (None, "is 7 x 5 pixels, its data say 320 x 180"),
+        (None, "is 7 x 5 pixels, its annotations say 320 x 180"),
     ],
     ids=["empty", "text", "other size"],
 )

@@ -63,7 +63,7 @@ def test_a_square_picture_is_read_as_seen(tmp_path: Path) -> None:
 
 def test_another_size_than_the_annotations_state_is_one_line(tmp_path: Path) -> None:
     store(tmp_path / "a.png", 6)
-    with pytest.raises(SourceError, match=r"a\.png: is 48 x 32 pixels, its data say 50 x 32"):
+    with pytest.raises(SourceError, match=r"a\.png: is 48 x 32 pixels, its annotations say 50 x 32"):
         read_rgb(tmp_path / "a.png", (32, 50))
 
 
