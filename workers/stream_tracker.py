@@ -8,7 +8,7 @@ from pipeline.bus import Bus, seq_range
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import GapCause
 from pipeline.contract.wire import BusMessage, FrameDetections, FrameGap
-from pipeline.errors import JobLostError, PositionMovedError
+from pipeline.errors import BusError, JobLostError, PositionMovedError
 from pipeline.models.weights_table import spec_of_stream
 from pipeline.tracking.results import Commit, ResultAssembler
 from workers.base import log_outage
@@ -52,7 +52,8 @@ class StreamTracker:
     def step(self) -> None:
         """Take the lease if it is free, read new messages, and commit every message that is next in order.
 
-        Raises FencedError if another process has taken the lease, JobLostError, and the errors of LOST_CONNECTION.
+        Raises FencedError if another process has taken the lease, JobLostError, BusError for a stored state that cannot
+        be read, and the errors of LOST_CONNECTION.
         """
         if not self._has_lease:
             if not self.log.lease.try_take():
@@ -95,7 +96,13 @@ class StreamTracker:
         if position is None:
             raise JobLostError(f"Redis no longer holds the job of {self.stream.stream_id}")
         self._log_id, self._ended = position.log_id, position.ended
-        self._assembler = self._new_assembler(position.seq, position.checkpoint)
+        try:
+            self._assembler = self._new_assembler(position.seq, position.checkpoint)
+        except ValueError as error:
+            raise BusError(
+                f"the state of {self.stream.stream_id} in Redis cannot be read ({error}): if another version of "
+                "MaskStream wrote it, continue the job with that version, or start the job again"
+            ) from None
         self._loaded = True
 
     def _enqueue(self, entry_id: bytes, message: BusMessage) -> None:

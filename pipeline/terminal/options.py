@@ -144,7 +144,7 @@ TrackFlag = Annotated[
     ),
 ]
 ClassesFlag = Annotated[
-    str | None,
+    list[str] | None,
     option(
         "--classes", "classes to detect, such as person,car", "LABELS", STREAM_PANEL, default="all classes of the model"
     ),
@@ -228,7 +228,7 @@ OutputFlag = Annotated[
     ),
 ]
 SaveFlag = Annotated[
-    str | None,
+    list[str] | None,
     option(
         "--save",
         "comma-separated list of the files to write for each stream: "
@@ -293,8 +293,9 @@ def config_of(context: typer.Context, path: Path | None = None) -> JobConfig:
 
     flags = {name: value for name, value in context.params.items() if name in JobConfig.__struct_fields__}
     for name in flags.keys() & {"classes", "save"}:
-        if flags[name] is not None:
-            flags[name] = [part.strip() for part in flags[name].split(",") if part.strip()]
+        # the values of a flag that is given several times, each a comma-separated list; empty if it is not given
+        given = flags[name]
+        flags[name] = [part.strip() for text in given for part in text.split(",") if part.strip()] if given else None
     return with_flags(load_config(path) if path else JobConfig(), flags)
 
 

@@ -85,14 +85,17 @@ class ResultAssembler:
         """labels maps class IDs to names; now_ns returns the Redis server's time, in nanoseconds since 1970.
 
         seq and checkpoint are the stored position and the value of `checkpoint()` at that position; the defaults begin
-        a stream. Raises ValueError for a checkpoint that the tracker cannot read.
+        a stream. Raises ValueError for a checkpoint that cannot be read.
         """
         self.seq = seq
         self._stream = stream
         self._labels = labels
         self._log_id = log_id
         self._now_ns = now_ns
-        self._progress = msgspec.msgpack.decode(checkpoint, type=Progress) if checkpoint else Progress()
+        try:
+            self._progress = msgspec.msgpack.decode(checkpoint, type=Progress) if checkpoint else Progress()
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"not a checkpoint of a stream: {error}") from None
         config = tracker_config(stream)
         stored = self._progress.tracker
         self._tracker = restore_tracker(config, stored) if stored else make_tracker(config)

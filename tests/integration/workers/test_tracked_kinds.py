@@ -15,6 +15,7 @@ from pipeline.bus import Bus
 from pipeline.contract.arrays import MASK_BYTES, NUM_KEYPOINTS, Detections
 from pipeline.contract.results import EventResult, FrameResult, GapResult
 from pipeline.contract.wire import FrameDetections
+from pipeline.errors import BusError
 from workers.stream_tracker import StreamTracker
 
 MODELS = {
@@ -98,6 +99,16 @@ def test_a_frame_whose_keypoints_are_no_numbers_is_a_gap(bus: Bus) -> None:
     (gap,) = [result for result in job.results() if isinstance(result, GapResult)]
     assert (gap.from_seq, gap.frame_seq, gap.cause) == (4, 4, "error")
     assert gap.detail.startswith("tracker: keypoints must be finite, got [nan, ")
+
+
+def test_a_state_that_cannot_be_read_is_one_clear_error(bus: Bus) -> None:
+    job = Job(bus)
+    first = StreamTracker(bus, job.stream)
+    first.step()
+    first.release()
+    bus.client.hset(job.keys.state, "tracker", b"written by something else")
+    with pytest.raises(BusError, match=r"^the state of cam1 in Redis cannot be read \(.*\): .* start the job again$"):
+        StreamTracker(bus, job.stream).step()
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         ("a.mp4 --device gpu", "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("a.mp4 --drop-policy old", "--drop-policy: expected one of auto, latest, lossless, got 'old'"),
         ("a.mp4 --save jsonl,gif", "--save: expected one of jsonl, video, got 'gif'"),
+        ("a.mp4 --save jsonl --save gif", "--save: expected one of jsonl, video, got 'gif'"),
+        ("a.mp4 --save gif --save jsonl", "--save: expected one of jsonl, video, got 'gif'"),
         ("a.mp4 --classes ,", "--classes: expected a list of one or more, each text, got a list of 0"),
         ("a.mp4 --classes unicorn", "class 'unicorn' is unknown to model "),
         ("a.mp4 --model streat", "unknown model 'streat' (did you mean 'street'?)"),
@@ -199,7 +201,8 @@ def test_flags_reach_the_job(run: Run, job_runner: list[Any], monkeypatch: pytes
     Path("c.yaml").write_text("conf: 0.1\nbatch: 2\nstreams: {door: {source: 'rtsp://h/1', max_fps: 3}}")
     monkeypatch.setenv("MASKSTREAM_REDIS_URL", "unix:///from/environment")
     flags = """
-        --config c.yaml --stream-id clip --conf 0.9 --classes person,car --save jsonl --output out --device cuda:1
+        --config c.yaml --stream-id clip --conf 0.9 --classes person --classes car,bus --save jsonl --output out
+        --device cuda:1
         --precision fp16 --model street --batch-timeout-ms 7.5 --workers 2 --max-frames 5 --stride 2
         --drop-policy latest --max-staleness-s 2 --rtsp-transport udp
         """
@@ -208,7 +211,7 @@ def test_flags_reach_the_job(run: Run, job_runner: list[Any], monkeypatch: pytes
     (job,) = job_runner
     assert [stream.stream_id for stream in job.streams] == ["door", "clip"]
     for stream in job.streams:
-        assert (stream.conf, stream.class_ids, stream.max_frames, stream.stride) == (0.9, [1, 3], 5, 2)
+        assert (stream.conf, stream.class_ids, stream.max_frames, stream.stride) == (0.9, [1, 3, 6], 5, 2)
         assert (stream.policy, stream.max_staleness_s, stream.rtsp_transport) == ("latest", 2.0, "udp")
     assert [stream.max_fps for stream in job.streams] == [3.0, None]
     assert (job.device, job.precision, job.batch, job.batch_timeout_ms, job.workers) == ("cuda:1", "fp16", 2, 7.5, 2)
