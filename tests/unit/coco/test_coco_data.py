@@ -1,4 +1,4 @@
-"""Reading COCO data: what is understood, and one line for what is not."""
+"""Reading COCO data: accepted input, skipped annotations, and an error message of one line for invalid data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Content = dict[str, Any]
 
 
 def content() -> Content:
-    """One picture of 40 x 30, a car as a polygon, a person as run lengths, a crowd."""
+    """Return a data set of one picture of 40 x 30: a car as a polygon, a person and a crowd as RLE."""
     person = np.zeros((30, 40), np.uint8)
     person[5:20, 3:8] = 1
     rle = coco_mask.encode(np.asfortranarray(person))
@@ -63,7 +63,7 @@ def write(folder: Path, data: Content) -> Path:
     return path
 
 
-def test_polygons_run_lengths_and_crowds(tmp_path: Path) -> None:
+def test_polygons_rle_and_crowds_are_read(tmp_path: Path) -> None:
     data = read_coco(write(tmp_path, content()), need_masks=True)
     assert data.categories == ((1, "person"), (3, "car"))
     (picture,) = data.pictures
@@ -80,13 +80,13 @@ def test_polygons_run_lengths_and_crowds(tmp_path: Path) -> None:
     assert int(coco_mask.area(crowd.rle)) == 4
 
 
-def test_labelled_categories_of_a_picture(tmp_path: Path) -> None:
+def test_labelled_categories_of_a_picture_are_read(tmp_path: Path) -> None:
     data = content()
     data["images"][0]["labelled_category_ids"] = [1]
     assert read_coco(write(tmp_path, data), need_masks=True).pictures[0].labelled == {1}
 
 
-def test_boxes_alone_will_do_for_a_model_of_boxes(tmp_path: Path) -> None:
+def test_a_model_of_boxes_needs_no_segmentation(tmp_path: Path) -> None:
     data = content()
     del data["annotations"][0]["segmentation"]
     assert read_coco(write(tmp_path, data), need_masks=False).pictures[0].annotations[0].rle is None
@@ -94,7 +94,7 @@ def test_boxes_alone_will_do_for_a_model_of_boxes(tmp_path: Path) -> None:
         read_coco(tmp_path / "data.json", need_masks=True)
 
 
-def test_a_folder_with_one_file(tmp_path: Path) -> None:
+def test_a_folder_must_hold_one_json_file(tmp_path: Path) -> None:
     path = write(tmp_path, content())
     assert read_coco(tmp_path, need_masks=True) == read_coco(path, need_masks=True)
     (tmp_path / "other.json").write_text("{}")
@@ -102,7 +102,7 @@ def test_a_folder_with_one_file(tmp_path: Path) -> None:
         read_coco(tmp_path, need_masks=True)
 
 
-def test_the_sum_follows_the_file(tmp_path: Path) -> None:
+def test_the_checksum_changes_with_the_file(tmp_path: Path) -> None:
     before = read_coco(write(tmp_path, content()), need_masks=True).sha256
     data = content()
     data["annotations"].pop()
@@ -149,7 +149,7 @@ def without(part: str, name: str) -> Callable[[Content], None]:
         (without("annotations", "category_id"), "annotation 1: not in COCO's format"),
     ],
 )
-def test_bad_data_is_one_clear_line(tmp_path: Path, damage: Callable[[Content], object], message: str) -> None:
+def test_invalid_data_give_one_error_line(tmp_path: Path, damage: Callable[[Content], object], message: str) -> None:
     data = content()
     damage(data)
     with pytest.raises(UsageError, match=message) as raised:
@@ -194,7 +194,7 @@ def test_an_annotation_without_area_is_skipped_and_counted(
     assert read.warnings == (f"data {path}: 1 annotation without area skipped: 1 {reason} (id 8)",)
 
 
-def test_skipped_annotations_are_one_line_with_a_few_ids(tmp_path: Path) -> None:
+def test_the_warning_for_skipped_annotations_names_the_first_ids(tmp_path: Path) -> None:
     data = content()
     empty = {**data["annotations"][0], "bbox": [1, 1, 0, 4]}
     data["annotations"] += [{**empty, "id": number} for number in range(10, 14)]
@@ -207,7 +207,7 @@ def test_skipped_annotations_are_one_line_with_a_few_ids(tmp_path: Path) -> None
     assert read_coco(write(tmp_path, content()), need_masks=True).warnings == ()
 
 
-def test_one_good_polygon_is_enough(tmp_path: Path) -> None:
+def test_an_invalid_polygon_beside_a_valid_one_is_ignored(tmp_path: Path) -> None:
     data = content()
     data["annotations"][0]["segmentation"].append([1, 2, 3, 4])
     read = read_coco(write(tmp_path, data), need_masks=True)
@@ -224,14 +224,14 @@ def test_a_box_that_reaches_beyond_the_picture_is_clipped(tmp_path: Path) -> Non
     assert read.warnings == (f"data {path}: 1 box that reaches beyond the picture clipped to it",)
 
 
-def test_a_pixel_beyond_the_picture_is_rounding(tmp_path: Path) -> None:
+def test_a_box_up_to_a_pixel_beyond_the_picture_is_not_clipped(tmp_path: Path) -> None:
     data = content()
     data["annotations"][0]["bbox"] = [-0.5, 10, 41, 10]
     read = read_coco(write(tmp_path, data), need_masks=True)
     assert (read.pictures[0].annotations[0].box_xyxy, read.warnings) == ((-0.5, 10, 40.5, 20), ())
 
 
-def test_data_with_empty_segmentations_alone_are_boxes(tmp_path: Path) -> None:
+def test_data_whose_segmentations_are_all_empty_are_data_of_boxes(tmp_path: Path) -> None:
     data = content()
     for entry in data["annotations"]:
         entry["segmentation"] = []
@@ -243,7 +243,7 @@ def test_data_with_empty_segmentations_alone_are_boxes(tmp_path: Path) -> None:
         read_coco(path, need_masks=True)
 
 
-def test_what_is_no_json_or_not_there(tmp_path: Path) -> None:
+def test_invalid_json_and_missing_files_raise(tmp_path: Path) -> None:
     path, empty = tmp_path / "data.json", tmp_path / "empty"
     path.write_text("{")
     empty.mkdir()
@@ -255,7 +255,7 @@ def test_what_is_no_json_or_not_there(tmp_path: Path) -> None:
         read_coco(empty, need_masks=True)
 
 
-def test_the_drawn_street_is_data(tmp_path: Path) -> None:
+def test_synthetic_data_are_valid(tmp_path: Path) -> None:
     write_coco_data(tmp_path / "scene", (3, 2), (320, 192), seed=1)
     for name, num in (("train", 3), ("val", 2)):
         data = read_coco(tmp_path / "scene" / f"{name}.json", need_masks=True)

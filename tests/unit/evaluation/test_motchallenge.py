@@ -1,4 +1,4 @@
-"""Files of MOTChallenge and MOTS: what is read, what is refused, what is written; the tracker alone on such a file."""
+"""Reading, validating and writing files of MOTChallenge and MOTS; the tracker on detections from such a file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "rows.txt"
 
 
-def test_rows_of_boxes_keep_the_numbers_of_the_file(file: Path) -> None:
+def test_rows_of_boxes_are_read_in_file_order(file: Path) -> None:
     file.write_text("2,7,10.5,20,3,4,0.75,-1,-1,-1\n\n1, 3, 1, 1, 2, 2, 1\r\n")
     rows = read_boxes(file, 2)
     assert (rows.frames.tolist(), rows.ids.tolist(), rows.values.tolist()) == ([2, 1], [7, 3], [0.75, 1.0])
@@ -42,7 +42,7 @@ def test_rows_of_boxes_keep_the_numbers_of_the_file(file: Path) -> None:
     assert not holds_masks(file)
 
 
-def test_the_first_pixel_is_1_in_the_file_and_0_here() -> None:
+def test_coordinates_change_from_1_based_to_0_based() -> None:
     boxes = np.array([[1.0, 1.0, 640.0, 480.0], [2.5, 4.0, 3.0, 0.5]])
     assert to_xyxy(boxes).tolist() == [[0, 0, 640, 480], [1.5, 3, 4.5, 3.5]]
     assert from_xyxy(to_xyxy(boxes)).tolist() == boxes.tolist()
@@ -53,7 +53,7 @@ def test_detections_have_no_ids(file: Path) -> None:
     assert len(read_boxes(file, with_ids=False)) == 2
 
 
-def test_a_file_without_rows_holds_nothing(file: Path) -> None:
+def test_a_file_without_rows_gives_empty_arrays(file: Path) -> None:
     file.write_text("\n")
     rows = read_boxes(file)
     assert (len(rows), rows.boxes_ltwh.shape) == (0, (0, 4))
@@ -76,7 +76,7 @@ def test_a_file_without_rows_holds_nothing(file: Path) -> None:
         ("1,1,1,1,-2,2,1", "expected width and height of 0 or more, got -2 and 2"),
     ],
 )
-def test_a_damaged_row_of_boxes_is_named(file: Path, row: str, words: str) -> None:
+def test_the_error_names_the_line_of_an_invalid_box(file: Path, row: str, words: str) -> None:
     file.write_text(f"2,4,1,1,2,2,1\n\n{row}\n")
     with pytest.raises(UsageError) as caught:
         read_boxes(file, 8)
@@ -95,7 +95,7 @@ def test_a_damaged_row_of_boxes_is_named(file: Path, row: str, words: str) -> No
         ("1 1 2 4 5 ~", "RLE counts hold a character outside '0' to 'o'"),
     ],
 )
-def test_a_damaged_row_of_masks_is_named(file: Path, row: str, words: str) -> None:
+def test_the_error_names_the_line_of_an_invalid_mask(file: Path, row: str, words: str) -> None:
     file.write_text(f"2 4 2 4 5 {COUNTS}\n{row}\n")
     with pytest.raises(UsageError) as caught:
         read_masks(file, 8)
@@ -108,12 +108,12 @@ def test_ignored_regions_may_share_an_id(file: Path) -> None:
     assert holds_masks(file)
 
 
-def test_an_rle_covers_its_frame() -> None:
+def test_rle_num_pixels_is_the_size_of_the_frame() -> None:
     assert rle_num_pixels(COUNTS.encode()) == 20
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "no such file"), (b"\xff\xfe", "expected a text file")])
-def test_a_file_that_is_none_is_named(file: Path, content: bytes | None, words: str) -> None:
+def test_the_error_names_a_missing_or_binary_file(file: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError, match=words) as caught:
@@ -121,7 +121,7 @@ def test_a_file_that_is_none_is_named(file: Path, content: bytes | None, words: 
     assert str(file) in str(caught.value)
 
 
-def test_results_are_written_by_frame_and_id_and_read_as_they_were(file: Path) -> None:
+def test_box_results_are_sorted_and_survive_a_round_trip(file: Path) -> None:
     rows = BoxRows(
         frames=np.array([2, 1, 2]),
         ids=np.array([9, 5, 3]),
@@ -137,7 +137,7 @@ def test_results_are_written_by_frame_and_id_and_read_as_they_were(file: Path) -
     assert again.values.tolist() == rows.values[order].tolist()
 
 
-def test_masks_are_written_by_frame_and_id_and_read_as_they_were(file: Path, tmp_path: Path) -> None:
+def test_mask_results_are_sorted_and_survive_a_round_trip(file: Path, tmp_path: Path) -> None:
     file.write_text(f"3 7 2 4 5 {COUNTS}\n1 8 2 4 5 {COUNTS}\n1 2 2 4 5 {COUNTS}\n")
     write_masks(tmp_path / "again.txt", read_masks(file))
     assert (tmp_path / "again.txt").read_text().splitlines() == [
@@ -145,9 +145,9 @@ def test_masks_are_written_by_frame_and_id_and_read_as_they_were(file: Path, tmp
     ]  # fmt: skip
 
 
-def test_places_by_frame() -> None:
-    assert [places.tolist() for places in by_frame(np.array([4, 2, 4, 1]), 5)] == [[3], [1], [], [0, 2], []]
-    assert [places.tolist() for places in by_frame(np.zeros(0, np.int64), 2)] == [[], []]
+def test_by_frame_groups_row_indices() -> None:
+    assert [rows.tolist() for rows in by_frame(np.array([4, 2, 4, 1]), 5)] == [[3], [1], [], [0, 2], []]
+    assert [rows.tolist() for rows in by_frame(np.zeros(0, np.int64), 2)] == [[], []]
 
 
 def make_sequence(folder: Path) -> Path:
@@ -157,7 +157,7 @@ def make_sequence(folder: Path) -> Path:
     return folder
 
 
-def test_sequences_of_a_folder_by_name_or_the_folder_itself(tmp_path: Path) -> None:
+def test_sequences_are_found_in_a_folder_or_in_the_folder_itself(tmp_path: Path) -> None:
     for name in ("b", "a"):
         make_sequence(tmp_path / name)
     (tmp_path / "seqmaps").mkdir()
@@ -177,7 +177,7 @@ def test_sequences_of_a_folder_by_name_or_the_folder_itself(tmp_path: Path) -> N
         ("[Sequence]\nframeRate=nan\nseqLength=3\n", "above 0, got nan and 3"),
     ],
 )
-def test_a_sequence_without_its_numbers_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+def test_an_invalid_seqinfo_raises(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "seqinfo.ini").write_text(content)
     with pytest.raises(UsageError, match=words) as caught:
@@ -186,8 +186,8 @@ def test_a_sequence_without_its_numbers_is_refused(tmp_path: Path, content: str 
 
 
 @pytest.mark.parametrize("fps", [4.0, 20.0])
-def test_the_tracker_sees_the_frames_at_their_rate(fps: float) -> None:
-    """An object is in the results once it has been seen for `confirm_s`; a frame without it counts as time, too."""
+def test_the_tracker_uses_the_frame_rate_of_the_sequence(fps: float) -> None:
+    """An object is in the results after `confirm_s` seconds; frames without a detection count towards this time."""
     frames = np.array([2, 3, 5, 6, 7, 8, 9, 10])
     boxes = np.tile([11.0, 21.0, 30.0, 60.0], (len(frames), 1))
     rows = track_boxes(BoxRows(frames, np.zeros(8, np.int64), boxes, np.full(8, 0.85)), fps, 10)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from torchvision.models import get_model as build_theirs
+from torchvision.models import get_model as build_torchvision_model
 from torchvision.models import get_model_weights
 
 from pipeline.errors import ModelError, UsageError
@@ -39,14 +39,14 @@ def test_the_registry_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-THEIR_METRICS = {"box_map": "box_ap", "mask_map": "mask_ap", "kp_map": "keypoint_ap"}
+METRIC_OF_TORCHVISION_NAME = {"box_map": "box_ap", "mask_map": "mask_ap", "kp_map": "keypoint_ap"}
 
 
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
 def test_specs_of_torchvisions_models_equal_its_metadata(name: str) -> None:
     spec, theirs = MODELS[name], get_model_weights(name).COCO_V1
     metrics = theirs.meta["_metrics"]["COCO-val2017"]
-    aps = {metric: getattr(spec, ours) for metric, ours in THEIR_METRICS.items()}
+    aps = {metric: getattr(spec, ours) for metric, ours in METRIC_OF_TORCHVISION_NAME.items()}
     assert {metric: pytest.approx(ap * 100) for metric, ap in aps.items() if ap is not None} == metrics
     assert spec.output == ("masks" if "mask_map" in metrics else "keypoints" if "kp_map" in metrics else "boxes")
     categories = theirs.meta["categories"]
@@ -61,7 +61,7 @@ def test_specs_of_torchvisions_models_equal_its_metadata(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.weights_url is not None])
 def test_input_size_equals_torchvisions(name: str) -> None:
     spec = MODELS[name]
-    theirs = build_theirs(name, weights=None, weights_backbone=None).transform
+    theirs = build_torchvision_model(name, weights=None, weights_backbone=None).transform
     # torchvision's lists of sizes are for training; inference uses the last one
     assert (spec.min_size, spec.max_size) == (theirs.min_size[-1], theirs.max_size)
     assert (list(spec.mean), list(spec.std)) == (theirs.image_mean, theirs.image_std)
@@ -155,7 +155,7 @@ def test_torchvisions_weights_are_in_torchs_cache(environment: dict[str, str], m
     assert weights_path(RESNET) == Path(torch.hub.get_dir()) / "checkpoints" / RESNET.weights_file
 
 
-def test_weights_of_ones_own() -> None:
+def test_a_path_to_weights_is_expanded() -> None:
     assert weights_path(RESNET, "~/mine.pth") == Path.home() / "mine.pth"
 
 

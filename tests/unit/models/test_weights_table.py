@@ -25,7 +25,7 @@ def weights(path: Path, **metadata: str) -> Path:
     return path
 
 
-def test_own_classes_and_size(tmp_path: Path) -> None:
+def test_metadata_override_classes_and_size(tmp_path: Path) -> None:
     path = weights(
         tmp_path / "mine.safetensors",
         architecture="street",
@@ -68,7 +68,7 @@ def test_files_without_metadata_give_the_model_itself(tmp_path: Path) -> None:
         ({"min_size": "900"}, "contradicts itself"),
     ],
 )
-def test_bad_metadata_is_one_line(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+def test_invalid_metadata_give_one_error_line(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         spec_of_weights(STREET, weights(tmp_path / "a.safetensors", **metadata))
 

@@ -1,4 +1,4 @@
-"""Augmentation: geometry by hand, masks that stay with their pixels, everything from seed and position."""
+"""Augmentation: geometry by hand, alignment of masks and pixels, and samples that depend on seed and position only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def block(left: int, top: int, width: int, height: int, *, output: int = 1, igno
 
 
 def painted(hw: tuple[int, int], *objects: TrainingObject) -> TrainingPicture:
-    """Dark grey, the objects in bright green."""
+    """Return a dark grey picture with the objects painted bright green."""
     rgb = np.full((*hw, 3), 40, np.uint8)
     for item in objects:
         height, width = item.mask.shape
@@ -62,14 +62,14 @@ QUARTER_TURN = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float64)
         (shift(100, 0) @ scaling(-1, 1), (70, 20, 90, 50)),
         (shift(60, 0) @ QUARTER_TURN, (10, 10, 40, 30)),
     ],
-    ids=["as it is", "moved", "cut", "larger", "smaller", "mirrored", "turned"],
+    ids=["identity", "translated", "clipped", "enlarged", "reduced", "mirrored", "rotated"],
 )
-def test_boxes_by_hand(matrix: np.ndarray, expected: tuple[int, int, int, int]) -> None:
+def test_warped_boxes_by_hand(matrix: np.ndarray, expected: tuple[int, int, int, int]) -> None:
     warped = warp(painted((60, 100), block(10, 20, 20, 30)), matrix, (120, 200), GREY)
     (item,) = warped.objects
     assert box(item) == expected
     x1, y1, x2, y2 = expected
-    # the pixels went the same way: all of the middle of the box is green, all around it is not
+    # the pixels are warped like the box: green inside the box, not green outside
     inner = warped.rgb[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
     assert (inner == (20, 250, 20)).all()
     outside = warped.rgb.astype(int)
@@ -77,17 +77,17 @@ def test_boxes_by_hand(matrix: np.ndarray, expected: tuple[int, int, int, int]) 
     assert (outside[..., 1] <= 127).all()
 
 
-def test_out_of_the_picture_and_too_little_of_it() -> None:
+def test_objects_outside_the_picture_are_dropped_and_mostly_cut_ones_ignored() -> None:
     picture = painted((60, 100), block(10, 20, 20, 30), block(60, 20, 20, 20))
     (left,) = warp(picture, shift(-35, 0), (60, 60), GREY).objects
     assert box(left) == (25, 20, 45, 40)
     cut = warp(picture, shift(-29, 0), (60, 100), GREY).objects
-    assert [item.ignored for item in cut] == [True, False]  # a column of 20 is left of the first
+    assert [item.ignored for item in cut] == [True, False]  # one of 20 columns of the first object remains
     tiny = warp(picture, scaling(0.1, 0.1), (60, 100), GREY).objects
     assert all(item.ignored for item in tiny)
 
 
-def test_an_object_behind_another() -> None:
+def test_the_visible_part_of_an_occluded_object() -> None:
     below, above = block(10, 10, 20, 20), block(10, 10, 12, 20)
     found = visible_part(below, above)
     assert found is not None
@@ -100,13 +100,13 @@ def test_an_object_behind_another() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_masks_stay_with_their_pixels(seed: int) -> None:
+def test_masks_stay_aligned_with_their_pixels(seed: int) -> None:
     ellipse = np.hypot(*np.meshgrid(np.linspace(-1, 1, 70), np.linspace(-1, 1, 50))) < 1
     picture = painted((200, 300), TrainingObject(1, 100, 90, (ellipse * 255).astype(np.uint8), ignored=False))
     seen = random_view(np.random.default_rng(seed), picture, 1.0, CROP_HW)
     assert seen.hw == CROP_HW
     green = (seen.rgb[..., 1].astype(int) - seen.rgb[..., 0]) > 115
-    green &= seen.rgb[..., 2] < 140  # not the border's colour
+    green &= seen.rgb[..., 2] < 140  # excludes the colour of the border
     for item in seen.objects:
         mask = np.zeros(CROP_HW, bool)
         x1, y1, x2, y2 = box(item)
@@ -114,11 +114,11 @@ def test_masks_stay_with_their_pixels(seed: int) -> None:
         assert 0 <= y1 < y2 <= CROP_HW[0]
         mask[y1:y2, x1:x2] = item.mask > 0
         if not item.ignored and mask.sum() > 200:
-            # half a pixel along the outline may differ; one pixel of shift in a small mask already is 0.9
+            # half a pixel along the outline may differ; a shift by one pixel gives a small mask an IoU of 0.9
             assert (mask & green).sum() / (mask | green).sum() > 0.93
 
 
-def test_pasting_needs_a_labelled_class_and_covers_what_is_behind() -> None:
+def test_pasted_objects_are_of_a_labelled_class_and_occlude() -> None:
     seen: list[frozenset[int]] = []
 
     def donor(rng: np.random.Generator, labelled: frozenset[int]) -> tuple[TrainingPicture, TrainingObject, float]:
@@ -141,14 +141,14 @@ def test_pasting_needs_a_labelled_class_and_covers_what_is_behind() -> None:
     assert with_pasted_objects(np.random.default_rng(3), picture, donor, share=0.0) is picture
 
 
-def test_a_plain_ground_has_nothing_on_it() -> None:
+def test_a_plain_background_has_no_objects() -> None:
     ground = plain_ground(np.random.default_rng(5), CROP_HW, frozenset({1}))
     assert (ground.hw, ground.objects, ground.labelled) == (CROP_HW, (), {1})
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_clutter_is_unlabelled_and_hides_what_is_behind_it(seed: int) -> None:
-    """Wherever the picture changed by more than an edge's softness, no mask is left; elsewhere all of it is."""
+def test_clutter_is_unlabelled_and_occludes(seed: int) -> None:
+    """Masks are cut where clutter changed the picture, and unchanged elsewhere, except at the soft edge of clutter."""
     picture = painted((96, 160), block(0, 0, 80, 96), block(80, 0, 80, 96, output=2))
     cluttered = with_clutter(np.random.default_rng(seed), picture)
     assert cluttered.labelled == picture.labelled
@@ -163,14 +163,14 @@ def test_clutter_is_unlabelled_and_hides_what_is_behind_it(seed: int) -> None:
     assert not changed[~near].any()
 
 
-def test_a_room_is_not_one_tone() -> None:
+def test_a_drawn_room_is_not_uniform() -> None:
     for seed in range(20):
         rgb = np.full((96, 160, 3), 90, np.uint8)
         draw_room(np.random.default_rng(seed), rgb)
         assert rgb.std() > 0
 
 
-def test_camera_noise_keeps_the_form_and_follows_the_generator() -> None:
+def test_camera_noise_keeps_shape_and_dtype_and_depends_on_the_generator() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (65, 97, 3), np.uint8)
     for seed in range(30):
         first, second = (with_camera_noise(np.random.default_rng(seed), rgb.copy()) for _ in range(2))
@@ -213,7 +213,7 @@ def same(first: Sample, second: Sample) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_position_is_one_sample(scene: CocoData) -> None:
+def test_a_sample_depends_on_seed_and_position_only(scene: CocoData) -> None:
     data, again = pictures(scene), pictures(scene)
     later = [data[position] for position in (7, 3)][1]
     assert same(later, again[3])
@@ -221,7 +221,7 @@ def test_a_position_is_one_sample(scene: CocoData) -> None:
     assert not same(later, pictures(scene, seed=2)[3])
 
 
-def test_samples_are_whole(scene: CocoData) -> None:
+def test_samples_are_valid(scene: CocoData) -> None:
     data = pictures(scene, synthetic_share=0.1)
     num_objects = 0
     for position in range(40):
@@ -242,8 +242,8 @@ def record(index: int, *category_ids: int) -> PictureRecord:
     return PictureRecord(index, Path("x"), 10, 10, frozenset({1, 2}), entries)
 
 
-def test_rare_classes_are_shown_more_often() -> None:
-    # class 1 on all of 100 pictures, class 2 on one: sqrt(0.25 / 0.01) = 5
+def test_pictures_with_rare_classes_are_repeated() -> None:
+    # class 1 is on each of 100 pictures, class 2 on one of them: its repeat factor is sqrt(0.25 / 0.01) = 5
     records = tuple(record(index, *((1, 2) if index == 0 else (1,))) for index in range(100))
     data = CocoData(Path("x"), ((1, "a"), (2, "b")), records, "")
     factors = repeat_factors(data)
@@ -253,7 +253,7 @@ def test_rare_classes_are_shown_more_often() -> None:
     assert order.tolist() != _epoch_order(factors, seed=0, epoch=1, length=104).tolist()
 
 
-def test_batches_go_on_where_a_step_begins() -> None:
+def test_batches_resume_at_a_step() -> None:
     from_start, from_step_2 = iter(BatchPositions(0, 3)), iter(BatchPositions(2, 3))
     batches = [next(from_start) for _ in range(4)]
     assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
@@ -264,6 +264,6 @@ def test_unlabelled_classes_stay_unlabelled(scene: CocoData) -> None:
     only_people = tuple(dataclasses.replace(entry, labelled=frozenset({1})) for entry in scene.pictures)
     data = pictures(dataclasses.replace(scene, pictures=only_people))
     labelled = {tuple(data[position].labelled.tolist()) for position in range(30)}
-    # those of the data, and the plain ground, of which everything is known
+    # the classes that the data label; all classes on a plain background, which has no objects
     assert labelled <= {(True, True, False, False), (True, True, True, True)}
     assert (True, True, False, False) in labelled

@@ -1,4 +1,4 @@
-"""The loss is torchvision's where both say the same, and follows its two rules where they do not."""
+"""The loss equals torchvision's for fully labelled data, and excludes ignored regions and unlabelled classes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network() -> Any:
 
 
 def batch(*, objects: bool = True, ignored: bool = False, labelled: tuple[bool, ...] = (True,) * NUM_OUTPUTS) -> Batch:
-    """Two pictures, the second without objects."""
+    """Return a batch of two pictures. The second has no objects."""
     generator = torch.Generator().manual_seed(1)
     boxes = torch.tensor([[10.0, 12, 50, 70], [60, 20, 120, 60], [30, 30, 46, 46]])[: 3 if objects else 0]
     masks = torch.randint(0, 256, (len(boxes), MASK_TARGET_SIDE, MASK_TARGET_SIDE), generator=generator)
@@ -55,8 +55,11 @@ def losses_of(network: Any, given: Batch, sampling: Sampling = AS_TORCHVISION) -
     return loss(given)
 
 
-def theirs(network: Any, given: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """torchvision's losses, its masks cut from ours: its own way with them takes masks of whole pictures."""
+def torchvision_losses(network: Any, given: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """Return torchvision's losses.
+
+    The mask targets come from `mask_targets`, because torchvision's function takes masks of whole pictures.
+    """
 
     def project(masks: Tensor, rois: Tensor, matched: Tensor, side: int) -> Tensor:
         if len(masks) == 0:
@@ -69,7 +72,7 @@ def theirs(network: Any, given: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[
         {"boxes": boxes, "labels": outputs, "masks": masks}
         for boxes, outputs, masks in zip(given.boxes, given.outputs, given.masks, strict=True)
     ]
-    # parts in training mode, the norms not
+    # RPN and heads in training mode, batch norms in inference mode
     monkeypatch.setattr(network.rpn, "training", True)
     monkeypatch.setattr(network.roi_heads, "training", True)
     torch.manual_seed(7)
@@ -80,24 +83,24 @@ def theirs(network: Any, given: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[
     return {**proposal_losses, **head_losses}
 
 
-def test_equals_torchvision(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_equal_torchvisions(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = losses_of(network, batch())
-    expected = theirs(network, batch(), monkeypatch)
-    # the same samples and the same sums in another order, in float32
-    for mine, name in (
+    expected = torchvision_losses(network, batch(), monkeypatch)
+    # both sum the same samples in float32, in different orders
+    for loss, name in (
         (ours.objectness, "loss_objectness"),
         (ours.proposals, "loss_rpn_box_reg"),
         (ours.classes, "loss_classifier"),
         (ours.boxes, "loss_box_reg"),
         (ours.masks, "loss_mask"),
     ):
-        assert float(mine) > 0
+        assert float(loss) > 0
         torch.testing.assert_close(
-            mine, expected[name], rtol=2e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            loss, expected[name], rtol=2e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
-def test_ignored_regions_are_no_background(network: Any) -> None:
+def test_ignored_regions_are_not_background(network: Any) -> None:
     empty = losses_of(network, batch(objects=False))
     ignored = losses_of(network, batch(objects=False, ignored=True))
     assert float(empty.objectness) > 0
@@ -105,12 +108,12 @@ def test_ignored_regions_are_no_background(network: Any) -> None:
     assert [float(value) for value in ignored] == [0.0] * 5
 
 
-def test_objects_in_ignored_regions_are_learnt(network: Any) -> None:
+def test_objects_in_ignored_regions_contribute_to_the_loss(network: Any) -> None:
     found = losses_of(network, batch(ignored=True))
     assert all(float(value) > 0 for value in found)
 
 
-def test_only_boxes_mostly_inside_are_ignored(network: Any) -> None:
+def test_only_boxes_mostly_inside_ignored_regions_are_ignored(network: Any) -> None:
     given = batch(objects=False)
     given.ignored[:, :, : HW[1] // 2] = True
     whole, half = losses_of(network, batch(objects=False)), losses_of(network, given)
@@ -118,13 +121,13 @@ def test_only_boxes_mostly_inside_are_ignored(network: Any) -> None:
     assert float(half.objectness) != float(whole.objectness)
 
 
-def test_no_background_for_proposals_where_classes_are_missing(network: Any) -> None:
+def test_unlabelled_classes_disable_background_anchors(network: Any) -> None:
     found = losses_of(network, batch(objects=False, labelled=(True, True, False, True)))
     assert float(found.objectness) == 0.0
     assert float(found.classes) > 0
 
 
-def test_background_may_be_what_was_not_looked_for() -> None:
+def test_background_may_be_an_unlabelled_class() -> None:
     logits = torch.tensor([[0.0, math.log(2.0), math.log(5.0)]]).repeat(3, 1)  # p = 1/8, 2/8, 5/8
     outputs = torch.tensor([0, 0, 1])
     labelled = torch.tensor([[True, True, True], [True, True, False], [True, True, False]])
@@ -133,15 +136,15 @@ def test_background_may_be_what_was_not_looked_for() -> None:
     assert class_losses(logits, outputs, labelled).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_gradient_leaves_a_missing_class_alone() -> None:
+def test_background_gradient_does_not_lower_an_unlabelled_class() -> None:
     logits = torch.zeros(1, 3, requires_grad=True)
     labelled = torch.tensor([[True, True, False]])
     class_losses(logits, torch.tensor([0]), labelled).sum().backward()
     assert logits.grad is not None
-    background, looked_for, missing = logits.grad[0].tolist()
-    assert looked_for > 0  # pushed down
-    assert missing < 0  # not pushed down: it shares what the background gains
-    assert background == pytest.approx(missing)
+    background, labelled_class, unlabelled_class = logits.grad[0].tolist()
+    assert labelled_class > 0  # its logit decreases
+    assert unlabelled_class < 0  # its logit increases like the background logit
+    assert background == pytest.approx(unlabelled_class)
 
 
 def test_mask_targets_by_hand() -> None:
@@ -151,19 +154,19 @@ def test_mask_targets_by_hand() -> None:
     rois = torch.tensor([[10.0, 20, 50, 60], [30, 20, 50, 60], [10, 20, 30, 40], [-10, 20, 30, 60]])
     same, right, corner, shifted = mask_targets(left_half.repeat(4, 1, 1), boxes.repeat(4, 1), rois, 4)
     assert same.tolist() == [[1, 1, 0, 0]] * 4
-    assert not right[:, 1:].any()  # the first column touches the edge, where the mask is interpolated
+    assert not right[:, 1:].any()  # the mask is interpolated at its edge, which the first column touches
     assert (corner[:, :3] == 1).all()
     assert shifted.tolist() == [[0, 0, 1, 1]] * 4
 
 
-def test_fewer_samples_are_fewer(network: Any) -> None:
+def test_fewer_samples_change_the_loss(network: Any) -> None:
     few = Sampling(num_anchors=16, num_rois=16, num_masks=1, pre_nms_top_n=50, post_nms_top_n=20)
     found = losses_of(network, batch(), few)
     assert all(math.isfinite(float(value)) for value in found)
     assert float(found.masks) != float(losses_of(network, batch()).masks)
 
 
-def test_boxes_alone_have_no_mask_loss() -> None:
+def test_a_model_of_boxes_has_no_mask_loss() -> None:
     torch.manual_seed(0)
     network = build("fasterrcnn_mobilenet_v3_large_320_fpn", NUM_OUTPUTS)
     found = losses_of(network, batch(), Sampling())
@@ -171,14 +174,14 @@ def test_boxes_alone_have_no_mask_loss() -> None:
     assert float(found.total) == pytest.approx(sum(float(value) for value in found[:4]))
 
 
-def test_hard_negatives_take_the_place_of_drawn_ones() -> None:
+def test_hard_negatives_replace_random_negatives() -> None:
     outputs = torch.tensor([2, 0, 0, 0, -1, 0, 0, 1, 0])
     losses = torch.tensor([9.0, 0.1, 0.5, 0.2, 9.0, 0.9, 0.3, 9.0, 0.4])
-    drawn = torch.tensor([0, 1, 3, 5, 6])
-    chosen = with_hard_negatives(outputs, drawn, losses, num_hard=2).tolist()
-    # the object, the two worst backgrounds, and of those drawn the first that are left
+    random_idx = torch.tensor([0, 1, 3, 5, 6])
+    chosen = with_hard_negatives(outputs, random_idx, losses, num_hard=2).tolist()
+    # the object, the two backgrounds with the highest loss, and the first remaining random samples
     assert chosen == [0, 5, 2, 1, 3]
-    assert with_hard_negatives(outputs, drawn, losses, num_hard=0).tolist() == drawn.tolist()
-    assert sorted(with_hard_negatives(outputs, drawn, losses, num_hard=9).tolist()) == [0, 2, 5, 6, 8]
-    nothing = with_hard_negatives(outputs[:1], drawn[:1], losses[:1], num_hard=0)
+    assert with_hard_negatives(outputs, random_idx, losses, num_hard=0).tolist() == random_idx.tolist()
+    assert sorted(with_hard_negatives(outputs, random_idx, losses, num_hard=9).tolist()) == [0, 2, 5, 6, 8]
+    nothing = with_hard_negatives(outputs[:1], random_idx[:1], losses[:1], num_hard=0)
     assert nothing.tolist() == [0]
