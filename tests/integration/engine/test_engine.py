@@ -41,8 +41,8 @@ def pictures() -> list[NDArray[np.uint8]]:
     return street_pictures()
 
 
-def torchvisions(network: MaskRCNN, frame: I420Frame) -> Detections:
-    """Detections of torchvision's forward pass on the frame as float RGB."""
+def by_torchvision(network: MaskRCNN, frame: I420Frame) -> Detections:
+    """Return the detections of torchvision's forward pass on the frame, converted to float RGB."""
     hw = (frame.height, frame.width)
     rgb = preprocess_batch([frame], [hw], hw, (0, 0, 0), (1, 1, 1))[0]
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_detections_equal_torchvisions(engine: Engine, pictures: list[NDArray[np
         frame = frame_of(picture)
         (found,) = found_on(engine, frame)
         assert len(found) > 10
-        assert_same(found, torchvisions(network, frame))
+        assert_same(found, by_torchvision(network, frame))
 
 
 def test_a_frame_does_not_depend_on_its_neighbours(engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
@@ -91,7 +91,7 @@ def test_detections_are_in_pixels_of_the_source(engine: Engine, pictures: list[N
     np.testing.assert_allclose(large.boxes_xyxy, same.boxes_xyxy * [3, 4, 3, 4], rtol=1e-6)
     areas = [[rle_area(counts) for counts in found.rle_counts] for found in (same, large)]
     big = np.array(areas[0]) > 400
-    # a pixel of the box and of the outline matters more in the small picture
+    # rounding of boxes and outlines to pixels has a larger effect in the small picture
     np.testing.assert_allclose(np.array(areas[1])[big], 12 * np.array(areas[0])[big], rtol=0.15)
 
 
@@ -149,7 +149,7 @@ def test_every_frame_needs_its_filters(engine: Engine, pictures: list[NDArray[np
 
 
 @pytest.mark.parametrize("hw", [(2, 2), (2, 640), (320, 2), (34, 62)], ids=str)
-def test_small_and_narrow_frames_pass(engine: Engine, hw: tuple[int, int]) -> None:
+def test_small_and_narrow_frames_are_accepted(engine: Engine, hw: tuple[int, int]) -> None:
     engine.warm_up([hw])
     (found,) = found_on(engine, frame_of(np.full((*hw, 3), 90, np.uint8)))
     assert (found.height, found.width) == hw
@@ -160,7 +160,7 @@ def test_bf16_detects_high_scoring_objects(engine: Engine, pictures: list[NDArra
     assert low.precision == "bf16"
     frame = frame_of(pictures[0])
     (exact,), (found,) = (e.infer([frame], min_scores=[0.7], class_ids=[None]) for e in (engine, low))
-    # bf16 has 8 bits: scores change by some hundredths, so detections near the threshold can appear or vanish
+    # bf16 has 8 bits of precision: scores change by a few hundredths, so detections near the threshold may differ
     assert abs(len(exact) - len(found)) <= 2
     assert found.scores[0] == pytest.approx(exact.scores[0], abs=0.05)
 
@@ -182,7 +182,7 @@ def test_folding_batch_norms_changes_no_output(architecture: str) -> None:
         after = [*network.backbone(picture).values(), network.roi_heads.mask_head(rois)]
     assert not [module for module in network.modules() if hasattr(module, "running_mean")]
     for expected, found in zip(before, after, strict=True):
-        # float32 sums in another order, over some 50 layers
+        # float32 sums in another order, over about 50 layers
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
@@ -196,7 +196,9 @@ def test_torchvisions_networks_run(name: str, pictures: list[NDArray[np.uint8]])
     assert set(found.class_ids.tolist()) <= set(spec.labels)
 
 
-def test_weights_of_ones_own(tmp_path: Path, engine: Engine, pictures: list[NDArray[np.uint8]]) -> None:
+def test_weights_from_a_file_equal_the_packaged_weights(
+    tmp_path: Path, engine: Engine, pictures: list[NDArray[np.uint8]]
+) -> None:
     state = load_file(BUNDLED)
     torch.save(state, tmp_path / "mine.pth")
     save_file(state, tmp_path / "mine.safetensors")
@@ -293,7 +295,7 @@ def test_weights_that_cannot_be_downloaded_give_one_error_line(tmp_path: Path, m
 
 
 def test_cached_weights_need_no_network_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State dict in the form of torchvision's file: old names, and frozen batch norms without counters."""
+    """The state dict has the form of torchvision's file: old names, and frozen batch norms without counters."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     spec = MODELS["maskrcnn_resnet50_fpn"]

@@ -1,4 +1,4 @@
-"""The parity harness on the synthetic scene, on real pictures if available, and on wrong engines."""
+"""The parity benchmark on the synthetic scene, on real pictures if available, and on engines with deliberate errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def torchvision() -> Torchvision:
 
 @pytest.fixture(scope="module")
 def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of the scene, larger than the model's input, with ground truth in COCO's format."""
+    """Pictures of the scene, larger than the model's input, with ground truth in COCO format."""
     folder = tmp_path_factory.mktemp("scene")
     (folder / "images").mkdir()
     scene = Scene(SceneConfig(width=852, height=480, num_frames=100, num_people=8, num_cars=4))
@@ -47,11 +47,11 @@ def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{image_id}.png"
         Image.fromarray(frame.image).save(folder / "images" / name)
         data["images"].append({"id": image_id, "file_name": name, "width": 852, "height": 480})
-        for thing in frame.objects:
-            x1, y1, x2, y2 = thing.box_xyxy
-            counts = encode_rle(frame.mask(thing.object_id)).decode()
-            entry = {"id": len(data["annotations"]) + 1, "image_id": image_id, "category_id": thing.class_id}
-            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing.area_px, "iscrowd": 0}
+        for item in frame.objects:
+            x1, y1, x2, y2 = item.box_xyxy
+            counts = encode_rle(frame.mask(item.object_id)).decode()
+            entry = {"id": len(data["annotations"]) + 1, "image_id": image_id, "category_id": item.class_id}
+            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": item.area_px, "iscrowd": 0}
             data["annotations"].append(entry | {"segmentation": {"size": [480, 852], "counts": counts}})
     path = folder / "truth.json"
     path.write_text(json.dumps(data))
@@ -74,7 +74,7 @@ def found_on(engine: Engine, frames: list[I420Frame]) -> list[Detections]:
 
 
 def fails(founds: list[Detections], expecteds: list[Detections]) -> bool:
-    """Whether a goal of fp32 is missed."""
+    """Return whether the detections miss a goal of fp32."""
     agreed = agreement(founds, expecteds)
     return agreed.share < parity.MIN_SHARE or agreed.least_iou < parity.MIN_MASK_IOU
 
@@ -90,7 +90,7 @@ def detections(boxes: list[tuple[float, ...]], scores: list[float], class_ids: l
     )
 
 
-# -- the judge
+# -- the comparison with torchvision
 
 
 @pytest.mark.parametrize("full_range", [True, False])
@@ -107,7 +107,7 @@ def test_torchvision_gets_the_reference_conversion(matrix: ColourMatrix, full_ra
 def test_the_comparison_uses_torchvisions_forward_pass_without_a_resize(
     torchvision: Torchvision, hw: tuple[int, int]
 ) -> None:
-    """If the source has the input size, bit-identical to a call of the network."""
+    """For a source of the input size, the result is bit-identical to a call of the network."""
     picture = Scene(SceneConfig(width=hw[1], height=hw[0], num_frames=30)).render(20).image
     frame = I420Frame(judge.rgb_to_i420(picture), hw[1], hw[0], hw[1], hw[0], ColourMatrix.BT601, full_range=True)
     found = torchvision.on_frame(frame)
@@ -209,7 +209,7 @@ def test_average_precision_by_hand(tmp_path: Path) -> None:
     truth: COCO = parity.read_truth(tmp_path / "truth.json")
     boxes = [(10.0, 10.0, 60.0, 60.0)]
     person = detections(boxes, [0.5], [1], rle_counts=[encode_rle(mask)])
-    # precision is 1 up to recall 0.5: 51 of the 101 points; the masks of the truth are the same, so one matches
+    # precision is 1 up to recall 0.5, at 51 of 101 points; both annotations have the same mask, so one matches
     assert average_precision(truth, {7: person}) == pytest.approx((51 / 101, 51 / 101))
     with_car = detections(boxes * 2, [0.9, 0.5], [3, 1], rle_counts=[encode_rle(mask)] * 2)
     assert average_precision(truth, {7: with_car}) == pytest.approx((51 / 101, 51 / 101))
@@ -299,7 +299,7 @@ def test_the_goals_are_reached_on_all_real_pictures(
     assert sum(row["goal"] is not None for row in rows) == (5 if precision == "fp32" else 3)
 
 
-# -- engines that are wrong on purpose
+# -- engines with deliberate errors
 
 
 def wrong_engine(change: Callable[[object], None]) -> Engine:

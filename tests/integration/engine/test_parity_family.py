@@ -1,8 +1,8 @@
-"""Every stage of the engine, compared with the same stage of torchvision's networks on torchvision's inputs to it.
+"""Every stage of the engine, compared with the same stage of torchvision's networks on the same inputs.
 
-The weights are random, so detections are nearly tied, and a complete run may order them differently; stages on equal
-inputs have no such ties. The weights are scaled on the pictures until features, scores, boxes, masks and heatmaps vary
-like those of a trained network.
+With random weights, scores are nearly tied, and a complete run may order detections differently. Stages are therefore
+compared on equal inputs. The weights are scaled on the pictures so that features, scores, boxes, masks and heatmaps vary
+like the outputs of a trained network.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ INPUT_HWS = [(192, 270), (176, 288)]
 NUM_PROPOSALS = 120
 NUM_DETECTIONS = 24
 
-# Sums of up to 12,544 float32 products in another order, over some 50 layers: relative to the largest.
+# Sums of up to 12,544 float32 products in another order, over about 50 layers; relative to the largest value.
 SUM_TOLERANCE = 1e-4
-# Of two proposals tied at the limit, either may be kept.
+# Of two proposals with tied scores at the limit on their number, either may be kept.
 SCORE_TOLERANCE = 1e-6
-# Decoding a box: some ten operations on numbers up to 288, of which one has the rounding 2^-16.
+# Decoding a box takes about ten operations on numbers up to 288, each with a rounding error of up to 2^-16.
 BOX_TOLERANCE_PX = 1e-3
 
 FAMILY = [name for name, spec in MODELS.items() if spec.weights_url is not None]
 WITH_MASKS = [name for name in FAMILY if MODELS[name].output == "masks"]
 
 
-class Judged(NamedTuple):
-    """torchvision's network with the outputs of each stage for two pictures, and ours with the same weights."""
+class StageOutputs(NamedTuple):
+    """Outputs of each stage of torchvision's network for two pictures, and our network with the same weights."""
 
     spec: ModelSpec
     frames: list[I420Frame]
@@ -68,18 +68,18 @@ class Judged(NamedTuple):
     found: list[dict[str, Tensor]]
     """boxes, scores and labels of each picture"""
     ours: StagedNetwork
-    taken: FasterRCNN
-    """the modules that `ours` has replaced"""
+    our_network: FasterRCNN
+    """the network whose modules `ours` replaced"""
 
 
 @pytest.fixture(params=FAMILY)
-def judged(request: pytest.FixtureRequest) -> Judged:
-    return judged_on(request.param)
+def stages(request: pytest.FixtureRequest) -> StageOutputs:
+    return stages_of(request.param)
 
 
 @cache
 @torch.inference_mode()
-def judged_on(name: str) -> Judged:
+def stages_of(name: str) -> StageOutputs:
     spec = dataclasses.replace(MODELS[name], min_size=PADDED_HW[0], max_size=PADDED_HW[1])
     frames = pictures()
     torch.manual_seed(7)
@@ -87,7 +87,7 @@ def judged_on(name: str) -> Judged:
     theirs.rpn._post_nms_top_n = {"training": NUM_PROPOSALS, "testing": NUM_PROPOSALS}
     theirs.roi_heads.detections_per_img = NUM_DETECTIONS
     images = images_of(theirs, frames)
-    spread_out(theirs, images)
+    scale_weights(theirs, images)
     features = theirs.backbone(images.tensors)
     objectness, deltas = theirs.rpn.head(list(features.values()))
     proposals, _ = theirs.rpn(images, features)
@@ -98,9 +98,9 @@ def judged_on(name: str) -> Judged:
     per_image = [
         dict(zip(("boxes", "scores", "labels"), of_image, strict=True)) for of_image in zip(*found, strict=True)
     ]
-    taken = copy.deepcopy(theirs)
-    ours = StagedNetwork(taken, torch.device("cpu"), torch.float32)
-    return Judged(
+    our_network = copy.deepcopy(theirs)
+    ours = StagedNetwork(our_network, torch.device("cpu"), torch.float32)
+    return StageOutputs(
         spec,
         frames,
         theirs,
@@ -114,12 +114,12 @@ def judged_on(name: str) -> Judged:
         codes,
         per_image,
         ours,
-        taken,
+        our_network,
     )
 
 
 def untied(logits: Tensor) -> Tensor:
-    """RoIAlign enlarges RoIs to one cell of their level, so small ones can give the same features."""
+    """Add noise, because small RoIs can give equal features: RoIAlign enlarges RoIs to one cell of their level."""
     return logits + 1e-3 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(7))
 
 
@@ -143,8 +143,8 @@ def images_of(network: FasterRCNN, frames: list[I420Frame]) -> ImageList:
     return images
 
 
-def spread_out(network: FasterRCNN, images: ImageList) -> None:
-    """Random weights, and then layer by layer in the order of execution a scale that gives its outputs a deviation."""
+def scale_weights(network: FasterRCNN, images: ImageList) -> None:
+    """Set random norms, then scale each output layer, in order of execution, so that its outputs have a set deviation."""
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.weight.uniform_(0.8, 1.2)
@@ -179,7 +179,7 @@ def last_layer(block: nn.Module) -> nn.Module:
 
 
 def rescale(layer: nn.Module, deviation: float, *outputs: Tensor) -> None:
-    """Normalise the mean of each channel to 0 and the common standard deviation to `deviation`."""
+    """Scale the layer so that each channel of its outputs has mean 0 and all together have the standard deviation."""
     rows = torch.cat([output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
     means = rows.mean(dim=1)
     factor = deviation / float((rows - means[:, None]).std())
@@ -213,55 +213,55 @@ def as_instances(found: list[dict[str, Tensor]]) -> FlatBoxes:
     return FlatBoxes(boxes, image_idx, labels, num)
 
 
-def test_the_random_networks_give_meaningful_outputs(judged: Judged) -> None:
-    assert all(len(of_image) > 50 for of_image in judged.proposals)
-    sides = torch.cat(judged.proposals)[:, 2:] - torch.cat(judged.proposals)[:, :2]
+def test_the_random_networks_give_meaningful_outputs(stages: StageOutputs) -> None:
+    assert all(len(of_image) > 50 for of_image in stages.proposals)
+    sides = torch.cat(stages.proposals)[:, 2:] - torch.cat(stages.proposals)[:, :2]
     areas = sides.prod(dim=1)
     assert float(areas.max() / areas.min()) > 16  # from at least two pyramid levels
-    for of_image in judged.found:
+    for of_image in stages.found:
         assert len(of_image["scores"]) == NUM_DETECTIONS
         assert float(of_image["scores"].max()) > 0.3
-        assert len(of_image["labels"].unique()) > 1 or len(judged.spec.head_class_ids) == 1
+        assert len(of_image["labels"].unique()) > 1 or len(stages.spec.head_class_ids) == 1
 
 
-def test_trunk(judged: Judged) -> None:
-    """From I420, including colour conversion and normalisation."""
-    spec = judged.spec
-    batch = torch.from_numpy(preprocess_batch(judged.frames, INPUT_HWS, PADDED_HW, spec.mean, spec.std))
+def test_backbone(stages: StageOutputs) -> None:
+    """The backbone on I420 frames, including colour conversion and normalisation."""
+    spec = stages.spec
+    batch = torch.from_numpy(preprocess_batch(stages.frames, INPUT_HWS, PADDED_HW, spec.mean, spec.std))
     with torch.inference_mode():
-        features = judged.taken.backbone(batch.permute(0, 3, 1, 2))
-    assert list(features) == list(judged.features)
-    for name, expected in judged.features.items():
+        features = stages.our_network.backbone(batch.permute(0, 3, 1, 2))
+    assert list(features) == list(stages.features)
+    for name, expected in stages.features.items():
         assert_close(features[name], expected)
 
 
-def test_rpn_head(judged: Judged) -> None:
+def test_rpn_head(stages: StageOutputs) -> None:
     with torch.inference_mode():
-        found = judged.taken.rpn.head(list(channels_last(judged.features).values()))
-    for ours, theirs in zip(found, (judged.objectness, judged.deltas), strict=True):
+        found = stages.our_network.rpn.head(list(channels_last(stages.features).values()))
+    for ours, theirs in zip(found, (stages.objectness, stages.deltas), strict=True):
         for level, expected in zip(ours, theirs, strict=True):
             assert_close(level, expected)
 
 
-def test_proposals(judged: Judged) -> None:
-    found = proposals_of(judged, judged.taken)
-    assert found.num.tolist() == [len(of_image) for of_image in judged.proposals]
-    for xyxy, scores, num, expected in zip(found.xyxy, found.scores, found.num, judged.proposals, strict=True):
+def test_proposals(stages: StageOutputs) -> None:
+    found = proposals_of(stages, stages.our_network)
+    assert found.num.tolist() == [len(of_image) for of_image in stages.proposals]
+    for xyxy, scores, num, expected in zip(found.xyxy, found.scores, found.num, stages.proposals, strict=True):
         above = scores[:num] > scores[num - 1] + SCORE_TOLERANCE
         assert num_partners(xyxy[:num][above], expected) == int(above.sum())
     scores = found.scores[0, : found.num[0]]
     assert bool((scores[1:] <= scores[:-1]).all())
 
 
-def proposals_of(judged: Judged, network: FasterRCNN) -> Boxes:
-    level_hws = [level.shape[-2:] for level in judged.objectness]
+def proposals_of(stages: StageOutputs, network: FasterRCNN) -> Boxes:
+    level_hws = [level.shape[-2:] for level in stages.objectness]
     strides = [[torch.tensor(side // cells) for side, cells in zip(PADDED_HW, hw, strict=True)] for hw in level_hws]
-    anchors = judged.theirs.rpn.anchor_generator.grid_anchors(level_hws, strides)
-    return propose(network.rpn, judged.objectness, judged.deltas, anchors, torch.tensor(INPUT_HWS).float())
+    anchors = stages.theirs.rpn.anchor_generator.grid_anchors(level_hws, strides)
+    return propose(network.rpn, stages.objectness, stages.deltas, anchors, torch.tensor(INPUT_HWS).float())
 
 
 def num_partners(found: Tensor, expected: Tensor) -> int:
-    """How many of the boxes have the other's at the same place, one to one: they are sorted by a corner first."""
+    """Return the number of boxes that have an equal expected box, within BOX_TOLERANCE_PX; matches are one to one."""
     left = list(range(len(expected)))
     num = 0
     for box in found:
@@ -272,33 +272,33 @@ def num_partners(found: Tensor, expected: Tensor) -> int:
     return num
 
 
-def test_regions_of_the_box_head(judged: Judged) -> None:
-    """On torchvision's features and proposals, and with padding behind those of each picture."""
-    proposals = as_boxes(judged.proposals)
+def test_pooled_features_of_the_box_head(stages: StageOutputs) -> None:
+    """RoIAlign on torchvision's features and proposals, with padding after the proposals of each picture."""
+    proposals = as_boxes(stages.proposals)
     with torch.inference_mode():
-        pyramid = judged.ours._pyramid(channels_last(judged.features), PADDED_HW)
+        pyramid = stages.ours._pyramid(channels_last(stages.features), PADDED_HW)
         image_idx = torch.arange(len(INPUT_HWS)).repeat_interleave(NUM_PROPOSALS)
-        pool = judged.theirs.roi_heads.box_roi_pool
-        found = judged.ours._pool(pool, pyramid, proposals.xyxy.flatten(0, 1), image_idx, proposals.num)
+        pool = stages.theirs.roi_heads.box_roi_pool
+        found = stages.ours._pool(pool, pyramid, proposals.xyxy.flatten(0, 1), image_idx, proposals.num)
     is_valid = (torch.arange(NUM_PROPOSALS) < proposals.num[:, None]).flatten()
-    assert_close(found[is_valid], judged.pooled)
+    assert_close(found[is_valid], stages.pooled)
 
 
-def test_box_head(judged: Judged) -> None:
-    heads = judged.taken.roi_heads
+def test_box_head(stages: StageOutputs) -> None:
+    heads = stages.our_network.roi_heads
     with torch.inference_mode():
-        pooled = judged.pooled.to(memory_format=torch.channels_last)
+        pooled = stages.pooled.to(memory_format=torch.channels_last)
         logits, codes = heads.box_predictor(heads.box_head(pooled))
-    assert_close(logits, judged.logits)
-    assert_close(codes, judged.codes)
+    assert_close(logits, stages.logits)
+    assert_close(codes, stages.codes)
 
 
-def detections_of(judged: Judged, network: FasterRCNN) -> Boxes:
-    proposals = as_boxes(judged.proposals)
-    num_outputs = judged.logits.shape[1]
+def detections_of(stages: StageOutputs, network: FasterRCNN) -> Boxes:
+    proposals = as_boxes(stages.proposals)
+    num_outputs = stages.logits.shape[1]
     is_valid = torch.arange(NUM_PROPOSALS) < proposals.num[:, None]
     padded = []
-    for values in (untied(judged.logits), judged.codes):
+    for values in (untied(stages.logits), stages.codes):
         rows = torch.full((*is_valid.shape, values.shape[1]), float("nan"))
         rows[is_valid] = values
         padded.append(rows.flatten(0, 1))
@@ -306,9 +306,9 @@ def detections_of(judged: Judged, network: FasterRCNN) -> Boxes:
     return detect(network.roi_heads, *padded, proposals, torch.tensor(INPUT_HWS).float(), min_scores)
 
 
-def test_detections(judged: Judged) -> None:
-    found = detections_of(judged, judged.taken)
-    for index, expected in enumerate(judged.found):
+def test_detections(stages: StageOutputs) -> None:
+    found = detections_of(stages, stages.our_network)
+    for index, expected in enumerate(stages.found):
         num = int(found.num[index])
         assert num == len(expected["scores"])
         torch.testing.assert_close(found.scores[index, :num], expected["scores"], rtol=0, atol=SCORE_TOLERANCE)
@@ -318,39 +318,39 @@ def test_detections(judged: Judged) -> None:
 
 @pytest.mark.parametrize("name", WITH_MASKS)
 def test_masks(name: str) -> None:
-    judged = judged_on(name)
-    heads = judged.theirs.roi_heads
-    boxes, labels = ([of_image[key] for of_image in judged.found] for key in ("boxes", "labels"))
+    stages = stages_of(name)
+    heads = stages.theirs.roi_heads
+    boxes, labels = ([of_image[key] for of_image in stages.found] for key in ("boxes", "labels"))
     with torch.inference_mode():
-        hidden = heads.mask_head(heads.mask_roi_pool(judged.features, boxes, judged.images.image_sizes))
+        hidden = heads.mask_head(heads.mask_roi_pool(stages.features, boxes, stages.images.image_sizes))
         expected = torch.cat(maskrcnn_inference(heads.mask_predictor(hidden), labels))[:, 0]
-        pyramid = judged.ours._pyramid(channels_last(judged.features), PADDED_HW)
-        found = judged.ours.masks(pyramid, as_instances(judged.found))
+        pyramid = stages.ours._pyramid(channels_last(stages.features), PADDED_HW)
+        found = stages.ours.masks(pyramid, as_instances(stages.found))
     assert 0.2 < float((expected > 0.5).float().mean()) < 0.8
     assert_close(found, expected)
 
 
 def test_keypoints() -> None:
-    judged = judged_on("keypointrcnn_resnet50_fpn")
-    heads = judged.theirs.roi_heads
-    boxes = [of_image["boxes"] for of_image in judged.found]
+    stages = stages_of("keypointrcnn_resnet50_fpn")
+    heads = stages.theirs.roi_heads
+    boxes = [of_image["boxes"] for of_image in stages.found]
     with torch.inference_mode():
-        hidden = heads.keypoint_head(heads.keypoint_roi_pool(judged.features, boxes, judged.images.image_sizes))
+        hidden = heads.keypoint_head(heads.keypoint_roi_pool(stages.features, boxes, stages.images.image_sizes))
         heatmaps = heads.keypoint_predictor(hidden)
         expected, scores = keypointrcnn_inference(heatmaps, boxes)
-        pyramid = judged.ours._pyramid(channels_last(judged.features), PADDED_HW)
-        found = judged.ours.heatmaps(pyramid, as_instances(judged.found))
+        pyramid = stages.ours._pyramid(channels_last(stages.features), PADDED_HW)
+        found = stages.ours.heatmaps(pyramid, as_instances(stages.found))
     assert_close(found, heatmaps)
     decoded = decode_keypoints(heatmaps.numpy(), torch.cat(boxes).numpy())
     np.testing.assert_allclose(decoded[:, :, :2], torch.cat(expected)[:, :, :2], atol=BOX_TOLERANCE_PX)
     np.testing.assert_allclose(decoded[:, :, 2], torch.cat(scores), atol=SUM_TOLERANCE * float(heatmaps.abs().max()))
 
 
-def test_whole_runs(judged: Judged) -> None:
-    """Nearly tied detections can swap, also at the limit of 100; nearly all must be equal."""
-    torchvision = Torchvision(judged.theirs, judged.spec)
-    engine = Engine(copy.deepcopy(judged.theirs), judged.spec, torch.device("cpu"), "fp32")
-    founds = engine.infer(judged.frames, min_scores=[0.0] * 2, class_ids=[None] * 2)
-    agreed = agreement(founds, [torchvision.on_frame(frame) for frame in judged.frames])
-    print(judged.spec.name, agreed.share, agreed.least_iou, agreed.num_expected)
+def test_complete_runs(stages: StageOutputs) -> None:
+    """Nearly tied detections can swap, also at the limit on their number, so 90 % must be equal."""
+    torchvision = Torchvision(stages.theirs, stages.spec)
+    engine = Engine(copy.deepcopy(stages.theirs), stages.spec, torch.device("cpu"), "fp32")
+    founds = engine.infer(stages.frames, min_scores=[0.0] * 2, class_ids=[None] * 2)
+    agreed = agreement(founds, [torchvision.on_frame(frame) for frame in stages.frames])
+    print(stages.spec.name, agreed.share, agreed.least_iou, agreed.num_expected)
     assert agreed.share >= 0.9

@@ -14,15 +14,15 @@ from torchvision.ops import FrozenBatchNorm2d
 from pipeline.engine.architectures import build, fold_batch_norm
 from pipeline.models.registry import MODELS
 
-THEIRS = [name for name, spec in MODELS.items() if spec.weights_url is not None]
+TORCHVISION_MODELS = [name for name, spec in MODELS.items() if spec.weights_url is not None]
 
 
 def num_outputs_of(name: str) -> int:
     return len(MODELS[name].head_class_ids) + 1
 
 
-def with_lively_norms(network: FasterRCNN) -> FasterRCNN:
-    """Set variances so small that an epsilon of 1e-5 matters, and weights that compensate for them."""
+def with_random_norms(network: FasterRCNN) -> FasterRCNN:
+    """Set small variances, so that an epsilon of 1e-5 matters, and weights that compensate for them."""
     torch.manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
@@ -34,7 +34,7 @@ def with_lively_norms(network: FasterRCNN) -> FasterRCNN:
 
 
 def outputs(network: FasterRCNN) -> list[torch.Tensor]:
-    """Outputs of every stage with convolutions, for one picture and given regions."""
+    """Return the outputs of every stage with convolutions, for a random picture and random RoI features."""
     torch.manual_seed(6)
     picture = torch.randn(1, 3, 64, 96)
     channels = network.backbone.out_channels
@@ -59,10 +59,10 @@ def test_the_kind_of_network_follows_from_the_output_of_the_model(name: str) -> 
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", TORCHVISION_MODELS)
 def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision loads our weights in place of its published ones, so that it sets up its norms as for those."""
-    ours = with_lively_norms(build(name, num_outputs_of(name)))
+    """torchvision loads our weights in place of its published ones, so that it creates the same kind of norm layers."""
+    ours = with_random_norms(build(name, num_outputs_of(name)))
     state = ours.state_dict()
     weights = get_model_weights(name).COCO_V1
     asked_for = []
@@ -86,7 +86,7 @@ def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkey
 
 @pytest.mark.parametrize("name", MODELS)
 def test_folding_batch_norms_changes_no_output(name: str) -> None:
-    network = with_lively_norms(build(MODELS[name].architecture, num_outputs_of(name)))
+    network = with_random_norms(build(MODELS[name].architecture, num_outputs_of(name)))
     with torch.inference_mode():
         before = outputs(network)
         fold_batch_norm(network)

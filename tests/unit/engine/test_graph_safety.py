@@ -28,7 +28,7 @@ class OnCudaOnly(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, result)):
-            # a Python number in a binary operation is a 0-d tensor here; the kernel gets its value
+            # a Python number in a binary operation is a 0-d tensor here, and is passed to the kernel by value
             if isinstance(leaf, Tensor) and leaf.device.type != "cuda" and leaf.dim() > 0:
                 raise AssertionError(f"{func} on {leaf.device}")
         return result
@@ -40,7 +40,7 @@ def fake() -> FakeTensorMode:
 
 
 def network_of(architecture: str, num_outputs: int, fake: FakeTensorMode) -> StagedNetwork:
-    """The network on the fake device."""
+    """Return the network on the fake device."""
     network = build(architecture, num_outputs)
     fold_batch_norm(network)
     with fake:
@@ -99,9 +99,9 @@ def copies_to_the_host(scores: Tensor) -> Any:
     return scores.cpu()
 
 
-@pytest.mark.parametrize("waiting", [reads_a_value, selects, copies_from_the_host, copies_to_the_host])
-def test_the_check_detects_synchronisation(waiting: Callable[[Tensor], Any], fake: FakeTensorMode) -> None:
+@pytest.mark.parametrize("synchronising", [reads_a_value, selects, copies_from_the_host, copies_to_the_host])
+def test_the_check_detects_synchronisation(synchronising: Callable[[Tensor], Any], fake: FakeTensorMode) -> None:
     with fake:
         scores = torch.empty(7, 2, device=CUDA)
         with OnCudaOnly(), pytest.raises((AssertionError, RuntimeError)):
-            waiting(scores)
+            synchronising(scores)

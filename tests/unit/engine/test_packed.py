@@ -34,13 +34,13 @@ def maps(channels: int, *hw: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def frozen(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The module in the state that `pack_for_cpu` requires."""
+    """Put the module in the state that `pack_for_cpu` requires: folded norms, no gradients, channels last."""
     fold_batch_norm(module.eval())
     return module.requires_grad_(requires_grad=False).to(dtype=dtype, memory_format=torch.channels_last)
 
 
 def packed(module: nn.Module) -> nn.Module:
-    """A copy with replaced layers."""
+    """Return a copy with replaced layers."""
     holder = nn.Sequential(copy.deepcopy(module))
     pack_for_cpu(holder)
     return holder
@@ -131,17 +131,17 @@ def test_unsupported_layers_are_not_replaced(plain: nn.Module) -> None:
     assert as_layer(plain) is None
 
 
-# -- what the check on this machine is for
+# -- the check of each layer on this machine
 
 
 @pytest.fixture
-def checked_anew() -> None:
+def fresh_check() -> None:
     onednn.works.cache_clear()
     yield
     onednn.works.cache_clear()
 
 
-@pytest.mark.usefixtures("checked_anew")
+@pytest.mark.usefixtures("fresh_check")
 def test_layers_with_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Convolution.forward
 
@@ -156,7 +156,7 @@ def test_layers_with_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found(picture), network(picture))
 
 
-@pytest.mark.usefixtures("checked_anew")
+@pytest.mark.usefixtures("fresh_check")
 def test_missing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*_: object) -> Tensor:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_convolution_weight'")
@@ -165,7 +165,7 @@ def test_missing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
     assert as_layer(nn.Conv2d(16, 16, 3)) is None
 
 
-@pytest.mark.usefixtures("checked_anew")
+@pytest.mark.usefixtures("fresh_check")
 def test_the_check_does_not_change_the_random_state() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -194,7 +194,7 @@ def test_a_residual_block(downsampled: bool, dtype: torch.dtype) -> None:
     before = picture.clone()
     found = packed(plain)
     torch.testing.assert_close(found(picture), plain(picture), rtol=roundings(dtype, 8), atol=roundings(dtype, 8))
-    assert torch.equal(picture, before)  # the caller's
+    assert torch.equal(picture, before)  # the input is not overwritten
     assert num_layers(found) == 3 + downsampled
 
 

@@ -56,24 +56,24 @@ def test_every_pair_is_found_once(extent: int, min_iou: float) -> None:
         np.testing.assert_array_equal(found, np.where(expected >= min_iou, expected, 0.0))
 
 
-def far_apart(rng: np.random.Generator, kind: str, num: int) -> NDArray[np.float64]:
-    """Boxes that are distributed badly over the strips."""
+def uneven_boxes(rng: np.random.Generator, kind: str, num: int) -> NDArray[np.float64]:
+    """Return boxes that are distributed unevenly over the strips."""
     boxes = random_boxes(rng, num, 200) + rng.choice([0.0, 0.25], (num, 1))
     if kind == "one left edge":
         boxes[:, 2] += 50.0 - boxes[:, 0]
         boxes[:, 0] = 50.0
     elif num and kind == "an outlier":
         boxes[rng.integers(num)] += 1e7
-    elif num and kind == "one over all":
+    elif num and kind == "one over the others":
         boxes[rng.integers(num)] = [-1e3, -1e3, 1e3, 1e3]
     return boxes
 
 
-@pytest.mark.parametrize("kind", ["one left edge", "an outlier", "one over all"])
+@pytest.mark.parametrize("kind", ["one left edge", "an outlier", "one over the others"])
 def test_boxes_that_share_a_strip(kind: str) -> None:
     rng = np.random.default_rng(8)
     for _ in range(60):
-        boxes, others = far_apart(rng, kind, int(rng.integers(40))), far_apart(rng, kind, int(rng.integers(40)))
+        boxes, others = uneven_boxes(rng, kind, int(rng.integers(40))), uneven_boxes(rng, kind, int(rng.integers(40)))
         a_idx, b_idx, iou = overlapping_pairs(boxes, others, 0.1)
         assert len({*zip(a_idx.tolist(), b_idx.tolist(), strict=True)}) == len(iou)
         found = np.zeros((len(boxes), len(others)))
@@ -107,7 +107,7 @@ def test_eight_lanes_equal_eight_comparisons(factor: float) -> None:
             expected = meeting_lanes(strips.edges, first, *box.tolist(), area, factor)
             assert compiled_lanes(strips.edges, first, box, factor) == expected
             num_met += expected.bit_count()
-    assert num_met > 100, "too few that meet"
+    assert num_met > 100, "too few overlapping boxes"
 
 
 def test_more_pairs_than_the_initial_capacity() -> None:
@@ -122,7 +122,7 @@ def test_boxes_that_are_not_finite_raise(x2: float) -> None:
 
 
 def test_nan_boxes_overlap_nothing() -> None:
-    """A prediction can become NaN; compiled code must not index outside its arrays."""
+    """A prediction can become NaN, and compiled code must not index outside its arrays."""
     boxes = random_boxes(np.random.default_rng(11), 20, 30)
     for nowhere in (np.nan, np.inf, -np.inf):
         assert len(pairs_in_strips(np.full((3, 4), nowhere), boxes, into_strips(boxes), 0.1)[2]) == 0

@@ -89,7 +89,7 @@ def test_an_object_that_passes_behind_a_pillar_keeps_velocity_and_size(fps: int)
     np.testing.assert_allclose(filters[0, [1, 3], :2], [[375.0, 0.0], [150.0, 0.0]], atol=1e-9)
 
 
-def test_a_growing_box_is_adopted_at_once() -> None:
+def test_the_filter_follows_a_growing_box_at_once() -> None:
     filters = new_filters(np.array([[100.0, 300, 115, 450]]))
     for width in (20.0, 30.0, 40.0, 50.0, 60.0):
         predict_filter(filters[0], 0.1)
@@ -97,8 +97,8 @@ def test_a_growing_box_is_adopted_at_once() -> None:
     assert filters[0, 2, 0] == pytest.approx(60.0, abs=3.0)
 
 
-def test_an_object_that_moves_away_shrinks() -> None:
-    """The box shrinks by a fifth per second: the filter follows slowly, as after a truncation."""
+def test_the_filter_follows_a_shrinking_box() -> None:
+    """The box shrinks by a fifth per second. The filter follows slowly, because occlusion also shrinks a box."""
     centre = np.array([130.0, 375.0])
     filters = new_filters(np.array([[100.0, 300, 160, 450]]))
     for frame in range(1, 61):

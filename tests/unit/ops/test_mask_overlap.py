@@ -11,11 +11,11 @@ from pipeline.contract import arrays
 
 
 def packed(cells: ArrayLike) -> NDArray[np.uint8]:
-    """Pack (N, 28, 28), or one (28, 28), into (N, 98)."""
+    """Pack (N, 28, 28) or (28, 28) into (N, 98)."""
     return np.packbits(np.asarray(cells, np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE), axis=1)
 
 
-def shared(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: ArrayLike) -> float:
+def overlap(cells_a: ArrayLike, box_a: ArrayLike, cells_b: ArrayLike, box_b: ArrayLike) -> float:
     masks = [packed(cells) for cells in (cells_a, cells_b)]
     boxes = [np.asarray(box, np.float64).reshape(1, 4) for box in (box_a, box_b)]
     found = shared_area(masks[0], boxes[0], 0, masks[1], boxes[1], 0)
@@ -31,24 +31,24 @@ TOP = LEFT.T.copy()
 
 def test_known_values() -> None:
     box = (10, 20, 66, 48)
-    assert shared(FULL, box, FULL, box) == pytest.approx(56 * 28)
-    assert shared(LEFT, box, FULL, box) == pytest.approx(28 * 28)
-    assert shared(LEFT, box, 1 - LEFT, box) == 0
-    assert shared(LEFT, box, TOP, box) == pytest.approx(28 * 14)
-    # a box of 10 x 4 in the upper left quarter, and one that lies half in the left half
-    assert shared(LEFT, box, FULL, (12, 22, 22, 26)) == pytest.approx(40)
-    assert shared(LEFT, box, FULL, (33, 22, 43, 26)) == pytest.approx(20)
-    assert shared(FULL, box, FULL, (60, 40, 70, 60)) == pytest.approx(6 * 8)
+    assert overlap(FULL, box, FULL, box) == pytest.approx(56 * 28)
+    assert overlap(LEFT, box, FULL, box) == pytest.approx(28 * 28)
+    assert overlap(LEFT, box, 1 - LEFT, box) == 0
+    assert overlap(LEFT, box, TOP, box) == pytest.approx(28 * 14)
+    # a box of 10 x 4 in the upper left quarter, and one of which half lies in the left half
+    assert overlap(LEFT, box, FULL, (12, 22, 22, 26)) == pytest.approx(40)
+    assert overlap(LEFT, box, FULL, (33, 22, 43, 26)) == pytest.approx(20)
+    assert overlap(FULL, box, FULL, (60, 40, 70, 60)) == pytest.approx(6 * 8)
 
 
 @pytest.mark.parametrize("other", [(66, 20, 80, 48), (100, 100, 120, 120), (30, 30, 30, 40), (30, 30, 40, 30)])
 def test_disjoint_or_without_area(other: tuple[int, ...]) -> None:
-    assert shared(FULL, (10, 20, 66, 48), FULL, other) == 0
+    assert overlap(FULL, (10, 20, 66, 48), FULL, other) == 0
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_equals_rasterised_masks(seed: int) -> None:
-    """Rasterised on a grid so fine that every cell edge lies on it."""
+    """Every edge of a cell lies on the raster, so rasterisation is exact."""
     rng = np.random.default_rng(seed)
     boxes, drawn, masks = [], [], []
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_equals_rasterised_masks(seed: int) -> None:
         drawn.append(canvas)
         masks.append(mask)
     expected = (drawn[0] & drawn[1]).sum() / 256
-    assert shared(masks[0], boxes[0], masks[1], boxes[1]) == pytest.approx(expected, abs=1e-9)
+    assert overlap(masks[0], boxes[0], masks[1], boxes[1]) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -75,7 +75,7 @@ def test_full_masks_have_the_intersection_of_their_boxes(seed: int) -> None:
     corners[1] = corners[0] + rng.uniform(-0.5, 0.8, 2) * sizes[0]
     low, high = corners.max(0), (corners + sizes).min(0)
     boxes = np.hstack([corners, corners + sizes])
-    assert shared(FULL, boxes[0], FULL, boxes[1]) == pytest.approx(np.prod((high - low).clip(0)), rel=1e-9, abs=1e-9)
+    assert overlap(FULL, boxes[0], FULL, boxes[1]) == pytest.approx(np.prod((high - low).clip(0)), rel=1e-9, abs=1e-9)
 
 
 def test_area_and_centroid() -> None:
@@ -90,10 +90,10 @@ def test_area_and_centroid() -> None:
     assert mask_centroid(bits, boxes, 0) == pytest.approx((cols.mean() + 0.5, rows.mean() + 0.5))
     rows, cols = np.nonzero(cells[1])
     assert mask_centroid(bits, boxes, 1) == pytest.approx((5 + 2 * cols.mean() + 1, 5 + rows.mean() + 0.5))
-    assert mask_centroid(bits, boxes, 3) == (3, 3), "an empty mask is taken for its box"
+    assert mask_centroid(bits, boxes, 3) == (3, 3), "the centroid of an empty mask is the centre of its box"
     assert mask_centroid(bits[:0], boxes, 1) == (33, 19)
 
 
 def test_detections_carry_masks_of_this_side() -> None:
-    """`pipeline.contract.arrays` states the side again, so that readers of messages need not import the kernels."""
+    """`pipeline.contract.arrays` repeats the constant, so that readers of messages need not import the kernels."""
     assert arrays.MASK_SIDE == MASK_SIDE

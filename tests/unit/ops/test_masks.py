@@ -33,13 +33,13 @@ NUM = 24
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a float32 bilinear resize rounds."""
+    """Rounding of a float32 bilinear resize."""
 
     fma: bool
     """fused multiply-adds in the weighted sums"""
     fused_position: bool
-    """one rounding of `(pixel + 0.5) * scale - 0.5` instead of two; outputs up to 128 px high plus wide have one
-    whenever there are fused multiply-adds"""
+    """one rounding of `(pixel + 0.5) * scale - 0.5` instead of two; outputs whose height plus width is at most 128 px
+    have one rounding if `fma` is set"""
 
 
 PASTE_RLE = Rounding(fma=True, fused_position=False)
@@ -47,12 +47,12 @@ ROUNDINGS = (PASTE_RLE, Rounding(fma=True, fused_position=True), Rounding(fma=Fa
 
 
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32], fused: bool) -> NDArray[np.float32]:
-    """a * b + c in one rounding (the float64 product of two float32 is exact) or in two."""
+    """Return a * b + c with one rounding (the float64 product of two float32 is exact) or with two."""
     return (a.astype(np.float64) * b + c).astype(np.float32) if fused else a * b + c
 
 
 def source_cells(pixels: NDArray[np.int64], num_pixels: int, fused: bool) -> tuple[NDArray[Any], ...]:
-    """Lower and upper cell of the 30 padded cells, and their weights, for each output pixel."""
+    """Return the lower and upper of the 30 padded cells, and their weights, for each output pixel."""
     scale, half = np.float32(30) / np.float32(num_pixels), np.float32(0.5)
     position = np.maximum(fma(pixels.astype(np.float32) + half, scale, -half, fused), np.float32(0))
     lower = np.minimum(position.astype(np.int64), 29)
@@ -63,7 +63,7 @@ def source_cells(pixels: NDArray[np.int64], num_pixels: int, fused: bool) -> tup
 def resize_float32(
     padded: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64], hw: tuple[int, int], how: Rounding
 ) -> NDArray[np.float32]:
-    """The given rows and columns of (30, 30), resized to hw in float32."""
+    """Return the given rows and columns of a (30, 30) mask resized to hw in float32."""
     small = hw[0] + hw[1] <= 128
     fused_position = how.fma if small else how.fused_position
     y0, y1, wy0, wy1 = (values[:, None] for values in source_cells(rows, hw[0], fused_position))
@@ -80,7 +80,7 @@ def resize_float32(
 def paste_float32(
     mask: NDArray[np.float32], box_xyxy: NDArray[np.float32], frame_hw: tuple[int, int], how: Rounding
 ) -> NDArray[np.bool_]:
-    """(H, W) mask of the frame: the arithmetic of torchvision's `paste_mask_in_image` in NumPy."""
+    """Return the (H, W) mask of the frame, with the arithmetic of torchvision's `paste_mask_in_image` in NumPy."""
     share, half = np.float32(30 / 28), np.float32(0.5)
     x1, y1, x2, y2 = box_xyxy
     half_w, half_h, centre_x, centre_y = (
@@ -108,7 +108,7 @@ def paste_float32_rle(
 
 @functools.cache
 def torch_rounding() -> Rounding:
-    """The rounding of the installed torch on this CPU."""
+    """Return the rounding of the installed torch on this CPU."""
     padded = np.pad(np.random.default_rng(4).random((28, 28)).astype(np.float32), 1)
     hws = [(211, 307), (90, 45), (31, 42)]
     for how in ROUNDINGS:
@@ -137,7 +137,7 @@ def noise(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def zeros_and_ones(rng: np.random.Generator) -> NDArray[np.float32]:
-    """The worst case for rounding: half-way between a 0 and a 1 lies exactly the threshold."""
+    """Return the worst case for rounding: half-way between 0 and 1 the value equals the threshold."""
     return (rng.random((NUM, 28, 28)) > 0.5).astype(np.float32)
 
 
@@ -170,7 +170,7 @@ MASKS = [blobs, noise, zeros_and_ones, eighths]
 
 
 def paste_cases(make_masks: MakeArray, boxes: MakeArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Masks and boxes; torchvision fails for a box outside the frame, so there is none."""
+    """Return masks and boxes. Boxes outside the frame are removed, because torchvision fails for them."""
     rng = np.random.default_rng(7)
     masks, boxes_xyxy = make_masks(rng), boxes(rng)
     inside = (boxes_xyxy[:, :2] < FRAME_HW[::-1]).all(1) & (boxes_xyxy[:, 2:] > 0).all(1)

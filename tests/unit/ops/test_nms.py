@@ -22,15 +22,15 @@ WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 needs_jit = pytest.mark.skipif(WITHOUT_JIT, reason="too large for interpreted loops")
 
 
-def suppressed(
+def kept_by_group(
     boxes: NDArray[np.float32],
     is_candidate: NDArray[np.bool_],
     iou_threshold: float,
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """The survivors of each group, after a check of the shapes and the padding of the result."""
-    with np.errstate(invalid="ignore", over="ignore"):  # where the kernel is interpreted
+    """Return the kept indices of each group, after checking the shapes and the padding of the result."""
+    with np.errstate(invalid="ignore", over="ignore"):  # raised if the kernel runs in the interpreter
         kept, num_kept = nms(boxes, is_candidate, iou_threshold, max_kept, classes)
     assert (kept.shape, kept.dtype) == ((len(boxes), max_kept), np.int64)
     assert (num_kept.shape, num_kept.dtype) == ((len(boxes),), np.int64)
@@ -45,7 +45,7 @@ def by_torchvision(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """torchvision's nms class by class. Its sort is stable, so boxes with equal scores keep their order."""
+    """Return the kept indices by torchvision's nms per class. Its sort is stable, so equal scores keep the order."""
     kept = []
     for group in range(len(boxes)):
         of_class = np.zeros(boxes.shape[1], np.int64) if classes is None else classes[group]
@@ -60,14 +60,14 @@ def by_torchvision(
     return kept
 
 
-def by_loops(
+def by_reference(
     boxes: NDArray[np.float32],
     is_candidate: NDArray[np.bool_],
     iou_threshold: float,
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """The survivors by the reference."""
+    """Return the kept indices by the reference."""
     of_group = [None] * len(boxes) if classes is None else classes
     return [
         reference.nms(*arguments, iou_threshold, max_kept, one_classes)
@@ -79,14 +79,14 @@ def test_by_hand() -> None:
     """IoUs: 8 / 12 for boxes 0 and 1, 6 / 14 for 0 and 2, 8 / 12 for 1 and 2; box 3 overlaps none."""
     boxes = np.array([[[0, 0, 5, 2], [1, 0, 6, 2], [2, 0, 7, 2], [9, 9, 10, 10]]], np.float32)
     everything = np.ones((1, 4), np.bool_)
-    assert suppressed(boxes, everything, 0.7, 4) == [[0, 1, 2, 3]]
-    assert suppressed(boxes, everything, 0.5, 4) == [[0, 2, 3]]
-    assert suppressed(boxes, everything, 0.4, 4) == [[0, 3]]
-    assert suppressed(boxes, everything, 0.5, 2) == [[0, 2]]
-    assert suppressed(boxes, everything, 0.5, 4, np.array([[1, 2, 1, 1]])) == [[0, 1, 2, 3]]
-    assert suppressed(boxes, everything, 0.4, 4, np.array([[1, 2, 1, 1]])) == [[0, 1, 3]]
-    assert suppressed(boxes, np.array([[False, True, True, True]]), 0.5, 4) == [[1, 3]]
-    assert suppressed(boxes, np.array([[True, False, True, True]]), 0.4, 4) == [[0, 3]]
+    assert kept_by_group(boxes, everything, 0.7, 4) == [[0, 1, 2, 3]]
+    assert kept_by_group(boxes, everything, 0.5, 4) == [[0, 2, 3]]
+    assert kept_by_group(boxes, everything, 0.4, 4) == [[0, 3]]
+    assert kept_by_group(boxes, everything, 0.5, 2) == [[0, 2]]
+    assert kept_by_group(boxes, everything, 0.5, 4, np.array([[1, 2, 1, 1]])) == [[0, 1, 2, 3]]
+    assert kept_by_group(boxes, everything, 0.4, 4, np.array([[1, 2, 1, 1]])) == [[0, 1, 3]]
+    assert kept_by_group(boxes, np.array([[False, True, True, True]]), 0.5, 4) == [[1, 3]]
+    assert kept_by_group(boxes, np.array([[True, False, True, True]]), 0.4, 4) == [[0, 3]]
 
 
 @pytest.mark.parametrize("with_classes", [False, True], ids=["one class", "classes"])
@@ -99,9 +99,9 @@ def test_equals_torchvision_and_the_reference(iou_threshold: float, with_classes
         is_candidate = random.random((num_groups, num_boxes)) < [[0.0], [0.3], [0.9], [1.0]]
         classes = random.integers(-2, 3, (num_groups, num_boxes)) if with_classes else None
         expected = by_torchvision(boxes, is_candidate, iou_threshold, num_boxes, classes)
-        assert suppressed(boxes, is_candidate, iou_threshold, num_boxes, classes) == expected
+        assert kept_by_group(boxes, is_candidate, iou_threshold, num_boxes, classes) == expected
         if seed < 3:
-            assert by_loops(boxes, is_candidate, iou_threshold, num_boxes, classes) == expected
+            assert by_reference(boxes, is_candidate, iou_threshold, num_boxes, classes) == expected
 
 
 @needs_jit
@@ -114,7 +114,7 @@ def test_agrees_with_torchvision_on_thousands_of_crowds(num_boxes: int) -> None:
         is_candidate = np.random.default_rng(0).random((num_groups, num_boxes)) < 0.9
         survivors = by_torchvision(boxes, is_candidate, 0.5, num_boxes)
         for max_kept in (1, 32, num_boxes, num_boxes + 5):
-            assert suppressed(boxes, is_candidate, 0.5, max_kept) == [places[:max_kept] for places in survivors]
+            assert kept_by_group(boxes, is_candidate, 0.5, max_kept) == [places[:max_kept] for places in survivors]
 
 
 @needs_jit
@@ -127,7 +127,7 @@ def test_agrees_with_batched_nms(num_boxes: int) -> None:
     classes = random.integers(1, 9, num_boxes)
     scores = torch.linspace(1, 0, num_boxes)
     expected = batched_nms(torch.from_numpy(boxes), scores, torch.from_numpy(classes), 0.5)[:100].tolist()
-    assert suppressed(boxes[None], np.ones((1, num_boxes), np.bool_), 0.5, 100, classes[None]) == [expected]
+    assert kept_by_group(boxes[None], np.ones((1, num_boxes), np.bool_), 0.5, 100, classes[None]) == [expected]
 
 
 @pytest.mark.parametrize("iou_threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9])
@@ -137,8 +137,8 @@ def test_an_iou_equal_to_the_threshold_behaves_like_torchvisions(iou_threshold: 
     pairs = np.stack([[[0, 0, 10, 1], [0, 0, offset, 1]] for offset in offsets]).astype(np.float32)
     everything = np.ones((len(pairs), 2), np.bool_)
     expected = by_torchvision(pairs, everything, iou_threshold, 2)
-    assert suppressed(pairs, everything, iou_threshold, 2) == expected
-    assert by_loops(pairs, everything, iou_threshold, 2) == expected
+    assert kept_by_group(pairs, everything, iou_threshold, 2) == expected
+    assert by_reference(pairs, everything, iou_threshold, 2) == expected
     assert {len(kept) for kept in expected} == {1, 2}
 
 
@@ -148,7 +148,7 @@ def test_ious_within_a_rounding_of_the_threshold(iou_threshold: float) -> None:
     boxes, classes = pairs_near_threshold(200, iou_threshold)
     everything = np.ones(classes.shape, np.bool_)
     expected = by_torchvision(boxes, everything, iou_threshold, 400, classes)
-    assert suppressed(boxes, everything, iou_threshold, 400, classes) == expected
+    assert kept_by_group(boxes, everything, iou_threshold, 400, classes) == expected
     first, second = boxes.reshape(-1, 2, 4).astype(np.float64).transpose(1, 0, 2)
     exact = second[:, 3] / first[:, 3] > iou_threshold
     survives = np.isin(np.arange(1, 400, 2), expected[0])
@@ -167,7 +167,7 @@ def test_agrees_with_torchvision_on_few_different_numbers(data: st.DataObject) -
     is_candidate = np.array(data.draw(flags), np.bool_).reshape(num_groups, num_boxes)
     iou_threshold, max_kept = data.draw(st.sampled_from([0.0, 0.25, 0.5, 1 / 3, 1.0])), data.draw(st.integers(1, 14))
     expected = by_torchvision(boxes, is_candidate, iou_threshold, max_kept)
-    assert suppressed(boxes, is_candidate, iou_threshold, max_kept) == expected
+    assert kept_by_group(boxes, is_candidate, iou_threshold, max_kept) == expected
 
 
 def test_wrong_variants_are_detected() -> None:
@@ -183,34 +183,34 @@ def test_wrong_variants_are_detected() -> None:
         ]
         for of_group in boxes
     ]
-    assert one_round != suppressed(boxes, everything, 0.3, 40)
-    assert by_torchvision(boxes, everything, 0.3, 40) != suppressed(boxes, everything, 0.3, 40, classes)
+    assert one_round != kept_by_group(boxes, everything, 0.3, 40)
+    assert by_torchvision(boxes, everything, 0.3, 40) != kept_by_group(boxes, everything, 0.3, 40, classes)
     all_suppress = [
         [n for n in kept if is_candidate[group, n]]
         for group, kept in enumerate(by_torchvision(boxes, everything, 0.3, 40))
     ]
-    assert all_suppress != suppressed(boxes, is_candidate, 0.3, 40)
+    assert all_suppress != kept_by_group(boxes, is_candidate, 0.3, 40)
 
 
 def test_boxes_that_are_not_candidates_may_contain_any_values() -> None:
     boxes, is_candidate = crowd(3, 50, 7), np.random.default_rng(7).random((3, 50)) < 0.5
-    expected = suppressed(boxes, is_candidate, 0.5, 50)
+    expected = kept_by_group(boxes, is_candidate, 0.5, 50)
     for poison in (np.nan, np.inf, -np.inf, 3e38):
         boxes[~is_candidate] = poison
-        assert suppressed(boxes, is_candidate, 0.5, 50) == expected
+        assert kept_by_group(boxes, is_candidate, 0.5, 50) == expected
 
 
 def test_one_box_suppresses_all() -> None:
     boxes = np.repeat(np.array([[[0, 0, 9, 9]]], np.float32), 100, axis=1)
-    assert suppressed(boxes, np.ones((1, 100), np.bool_), 0.99, 100) == [[0]]
-    assert suppressed(boxes, np.ones((1, 100), np.bool_), 1.0, 100) == [list(range(100))]
+    assert kept_by_group(boxes, np.ones((1, 100), np.bool_), 0.99, 100) == [[0]]
+    assert kept_by_group(boxes, np.ones((1, 100), np.bool_), 1.0, 100) == [list(range(100))]
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (3, 0)], ids=str)
 def test_nothing_to_suppress(shape: tuple[int, int]) -> None:
     boxes, classes = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.int64)
-    assert suppressed(boxes, np.ones(shape, np.bool_), 0.5, 4) == [[]] * shape[0]
-    assert suppressed(boxes, np.ones(shape, np.bool_), 0.5, 4, classes) == [[]] * shape[0]
+    assert kept_by_group(boxes, np.ones(shape, np.bool_), 0.5, 4) == [[]] * shape[0]
+    assert kept_by_group(boxes, np.ones(shape, np.bool_), 0.5, 4, classes) == [[]] * shape[0]
 
 
 def test_arguments_may_be_non_contiguous() -> None:
@@ -221,14 +221,14 @@ def test_arguments_may_be_non_contiguous() -> None:
         is_candidate.repeat(2, axis=1)[:, ::2],
         classes.repeat(2, axis=1)[:, ::2],
     )
-    found = suppressed(wide[0], wide[1], 0.5, 30, wide[2])
-    assert found == suppressed(boxes, is_candidate, 0.5, 30, classes)
+    found = kept_by_group(wide[0], wide[1], 0.5, 30, wide[2])
+    assert found == kept_by_group(boxes, is_candidate, 0.5, 30, classes)
 
 
 def options(**changes: Any) -> dict[str, Any]:
     """Arguments of `nms`."""
-    sound = {"boxes_xyxy": crowd(2, 7, 0), "is_candidate": np.ones((2, 7), np.bool_), "iou_threshold": 0.5}
-    return {**sound, "max_kept": 3, **changes}
+    valid = {"boxes_xyxy": crowd(2, 7, 0), "is_candidate": np.ones((2, 7), np.bool_), "iou_threshold": 0.5}
+    return {**valid, "max_kept": 3, **changes}
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_batch_is_normalised_and_padded_with_zeros() -> None:
         assert not picture[:, width:].any()
 
 
-@pytest.mark.parametrize("input_hw", [(8, 10), (16, 7)], ids=["as it is", "resized"])
+@pytest.mark.parametrize("input_hw", [(8, 10), (16, 7)], ids=["not resized", "resized"])
 def test_bf16_is_float32_rounded_once(input_hw: tuple[int, int]) -> None:
     arguments = [random_frame((8, 10))], [input_hw], (32, 64), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     expected = torch.from_numpy(preprocess_batch(*arguments)).bfloat16().view(torch.uint16).numpy()
@@ -171,7 +171,7 @@ def test_packing_concatenates_the_planes_and_writes_nothing_after_them() -> None
     assert (planes[1, 120:] == 77).all()
     assert (planes[2] == 77).all()
     np.testing.assert_array_equal(params[:, :4], [[4, 6, 4, 6], [8, 10, 16, 20], [0, 0, 0, 0]])
-    # offset and span of luma, then what red takes of Cr, from the definition: 2 (1 - Kr) over the span of chroma
+    # offset and inverse range of luma, then the factor of Cr in red: 2 (1 - Kr) over the range of chroma
     np.testing.assert_allclose(params[0, 4:7], [16, 1 / 219, 2 * (1 - 0.2126) / 224], rtol=FLOAT32_TOLERANCE)
     np.testing.assert_allclose(params[1, 4:7], [0, 1 / 255, 2 * (1 - 0.299) / 255], rtol=FLOAT32_TOLERANCE)
 
@@ -189,10 +189,10 @@ def test_packing_concatenates_the_planes_and_writes_nothing_after_them() -> None
     ],
 )
 def test_packing_raises_for_invalid_input(changes: dict[str, Any], message: str) -> None:
-    sound = {"pictures": [random_frame((4, 6))], "input_hws": [(4, 6)]}
+    valid = {"pictures": [random_frame((4, 6))], "input_hws": [(4, 6)]}
     memory = {"planes": np.zeros((1, 64), np.uint8), "params": np.zeros((1, NUM_PARAMS), np.float32)}
     with pytest.raises(ValueError, match=message):
-        pack_frames(**{**sound, **memory, **changes})
+        pack_frames(**{**valid, **memory, **changes})
 
 
 def test_rgb_survives_a_round_trip_through_420() -> None:

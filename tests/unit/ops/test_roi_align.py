@@ -30,14 +30,14 @@ SCALES = (0.25, 0.125, 0.0625)
 BOXES = np.array(
     [
         [10, 20, 90.5, 70.25],
-        [0, 0, 160, 96],  # everything
+        [0, 0, 160, 96],  # the whole image
         [33, 17, 33, 17],  # empty
-        [40, 10, 40, 60],  # without width
+        [40, 10, 40, 60],  # zero width
         [70.5, 30, 71, 30.4],  # smaller than a cell
         [-30, -20, 25, 30],  # partly outside the image
         [150, 80, 260, 190],
         [400, 400, 500, 470],  # outside
-        [-500, -300, 700, 500],  # around everything
+        [-500, -300, 700, 500],  # contains the image
         [12.3, 45.6, 78.9, 89.1],
     ],
     np.float32,
@@ -65,7 +65,7 @@ def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return np.full(shape, 0x7FC0 if dtype == np.uint16 else np.nan, dtype)
 
 
-def aligned_by_us(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDArray[np.int64], **options: Any) -> Any:
+def pool_rois(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDArray[np.int64], **options: Any) -> Any:
     """`roi_align` of levels at SCALES into poisoned memory."""
     output_hw = options.pop("output_hw", (3, 2))
     out = poisoned((len(boxes), *output_hw, levels[0].shape[3]), levels[0].dtype)
@@ -74,7 +74,7 @@ def aligned_by_us(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDAr
     return result
 
 
-def by_loops(
+def by_reference(
     levels: list[NDArray[np.float32]], output_hw: tuple[int, int], sampling_ratio: int, *, aligned: bool
 ) -> NDArray[np.float64]:
     """The result of the reference for BOXES."""
@@ -87,17 +87,17 @@ def by_loops(
 
 
 def sum_tolerance(levels: list[NDArray[np.float32]], sampling_ratio: int = 2) -> float:
-    """A mean of 4 cells for each sample, with weights of a few roundings themselves, in another order of summation.
+    """Return the rounding error of the mean of 4 weighted cells per sample, summed in a different order.
 
-    Adaptive samples are up to 48 along an axis here. Errors of so many sums point either way and grow with the root of
-    their number, taken eight times.
+    With adaptive sampling there are up to 48 samples along an axis. The errors of so many sums have random signs and
+    grow with the square root of their number; the tolerance is eight times this root.
     """
     num_sums = 4 * sampling_ratio**2 if sampling_ratio else 8 * 2 * 48
     return (num_sums + 8) * FLOAT32_UNIT * max(float(np.abs(level).max()) for level in levels)
 
 
 def position_tolerance(levels: list[NDArray[np.float32]]) -> float:
-    """What the rounding of positions makes of two axes and a slope of up to twice the largest value."""
+    """Return the error from rounded positions on two axes, with a slope of at most twice the largest value per cell."""
     return 4 * POSITION_ERROR_CELLS * max(float(np.abs(level).max()) for level in levels)
 
 
@@ -118,17 +118,17 @@ BY_HAND = np.array(
         [18.875, 19.375, 19.875, 20.375],
     ]
 )
-"""Cell (y, x) of ARANGE holds 5 y + x, so a bin inside holds that of its centre. The box 0.5 … 2.5, 1 … 4 in 4 x 4
-bins: centres at x = 0.75, 1.25, 1.75, 2.25 and y = 1.375, 2.125, 2.875, 3.625."""
+"""Expected bins of the box x 0.5 … 2.5, y 1 … 4 on ARANGE. Cell (y, x) holds 5 y + x, so a bin holds the value at its
+centre: x = 0.75, 1.25, 1.75, 2.25 and y = 1.375, 2.125, 2.875, 3.625."""
 
 
-@pytest.mark.parametrize(("aligned", "shift"), [(False, 0.0), (True, 0.5)], ids=["as it is", "aligned"])
+@pytest.mark.parametrize(("aligned", "shift"), [(False, 0.0), (True, 0.5)], ids=["not aligned", "aligned"])
 def test_five_by_five_by_hand(aligned: bool, shift: float) -> None:
     box = np.array([[0.5, 1.0, 2.5, 4.0]], np.float32)
     found = roi_align([ARANGE], [1.0], box, np.zeros(1, np.int64), (4, 4), aligned=aligned)[0, :, :, 0]
     np.testing.assert_array_equal(found, BY_HAND - 5 * shift - shift)
-    by_loops = reference.roi_align(ARANGE[0].astype(np.float64), box[0], (4, 4), 1.0, 2, aligned=aligned)
-    np.testing.assert_array_equal(by_loops[:, :, 0], found)
+    by_reference = reference.roi_align(ARANGE[0].astype(np.float64), box[0], (4, 4), 1.0, 2, aligned=aligned)
+    np.testing.assert_array_equal(by_reference[:, :, 0], found)
 
 
 def test_a_sample_may_lie_one_cell_outside() -> None:
@@ -139,13 +139,13 @@ def test_a_sample_may_lie_one_cell_outside() -> None:
     np.testing.assert_array_equal(found[0, :, :, 0], 3.0 * inside[:, None] * inside)
 
 
-@pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
+@pytest.mark.parametrize("aligned", [False, True], ids=["not aligned", "aligned"])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("channels", [1, 19])
 def test_equals_the_reference(channels: int, sampling_ratio: int, aligned: bool) -> None:
     levels = random_levels(channels)
-    expected = by_loops(levels, (3, 2), sampling_ratio, aligned=aligned)
-    found = aligned_by_us(levels, BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio, aligned=aligned)
+    expected = by_reference(levels, (3, 2), sampling_ratio, aligned=aligned)
+    found = pool_rois(levels, BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio, aligned=aligned)
     assert_close(found, expected, sum_tolerance(levels, sampling_ratio) + position_tolerance(levels))
 
 
@@ -154,8 +154,8 @@ def test_a_shift_by_half_a_cell_is_detected() -> None:
     shifted = BOXES + np.float32(0.5 / SCALES[0])
     with pytest.raises(AssertionError, match="for"):
         assert_close(
-            aligned_by_us(levels, shifted, IMAGE_IDX),
-            by_loops(levels, (3, 2), 2, aligned=False),
+            pool_rois(levels, shifted, IMAGE_IDX),
+            by_reference(levels, (3, 2), 2, aligned=False),
             sum_tolerance(levels) + position_tolerance(levels),
         )
 
@@ -185,7 +185,7 @@ def test_agrees_with_torchvision_on_a_pyramid(output_hw: tuple[int, int], sampli
         for level, tensor in zip(levels, channels_last, strict=True)
     )
     scales = infer_scales([level.shape[1:3] for level in levels], (480, 640))
-    found = aligned_by_us(
+    found = pool_rois(
         levels, np.concatenate(boxes), np.repeat([0, 1, 2], [40, 0, 25]), output_hw=output_hw, scales=scales,
         sampling_ratio=sampling_ratio,
     )  # fmt: skip
@@ -193,7 +193,7 @@ def test_agrees_with_torchvision_on_a_pyramid(output_hw: tuple[int, int], sampli
     assert torch.from_numpy(found).permute(0, 3, 1, 2).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
+@pytest.mark.parametrize("aligned", [False, True], ids=["not aligned", "aligned"])
 def test_agrees_with_torchvision_on_one_level(aligned: bool) -> None:
     """Including boxes of negative area, which have no level in a pyramid."""
     level = random_levels(5)[0]
@@ -202,7 +202,7 @@ def test_agrees_with_torchvision_on_one_level(aligned: bool) -> None:
     rois = torch.from_numpy(np.column_stack([image_idx, boxes]).astype(np.float32))
     nchw = torch.from_numpy(level).permute(0, 3, 1, 2).contiguous()
     expected = torchvision_ops.roi_align(nchw, rois, (4, 3), SCALES[0], 2, aligned=aligned)
-    found = aligned_by_us([level], boxes, image_idx, output_hw=(4, 3), scales=SCALES[:1], aligned=aligned)
+    found = pool_rois([level], boxes, image_idx, output_hw=(4, 3), scales=SCALES[:1], aligned=aligned)
     assert_close(found, expected.permute(0, 2, 3, 1).numpy(), sum_tolerance([level]))
 
 
@@ -213,9 +213,7 @@ def test_levels_change_at_the_areas_of_torchvision() -> None:
     boxes = np.stack([-half, -half, half, half], axis=1)
     levels = [np.full((1, 1, 1, 1), number, np.float32) for number in range(4)]
     scales = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
-    found = aligned_by_us(
-        levels, boxes, np.zeros(len(boxes), np.int64), scales=scales, output_hw=(1, 1), sampling_ratio=1
-    )
+    found = pool_rois(levels, boxes, np.zeros(len(boxes), np.int64), scales=scales, output_hw=(1, 1), sampling_ratio=1)
     expected = LevelMapper(2, 5)([torch.from_numpy(boxes)]).numpy()
     np.testing.assert_array_equal(found.reshape(-1), expected)
     assert set(expected[5:]) == {0, 1, 2, 3}
@@ -231,27 +229,24 @@ def test_scales_equal_torchvisions(image_hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 5])
 def test_bf16_is_float32_rounded_once(sampling_ratio: int) -> None:
     bits = [to_bf16(level) for level in random_levels(19)]
-    exact = aligned_by_us([from_bf16(level) for level in bits], BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio)
-    found = aligned_by_us(bits, BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio)
+    exact = pool_rois([from_bf16(level) for level in bits], BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio)
+    found = pool_rois(bits, BOXES, IMAGE_IDX, sampling_ratio=sampling_ratio)
     np.testing.assert_array_equal(found, to_bf16(exact))
 
 
 @pytest.mark.parametrize("into", ["fresh memory", "out"])
 def test_float16_is_float32_rounded_once(into: str) -> None:
     half = [level.astype(np.float16) for level in random_levels(19)]
-    exact = aligned_by_us([level.astype(np.float32) for level in half], BOXES, IMAGE_IDX)
-    if into == "out":
-        found = aligned_by_us(half, BOXES, IMAGE_IDX)
-    else:
-        found = roi_align(half, SCALES, BOXES, IMAGE_IDX, (3, 2))
+    exact = pool_rois([level.astype(np.float32) for level in half], BOXES, IMAGE_IDX)
+    found = pool_rois(half, BOXES, IMAGE_IDX) if into == "out" else roi_align(half, SCALES, BOXES, IMAGE_IDX, (3, 2))
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, exact.astype(np.float16))
 
 
-@pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])
-def test_adaptive_samples_are_as_many_as_cells_rounded_up(aligned: bool) -> None:
-    """On cells 0, 1, 4, 9, …: two bins over 4 cells have 2 samples each, over 4.25 cells 3. A sample a fraction f past
-    a cell is f (1 - f) above x^2.
+@pytest.mark.parametrize("aligned", [False, True], ids=["not aligned", "aligned"])
+def test_adaptive_sampling_takes_one_sample_per_cell_rounded_up(aligned: bool) -> None:
+    """Cells hold 0, 1, 4, 9, …: two bins over 4 cells take 2 samples each, two bins over 4.25 cells take 3 each. Linear
+    interpolation at fraction f between two cells is f (1 - f) above x^2.
     """
     squares = np.arange(12, dtype=np.float32).reshape(1, 1, 12, 1) ** 2
     shift = 0.5 if aligned else 0.0
@@ -277,10 +272,10 @@ def test_a_box_reads_only_the_cells_it_needs() -> None:
     level = np.full((1, 16, 16, 3), np.nan, np.float32)
     level[0, 4:9, 5:8] = 1.0
     box = np.array([[5.1, 4.1, 6.9, 7.9]], np.float32)
-    found = aligned_by_us([level], box, np.zeros(1, np.int64), scales=[1.0])
+    found = pool_rois([level], box, np.zeros(1, np.int64), scales=[1.0])
     np.testing.assert_allclose(found, 1.0, rtol=24 * FLOAT32_UNIT)
     level[0, 6, 6, 1] = np.nan
-    found = aligned_by_us([level], box, np.zeros(1, np.int64), scales=[1.0], output_hw=(1, 1))
+    found = pool_rois([level], box, np.zeros(1, np.int64), scales=[1.0], output_hw=(1, 1))
     np.testing.assert_array_equal(np.isnan(found[0, 0, 0]), [False, True, False])
 
 
@@ -299,10 +294,10 @@ def test_padding_may_contain_any_values_and_gives_zeros(num_valid: list[int], is
     levels: list[Any] = random_levels(3)
     if dtype == np.uint16:
         levels = [to_bf16(level) for level in levels]
-    expected = aligned_by_us(levels, BOXES, IMAGE_IDX)
+    expected = pool_rois(levels, BOXES, IMAGE_IDX)
     boxes, image_idx = BOXES.copy(), IMAGE_IDX.copy()
     boxes[~np.array(is_valid)], image_idx[~np.array(is_valid)] = np.nan, -(2**40)
-    found = aligned_by_us(levels, boxes, image_idx, num_valid=np.array(num_valid))
+    found = pool_rois(levels, boxes, image_idx, num_valid=np.array(num_valid))
     np.testing.assert_array_equal(found[is_valid], expected[is_valid])
     assert not found[~np.array(is_valid)].any()
 
@@ -324,25 +319,25 @@ def test_padding_may_contain_any_values_and_gives_zeros(num_valid: list[int], is
 def test_invalid_boxes_give_zeros(box: list[float], num_levels: int, sampling_ratio: int) -> None:
     levels = random_levels(3)[:num_levels]
     boxes, image_idx = np.array([box], np.float32), np.zeros(1, np.int64)
-    with np.errstate(invalid="ignore", over="ignore"):  # where the kernel is interpreted
-        found = aligned_by_us(levels, boxes, image_idx, scales=SCALES[:num_levels], sampling_ratio=sampling_ratio)
+    with np.errstate(invalid="ignore", over="ignore"):  # raised if the kernel runs in the interpreter
+        found = pool_rois(levels, boxes, image_idx, scales=SCALES[:num_levels], sampling_ratio=sampling_ratio)
     assert not found.any()
 
 
 @needs_jit
 @pytest.mark.timeout(20)
-def test_adaptive_samples_of_a_huge_box_take_no_time() -> None:
+def test_adaptive_sampling_of_a_huge_box_is_fast() -> None:
     boxes = np.array([[-1e30, -1e30, 1e30, 1e30], [0, 0, 1e9, 1e9]], np.float32)
-    assert not aligned_by_us(random_levels(3), boxes, np.zeros(2, np.int64), sampling_ratio=0).any()
+    assert not pool_rois(random_levels(3), boxes, np.zeros(2, np.int64), sampling_ratio=0).any()
 
 
 def test_a_box_of_negative_area_has_no_level() -> None:
     box = np.array([[90, 20, 10, 70]], np.float32)
-    assert not aligned_by_us(random_levels(3), box, np.zeros(1, np.int64)).any()
+    assert not pool_rois(random_levels(3), box, np.zeros(1, np.int64)).any()
 
 
 def test_no_boxes() -> None:
-    assert aligned_by_us(random_levels(3), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)).shape == (0, 3, 2, 3)
+    assert pool_rois(random_levels(3), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)).shape == (0, 3, 2, 3)
 
 
 @needs_jit
@@ -353,14 +348,14 @@ def test_a_level_may_have_more_elements_than_32_bits_count() -> None:
         pytest.skip("no address space for 4.4 GB")
     level[32, 255, 255, :] = to_bf16(np.ones(1, np.float32))
     box = np.array([[255, 255, 256, 256]], np.float32)
-    found = aligned_by_us([level], box, np.array([32]), output_hw=(1, 1), scales=[1.0])
+    found = pool_rois([level], box, np.array([32]), output_hw=(1, 1), scales=[1.0])
     np.testing.assert_array_equal(from_bf16(found), 1.0)
 
 
 def options(**changes: Any) -> dict[str, Any]:
     """Arguments of `roi_align`."""
-    sound = {"levels": random_levels(3), "scales": SCALES, "boxes_xyxy": BOXES, "image_idx": IMAGE_IDX}
-    return {**sound, "output_hw": (3, 2), **changes}
+    valid = {"levels": random_levels(3), "scales": SCALES, "boxes_xyxy": BOXES, "image_idx": IMAGE_IDX}
+    return {**valid, "output_hw": (3, 2), **changes}
 
 
 @pytest.mark.parametrize(
@@ -401,8 +396,8 @@ def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
 def test_boxes_may_be_non_contiguous() -> None:
     wide = np.repeat(BOXES, 2, axis=0)
     levels = random_levels(3)
-    found = aligned_by_us(levels, wide[::2], np.repeat(IMAGE_IDX, 2)[::2])
-    np.testing.assert_array_equal(found, aligned_by_us(levels, BOXES, IMAGE_IDX))
+    found = pool_rois(levels, wide[::2], np.repeat(IMAGE_IDX, 2)[::2])
+    np.testing.assert_array_equal(found, pool_rois(levels, BOXES, IMAGE_IDX))
 
 
 TWO_THREADS = """
@@ -440,14 +435,15 @@ def test_two_threads_can_call_at_once(pool: str) -> None:
 
 
 def width_in_cells(of_two_bins: NDArray[Any]) -> float:
-    """A box pooled into (1, 2) bins on a ramp with slope 1 per cell: the bins are half the width apart."""
+    """Return the width of a box that was pooled into (1, 2) bins on a ramp of slope 1 per cell."""
     left, right = of_two_bins.reshape(2)
     return 2.0 * float(right - left)
 
 
-def test_textbook_example() -> None:
-    """A 15x15 RoI of a 128x128 image is 2.93 cells wide on a 25x25 map. RoIAlign keeps that, RoIPool makes it 2 by
-    cutting off fractions; rounding the corners and counting the last cell in, as Fast R-CNN's code does, makes it 4.
+def test_roi_align_keeps_fractional_widths_unlike_roi_pool() -> None:
+    """A 15x15 RoI of a 128x128 image is 2.93 cells wide on a 25x25 map. RoIAlign keeps this width. RoIPool with
+    truncated corners gives 2. RoIPool as in Fast R-CNN's code, with rounded corners and an inclusive last cell, gives
+    4.
     """
     ramp = np.broadcast_to(np.arange(25, dtype=np.float32)[:, None], (25, 25, 1)).copy()
     scale = 25 / 128

@@ -32,7 +32,7 @@ MAX_SHARED_BYTES = 48 * 1024
 
 
 class Compiler:
-    """Replaces the driver of a GPU of this compute capability: kernels are compiled instead of launched."""
+    """Replaces the driver of a GPU with this compute capability, and compiles kernels instead of launching them."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -42,7 +42,7 @@ class Compiler:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return self.capability  # kernels are kept by device
+        return self.capability  # Triton caches kernels per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -58,7 +58,7 @@ class Compiler:
         return compile_instead
 
     def spilled_bytes(self, kernel: Any, folder: Path) -> int:
-        """Number of registers that ptxas spilled to memory."""
+        """Return the number of bytes that ptxas spilled from registers to memory."""
         (folder / "kernel.ptx").write_text(kernel.asm["ptx"])
         target = ["-v", f"--gpu-name=sm_{self.capability}{'a' if self.capability >= 90 else ''}"]
         command = [
@@ -82,7 +82,7 @@ def compiler(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     return compiler
 
 
-def assert_fine(compiler: Compiler, names: set[str], folder: Path) -> None:
+def assert_compiled(compiler: Compiler, names: set[str], folder: Path) -> None:
     assert compiler.kernels.keys() == names
     for kernel in compiler.kernels.values():
         assert kernel.metadata.target.arch == compiler.capability
@@ -94,14 +94,14 @@ def assert_fine(compiler: Compiler, names: set[str], folder: Path) -> None:
 @pytest.mark.parametrize("classes", [None, torch.zeros(2, 4096, dtype=torch.int64)], ids=["one class", "classes"])
 def test_nms(classes: Tensor | None, compiler: Compiler, tmp_path: Path) -> None:
     nms(torch.zeros(2, 4096, 4), torch.ones(2, 4096, dtype=torch.bool), 0.5, 100, classes)
-    assert_fine(compiler, {"_compare_kernel", "_choose_kernel"}, tmp_path)
+    assert_compiled(compiler, {"_compare_kernel", "_choose_kernel"}, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_preprocess(dtype: torch.dtype, compiler: Compiler, tmp_path: Path) -> None:
     planes, params = torch.zeros(2, 64 * 96 * 3 // 2, dtype=torch.uint8), torch.zeros(2, NUM_PARAMS)
     preprocess(planes, params, (64, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), dtype)
-    assert_fine(compiler, {"_preprocess_kernel"}, tmp_path)
+    assert_compiled(compiler, {"_preprocess_kernel"}, tmp_path)
 
 
 @pytest.mark.parametrize("sampling_ratio", [2, 0], ids=["2 samples", "adaptive"])
@@ -113,4 +113,4 @@ def test_roi_align(dtype: torch.dtype, sampling_ratio: int, compiler: Compiler, 
     scales = [side / 256 for side in sides]
     for output_hw in ((7, 7), (14, 14)):
         roi_align(levels, scales, boxes, image_idx, output_hw, sampling_ratio=sampling_ratio, num_valid=num_valid)
-        assert_fine(compiler, {"_align_kernel"}, tmp_path)
+        assert_compiled(compiler, {"_align_kernel"}, tmp_path)

@@ -1,4 +1,4 @@
-"""One reader of picture files: EXIF orientation, and which of the two orientations annotations refer to."""
+"""`read_rgb`: EXIF orientation, and whether annotations refer to the upright or to the stored picture."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TO_STORED = {
     6: Image.Transpose.ROTATE_90,
     8: Image.Transpose.ROTATE_270,
 }
-"""EXIF orientation -> how the picture as seen is turned to be stored"""
+"""EXIF orientation -> the transformation from the upright picture to the stored picture"""
 
 
-def seen() -> NDArray[np.uint8]:
+def upright_rgb() -> NDArray[np.uint8]:
     rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     rgb[:8, :12] = 255
     return rgb
 
 
 def store(path: Path, orientation: int) -> NDArray[np.uint8]:
-    """Write the picture with an orientation; the pixels as stored."""
+    """Write the picture with an EXIF orientation, and return the stored pixels."""
     turn = TO_STORED[orientation]
-    picture = Image.fromarray(seen())
+    picture = Image.fromarray(upright_rgb())
     stored = picture if turn is None else picture.transpose(turn)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION_TAG] = orientation
@@ -40,10 +40,10 @@ def store(path: Path, orientation: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("orientation", TO_STORED)
-@pytest.mark.parametrize("annotated_hw", [None, (HEIGHT, WIDTH)], ids=["no size", "size as seen"])
-def test_a_picture_is_read_as_seen(tmp_path: Path, orientation: int, annotated_hw: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("annotated_hw", [None, (HEIGHT, WIDTH)], ids=["no size", "upright size"])
+def test_a_picture_is_read_upright(tmp_path: Path, orientation: int, annotated_hw: tuple[int, int] | None) -> None:
     store(tmp_path / "a.png", orientation)
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", annotated_hw), seen())
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", annotated_hw), upright_rgb())
 
 
 @pytest.mark.parametrize("orientation", [6, 8])
@@ -52,22 +52,22 @@ def test_a_picture_whose_annotations_have_the_stored_size_is_read_as_stored(tmp_
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", (WIDTH, HEIGHT)), stored)
 
 
-def test_a_square_picture_is_read_as_seen(tmp_path: Path) -> None:
+def test_a_square_picture_is_read_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION_TAG] = 6
-    Image.fromarray(seen()[:, :HEIGHT]).transpose(Image.Transpose.ROTATE_90).save(
+    Image.fromarray(upright_rgb()[:, :HEIGHT]).transpose(Image.Transpose.ROTATE_90).save(
         tmp_path / "a.png", exif=exif.tobytes()
     )
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", (HEIGHT, HEIGHT)), seen()[:, :HEIGHT])
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", (HEIGHT, HEIGHT)), upright_rgb()[:, :HEIGHT])
 
 
-def test_another_size_than_the_annotations_state_is_one_line(tmp_path: Path) -> None:
+def test_a_size_that_differs_from_the_annotations_raises(tmp_path: Path) -> None:
     store(tmp_path / "a.png", 6)
     with pytest.raises(SourceError, match=r"a\.png: is 48 x 32 pixels, its annotations say 50 x 32"):
         read_rgb(tmp_path / "a.png", (32, 50))
 
 
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_file_raises(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(SourceError, match=r"a\.png: cannot be read: not in a known picture format"):
         read_rgb(tmp_path / "a.png")

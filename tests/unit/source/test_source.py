@@ -1,4 +1,4 @@
-"""Names of sources, credentials in texts, and the numbers that pictures get."""
+"""`resolve_sources`, and the numbers that `Selection` gives to pictures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
-def short(folder: Path, *arguments: str) -> list[tuple[str, str, str]]:
-    """(source relative to the folder, kind, id) of each stream."""
+def resolved_in(folder: Path, *arguments: str) -> list[tuple[str, str, str]]:
+    """Return (source relative to the folder, kind, stream id) of each resolved source."""
     resolved = resolve_sources(arguments)
     return [(r.source.replace(f"{folder}/", ""), r.kind, r.default_stream_id) for r in resolved]
 
 
 def test_a_folder_of_videos_is_one_stream_per_video_in_natural_order(tmp_path: Path) -> None:
     touch(tmp_path / "clips", "Cam10.MP4", "cam9.mkv", "notes.txt", ".hidden.mp4")
-    assert short(tmp_path, str(tmp_path / "clips")) == [
+    assert resolved_in(tmp_path, str(tmp_path / "clips")) == [
         ("clips/cam9.mkv", "file", "cam9"),
         ("clips/Cam10.MP4", "file", "Cam10"),
     ]
@@ -35,7 +35,7 @@ def test_a_folder_of_videos_is_one_stream_per_video_in_natural_order(tmp_path: P
 
 def test_a_folder_or_a_glob_of_pictures_is_one_stream(tmp_path: Path) -> None:
     touch(tmp_path / "walk", "1.jpg", "2.JPEG", "thumbs.db")
-    assert short(tmp_path, f"{tmp_path}/walk", f"{tmp_path}/walk/*.jpg", f"{tmp_path}/walk/2.JPEG") == [
+    assert resolved_in(tmp_path, f"{tmp_path}/walk", f"{tmp_path}/walk/*.jpg", f"{tmp_path}/walk/2.JPEG") == [
         ("walk", "pictures", "walk"),
         ("walk/*.jpg", "pictures", "walk-2"),
         ("walk/2.JPEG", "pictures", "2"),
@@ -44,8 +44,8 @@ def test_a_folder_or_a_glob_of_pictures_is_one_stream(tmp_path: Path) -> None:
 
 def test_a_glob_of_videos_and_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
     touch(tmp_path, "a[1].mp4", "b.mp4", "c.avi")
-    assert short(tmp_path, f"{tmp_path}/*.mp4") == [("a[1].mp4", "file", "a_1"), ("b.mp4", "file", "b")]
-    assert short(tmp_path, f"{tmp_path}/a[1].mp4") == [("a[1].mp4", "file", "a_1")]
+    assert resolved_in(tmp_path, f"{tmp_path}/*.mp4") == [("a[1].mp4", "file", "a_1"), ("b.mp4", "file", "b")]
+    assert resolved_in(tmp_path, f"{tmp_path}/a[1].mp4") == [("a[1].mp4", "file", "a_1")]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_glob_of_videos_and_a_name_that_looks_like_a_glob(tmp_path: Path) -> N
         ("demo", "file"),
     ],
 )
-def test_kind_of_what_is_not_on_disk(argument: str, kind: str) -> None:
+def test_kinds_of_urls_and_cameras(argument: str, kind: str) -> None:
     [resolved] = resolve_sources([argument])
     assert (resolved.source, resolved.kind) == (argument, kind)
 
@@ -75,7 +75,7 @@ def test_a_number_is_a_webcam_unless_a_file_has_that_name(tmp_path: Path, monkey
     assert found == [("webcam:0", "live"), ("webcam:12", "live"), ("7/a.mp4", "file")]
 
 
-def test_a_tilde_that_names_no_user_is_a_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_without_a_user_of_that_name_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"source '~clip\.mp4' does not exist"):
         resolve_sources(["~clip.mp4"])
@@ -117,7 +117,7 @@ def test_ids_are_valid_and_unique(tmp_path: Path) -> None:
         ("rtsp://joe:pw@[half/x", "no host"),
     ],
 )
-def test_what_cannot_be_a_source_is_one_clear_line(tmp_path: Path, argument: str, expected: str) -> None:
+def test_an_invalid_source_gives_one_error_line(tmp_path: Path, argument: str, expected: str) -> None:
     touch(tmp_path / "empty", "readme.txt")
     touch(tmp_path / "mixed", "a.jpg", "a.mp4")
     with pytest.raises(UsageError) as caught:
@@ -136,8 +136,10 @@ def test_what_cannot_be_a_source_is_one_clear_line(tmp_path: Path, argument: str
         pytest.param({"max_frames": 2}, range(4), [1, 2, None, None], id="max_frames"),
         pytest.param({"max_fps": 10}, [9 + n * 0.04 for n in range(6)], [1, None, None, 2, None, 3], id="25 to 10 fps"),
         pytest.param({"max_fps": 30}, [0, 0.033, 0.067, 0.1, 0.133], [1, 2, 3, 4, 5], id="times rounded to 1 ms"),
-        pytest.param({"max_fps": 1}, [0, 9, 9.5, 10], [1, 2, None, 3], id="hole"),
-        pytest.param({"stride": 2, "max_fps": 1}, [n / 2 for n in range(6)], [1, None, 2, None, 3, None], id="both"),
+        pytest.param({"max_fps": 1}, [0, 9, 9.5, 10], [1, 2, None, 3], id="gap"),
+        pytest.param(
+            {"stride": 2, "max_fps": 1}, [n / 2 for n in range(6)], [1, None, 2, None, 3, None], id="stride and max_fps"
+        ),
     ],
 )
 def test_selection(options: dict[str, int], pts_s: list[float], expected: list[int | None]) -> None:
@@ -146,6 +148,6 @@ def test_selection(options: dict[str, int], pts_s: list[float], expected: list[i
     assert selection.done == ("max_frames" in options)
 
 
-def test_reading_needs_no_torch() -> None:
+def test_pipeline_source_does_not_import_torch() -> None:
     check = "import sys, pipeline.source; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Picture files that hold several frames: animations are films, pages are pictures, previews are neither."""
+"""Picture files with several frames: animation frames, TIFF pages, and previews, which are ignored."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_frame_without_a_duration_is_shown_for_a_tenth_of_a_second(tmp_path: P
         assert [picture.pts_s for picture in reader] == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_an_animation_that_breaks_off_yields_what_comes_before(tmp_path: Path) -> None:
+def test_a_truncated_animation_yields_the_frames_before_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     noise = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8)
     first, *others = [Image.fromarray(picture) for picture in noise]
@@ -83,7 +83,7 @@ def test_an_animation_that_breaks_off_yields_what_comes_before(tmp_path: Path) -
         assert (len(pictures), reader.num_corrupt) == (2, 1)
 
 
-def test_every_page_of_a_tiff_is_a_picture_of_its_own(tmp_path: Path) -> None:
+def test_every_page_of_a_tiff_is_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "scan.tif"
     first, *others = frames()
     first.save(path, save_all=True, append_images=others)
@@ -96,7 +96,7 @@ def test_every_page_of_a_tiff_is_a_picture_of_its_own(tmp_path: Path) -> None:
     assert names == ["scan#1.tif", "scan#2.tif", "scan#3.tif", "scan#4.tif"]
 
 
-def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path) -> None:
+def test_a_reduced_copy_in_a_tiff_is_not_a_page(tmp_path: Path) -> None:
     path = tmp_path / "scan.tif"
     reduced = Image.new("RGB", (16, 12), "red")
     reduced.encoderinfo = {"tiffinfo": {254: 1}}
@@ -105,7 +105,7 @@ def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path) -> None:
         assert [(picture.width, picture.source_name) for picture in reader] == [(64, "scan.tif")]
 
 
-def test_the_second_frame_of_a_camera_jpeg_is_a_preview(tmp_path: Path) -> None:
+def test_the_preview_in_a_camera_jpeg_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     frames()[1].save(path, format="MPO", save_all=True, append_images=[Image.new("RGB", (16, 12))])
     [source] = resolve_sources([str(path)])
@@ -125,7 +125,7 @@ def test_an_animation_among_pictures_yields_every_frame(tmp_path: Path) -> None:
     assert [picture.pts_s for picture in pictures] == pytest.approx([k / 25 for k in range(6)])
 
 
-def test_pictures_of_several_folders_are_named_from_their_common_folder(tmp_path: Path) -> None:
+def test_source_names_are_relative_to_the_common_folder(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         Image.fromarray(bars(64, 48)).save(tmp_path / folder / "1.png")
@@ -133,7 +133,7 @@ def test_pictures_of_several_folders_are_named_from_their_common_folder(tmp_path
         assert [picture.source_name for picture in reader] == ["x/1.png", "y/1.png"]
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     Image.fromarray(bars(64, 48)).save(tmp_path / "a.png")
     for number in range(7):
         (tmp_path / f"broken{number}.jpg").write_bytes(b"nothing")

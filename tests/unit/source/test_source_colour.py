@@ -1,4 +1,4 @@
-"""Known colours through real encoders come back as the same colours; pictures are turned the way their file says."""
+"""Known colours survive encoding and conversion, and pictures are rotated as their file states."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from pipeline.source import Converter, Picture, open_source
 from pipeline.source.colour import Coding
 from pipeline.source.picture import UPRIGHT, Orientation
 
-# Y and each chroma may be off by one step of 8 bits after a change of depth:
+# Y and each chroma value may change by one 8-bit step when the bit depth changes:
 # 255/219 + 2 * (1 - 0.0593) * 255/224 = 3.3, plus half a step of rounding in the encoded picture.
 TOLERANCE = 3.8
 
-# pixel format, codec and options that keep the values (or nearly)
+# pixel format, codec and options of lossless or nearly lossless encoders
 LOSSLESS = [
     ("yuv420p", "libx264", {"qp": "0"}),
     ("yuv422p", "libx264", {"qp": "0"}),
@@ -59,7 +59,7 @@ def error_of_bars(rgb: NDArray[np.float64] | NDArray[np.uint8]) -> float:
 @pytest.mark.parametrize("full_range", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
 @pytest.mark.parametrize(("pixel_format", "codec", "options"), LOSSLESS, ids=[row[0] for row in LOSSLESS])
-def test_colours_survive_and_a_wrong_coding_is_noticed(
+def test_colours_survive_and_a_wrong_coding_is_detected(
     tmp_path: Path, pixel_format: str, codec: str, options: dict[str, str], matrix: str, full_range: bool
 ) -> None:
     frame = coded_frame(bars(320, 96), pixel_format, matrix, full_range=full_range)
@@ -97,7 +97,7 @@ def test_rgb_becomes_bt601_full(pixel_format: str) -> None:
     assert error_of_bars(Converter().to_bgr(picture_of(frame))[..., ::-1]) < TOLERANCE
 
 
-def test_palettes_are_looked_up(tmp_path: Path) -> None:
+def test_palette_pictures_keep_their_colours(tmp_path: Path) -> None:
     from PIL import Image
 
     colours = BARS_RGB.tolist()
@@ -133,7 +133,7 @@ def test_without_tags_the_height_decides_and_the_range_is_limited(height: int, e
     "size", [(321, 241), (33, 18), (34, 17), (3, 3), (2, 2)], ids=lambda size: f"{size[0]}x{size[1]}"
 )
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p"])
-def test_odd_sizes_are_filled_to_the_last_row_and_column(pixel_format: str, size: tuple[int, int]) -> None:
+def test_odd_sizes_are_converted_up_to_the_last_row_and_column(pixel_format: str, size: tuple[int, int]) -> None:
     colour = np.array([200, 90, 40], np.uint8)
     frame = coded_frame(np.broadcast_to(colour, (size[1], size[0], 3)).copy(), pixel_format, "bt709", full_range=False)
     i420 = Converter().to_i420(picture_of(frame), (size[0] // 2 * 2, size[1] // 2 * 2))
@@ -154,12 +154,12 @@ def test_one_converter_takes_pictures_of_any_size_and_format() -> None:
 
 
 @pytest.mark.parametrize("target_wh", [(63, 48), (64, 47), (0, 2)], ids=str)
-def test_odd_targets_are_refused(target_wh: tuple[int, int]) -> None:
+def test_an_odd_target_size_raises(target_wh: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="target_wh must be even"):
         Converter().to_i420(picture_of(counting_frames(1)[0]), target_wh)
 
 
-def test_a_format_that_the_scaler_does_not_know_is_one_clear_line() -> None:
+def test_an_unsupported_pixel_format_raises() -> None:
     picture = picture_of(av.VideoFrame(64, 48, "gbrap32le"))
     with pytest.raises(SourceError, match="64x48 in pixel format gbrap32le cannot be converted"):
         Converter().to_i420(picture, (64, 48))
@@ -193,8 +193,8 @@ def test_orientation_by_hand(orientation: Orientation, seen: list[list[int]]) ->
     assert orientation.swap((3, 2)) == (len(seen[0]), len(seen))
 
 
-def seen_by_the_standard(stored: NDArray[np.uint8], matrix: list[int]) -> NDArray[np.uint8]:
-    """Every pixel moved by the display matrix, one by one."""
+def rotated_by_matrix(stored: NDArray[np.uint8], matrix: list[int]) -> NDArray[np.uint8]:
+    """Return the picture with every pixel moved by the display matrix, as ISO/IEC 14496-12 defines it."""
     a, b, _, c, d = (round(value / 65536) for value in matrix[:5])
     height, width, _ = stored.shape
     moved = {(a * x + c * y, b * x + d * y): stored[y, x] for y in range(height) for x in range(width)}
@@ -218,7 +218,7 @@ def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, flips: dict
         matrix = (
             np.frombuffer(bytes(side_data), np.int32).tolist() if side_data else [65536, 0, 0, 0, 65536, 0, 0, 0, 0]
         )
-        expected = seen_by_the_standard(blocks, matrix)
+        expected = rotated_by_matrix(blocks, matrix)
         assert (reader.width, reader.height) == (picture.width, picture.height) == expected.shape[1::-1]
     if not flips:
         assert np.array_equal(expected, np.rot90(blocks, degrees // 90))

@@ -1,4 +1,4 @@
-"""A file that ends before the end that its container announces is told from one that is complete."""
+"""Truncated files are distinguished from complete files by the end that the container announces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FORMATS = ["mp4", "mov", "mkv", "webm", "avi", "flv"]
 NUM_FRAMES = 100
 
 
-def write_film(path: Path, *, sound_s: float = 0.0) -> Path:
-    """NUM_FRAMES frames at 25 fps with large pictures, and sound of another length."""
+def write_noise_video(path: Path, *, sound_s: float = 0.0) -> Path:
+    """Write NUM_FRAMES noise frames at 25 fps, and `sound_s` seconds of audio."""
     codec, sound = ("libvpx", "libopus") if path.suffix == ".webm" else ("libx264", "aac")
     options = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", options=options) as container:
@@ -49,31 +49,31 @@ def read(path: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("sound_s", [0.0, 3.0, 5.0], ids=["no sound", "shorter sound", "longer sound"])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_complete_file_is_complete(tmp_path: Path, suffix: str, sound_s: float) -> None:
-    assert read(write_film(tmp_path / f"film.{suffix}", sound_s=sound_s)) == (NUM_FRAMES, "")
+def test_a_complete_file_is_not_truncated(tmp_path: Path, suffix: str, sound_s: float) -> None:
+    assert read(write_noise_video(tmp_path / f"film.{suffix}", sound_s=sound_s)) == (NUM_FRAMES, "")
 
 
 @pytest.mark.parametrize("sound_s", [0.0, 5.0], ids=["no sound", "longer sound"])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_file_cut_short_is_truncated(tmp_path: Path, suffix: str, sound_s: float) -> None:
-    path = write_film(tmp_path / f"film.{suffix}", sound_s=sound_s)
+    path = write_noise_video(tmp_path / f"film.{suffix}", sound_s=sound_s)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     num_frames, truncation = read(path)
     assert 0 < num_frames < 95
-    # FLV announces one duration for pictures and sound together.
+    # FLV announces one duration for video and audio together.
     announced = r"about 1\d\d" if suffix == "flv" else f"(about )?{NUM_FRAMES}"
     assert re.fullmatch(f"{num_frames} of {announced} frames: the file ends early", truncation)
 
 
-def test_formats_that_announce_nothing_are_complete(tmp_path: Path) -> None:
+def test_files_without_an_announced_end_are_not_truncated(tmp_path: Path) -> None:
     for name, codec in [("a.ts", "libx264"), ("a.h264", "libx264"), ("a.m2v", "mpeg2video"), ("a.mpg", "mpeg2video")]:
         path = write_video(tmp_path / name, counting_frames(30), codec=codec)
         assert read(path) == (30, "")
     assert read(joined(tmp_path / "twice.ts", tmp_path / "a.ts", tmp_path / "a.ts")) == (60, "")
 
 
-def test_a_file_with_an_edit_list_is_complete(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.mp4")
+def test_a_file_with_an_edit_list_is_not_truncated(tmp_path: Path) -> None:
+    path = write_noise_video(tmp_path / "film.mp4")
     target = tmp_path / "trimmed.mp4"
     with av.open(str(path)) as source, av.open(str(target), "w") as output:
         stream = source.streams.video[0]
@@ -89,7 +89,7 @@ def test_a_file_with_an_edit_list_is_complete(tmp_path: Path) -> None:
     assert truncation == ""
 
 
-def test_uneven_times_are_complete(tmp_path: Path) -> None:
+def test_a_file_with_a_variable_frame_rate_is_not_truncated(tmp_path: Path) -> None:
     times = [0, 1, 2, 50, 51, 400, 401]
     for suffix in ("mp4", "mkv"):
         path = write_video(tmp_path / f"uneven.{suffix}", counting_frames(len(times)), pts=times)

@@ -1,4 +1,4 @@
-"""Readers: which pictures come, when they are shown, and how they end."""
+"""Readers: pictures, times, errors, and capture times."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SLOW_START = {"qp": "0", "bf": "2", "g": "8", "threads": "1"}
 
 
 def lumas(reader: Reader, converter: Converter) -> list[int]:
-    """The numbers (from 0) of pictures made by counting_frames."""
+    """Return the numbers, from 0, of pictures that `counting_frames` drew."""
     return [round((int(converter.to_i420(picture, (32, 24)).data[0]) - 20) / 4) for picture in reader]
 
 
 @pytest.mark.parametrize("kind", ["file", "live"])
-def test_every_picture_once_and_in_order_with_reordered_packets(tmp_path: Path, kind: str) -> None:
+def test_reordered_packets_yield_every_picture_once_in_presentation_order(tmp_path: Path, kind: str) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START)
     with open_source(str(path), kind) as reader:
         assert (reader.width, reader.height, reader.fps, reader.num_frames_expected) == (64, 48, 25.0, 30)
@@ -53,7 +53,7 @@ def test_every_picture_once_and_in_order_with_reordered_packets(tmp_path: Path, 
         pytest.param("a.mp4", [("mjpeg", 1, 320, "default")], 0, id="only a still"),
     ],
 )
-def test_of_several_video_tracks_the_default_film_is_read(
+def test_the_default_moving_video_is_selected_from_several_tracks(
     tmp_path: Path, name: str, tracks: list[tuple[str, int, int, str]], chosen: int
 ) -> None:
     with av.open(str(tmp_path / name), "w") as container:
@@ -74,7 +74,7 @@ def test_of_several_video_tracks_the_default_film_is_read(
         assert sum(1 for _ in reader) == tracks[chosen][1]
 
 
-def test_pictures_carry_their_number_time_and_clock(tmp_path: Path) -> None:
+def test_pictures_have_an_ordinal_a_time_and_a_clock(tmp_path: Path) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(5), options=SLOW_START)
     with open_source(str(path), "file") as reader:
         pictures = list(reader)
@@ -83,9 +83,9 @@ def test_pictures_carry_their_number_time_and_clock(tmp_path: Path) -> None:
     assert {(picture.clock, picture.captured_at_ns) for picture in pictures} == {("file", None)}
 
 
-def test_who_converts_and_who_does_not_get_the_same_numbers(tmp_path: Path) -> None:
+def test_conversion_does_not_change_the_numbers(tmp_path: Path) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START)
-    converter, taken = Converter(), []
+    converter, numberings = Converter(), []
     for convert in (True, False):
         selection = Selection(stride=2, max_fps=5, max_frames=4)
         with open_source(str(path), "file") as reader:
@@ -98,12 +98,12 @@ def test_who_converts_and_who_does_not_get_the_same_numbers(tmp_path: Path) -> N
                         converter.to_bgr(picture)
                 if selection.done:
                     break
-        taken.append(numbered)
-    # On a grid of 0.2 s from 0: pictures 1, 7 (0.24 s), 11 (0.4 s), 17 (0.64 s).
-    assert taken[0] == taken[1] == {1: 1, 2: 7, 3: 11, 4: 17}
+        numberings.append(numbered)
+    # Every second picture, at most one in each slot of 0.2 s: 1, 7 (0.24 s), 11 (0.4 s), 17 (0.64 s).
+    assert numberings[0] == numberings[1] == {1: 1, 2: 7, 3: 11, 4: 17}
 
 
-def test_variable_rate_and_a_start_that_is_not_zero(tmp_path: Path) -> None:
+def test_a_variable_frame_rate_and_a_nonzero_start_are_kept(tmp_path: Path) -> None:
     pts_ms = [5000, 5033, 5500, 5501, 9000]
     path = write_video(
         tmp_path / "vfr.mkv", counting_frames(5), pts=pts_ms, time_base=Fraction(1, 1000), options=SLOW_START
@@ -112,7 +112,7 @@ def test_variable_rate_and_a_start_that_is_not_zero(tmp_path: Path) -> None:
         assert [picture.pts_s for picture in reader] == pytest.approx([pts / 1000 for pts in pts_ms])
 
 
-def test_missing_times_follow_the_rate(tmp_path: Path) -> None:
+def test_missing_times_follow_the_frame_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "raw.h264", counting_frames(6), options=SLOW_START)
     with open_source(str(path), "file") as reader:
         times_s = [picture.pts_s for picture in reader]
@@ -122,7 +122,7 @@ def test_missing_times_follow_the_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
-def test_a_truncated_file_ends_after_its_sound_part(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_yields_its_undamaged_pictures(tmp_path: Path, suffix: str) -> None:
     path = write_video(
         tmp_path / f"whole.{suffix}",
         counting_frames(50),
@@ -136,7 +136,7 @@ def test_a_truncated_file_ends_after_its_sound_part(tmp_path: Path, suffix: str)
     assert found == list(range(len(found)))
 
 
-def test_damaged_pictures_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_damaged_pictures_are_counted_and_skipped(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     noise = [av.VideoFrame.from_ndarray(rng.integers(0, 255, (72, 64), np.uint8), format="yuv420p") for _ in range(60)]
     path = write_video(tmp_path / "noise.mkv", noise, options={"g": "10", "bf": "0"})
@@ -145,13 +145,13 @@ def test_damaged_pictures_are_counted_and_left_out(tmp_path: Path) -> None:
         data[at : at + 200] = b"\xff" * 200
     path.write_bytes(data)
     with open_source(str(path), "file") as reader:
-        num_sound = sum(1 for _ in reader)
+        num_undamaged = sum(1 for _ in reader)
         assert reader.num_corrupt > 0
-    assert 0 < num_sound < 60
-    assert num_sound + reader.num_corrupt <= 60 + 9
+    assert 0 < num_undamaged < 60
+    assert num_undamaged + reader.num_corrupt <= 60 + 9
 
 
-def test_no_picture_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+def test_frames_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:
     path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START, turn={"degrees": 90})
     converter, num_alive = Converter(), []
     gc.collect()
@@ -161,14 +161,14 @@ def test_no_picture_waits_for_the_garbage_collector(tmp_path: Path) -> None:
             for picture in reader:
                 converter.to_bgr(picture)
                 converter.to_i420(picture, (32, 24))
-                # not isinstance: it would ask proxies of other packages for their class
-                num_alive.append(sum(type(thing) is av.VideoFrame for thing in gc.get_objects()))
+                # isinstance would evaluate the proxy objects of other packages
+                num_alive.append(sum(type(instance) is av.VideoFrame for instance in gc.get_objects()))
     finally:
         gc.enable()
     assert max(num_alive) <= num_alive[2] + 1
 
 
-def test_pixels_that_are_not_square_are_told_as_seen(tmp_path: Path) -> None:
+def test_the_sample_aspect_ratio_refers_to_the_upright_picture(tmp_path: Path) -> None:
     path = tmp_path / "wide.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -227,7 +227,7 @@ def playlist(path: Path) -> None:
         pytest.param("list.m3u8", playlist, "playlists on disk are not followed", id="HLS playlist"),
     ],
 )
-def test_what_holds_no_video_is_one_clear_line(
+def test_a_file_without_video_gives_one_error_line(
     tmp_path: Path, name: str, make: object, expected: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / name
@@ -241,14 +241,14 @@ def test_what_holds_no_video_is_one_clear_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_name_is_never_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_name_is_not_interpreted_as_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mkv", counting_frames(3)).rename("subfile,,start,0,end,0,,:a.mkv")
     with open_source("subfile,,start,0,end,0,,:a.mkv", "file") as reader:
         assert sum(1 for _ in reader) == 3
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_skips_unreadable_files(tmp_path: Path) -> None:
     rgb = bars(320, 96)
     Image.fromarray(rgb).save(tmp_path / "2.png")
     Image.fromarray(rgb[:, :160]).save(tmp_path / "10.bmp")
@@ -266,7 +266,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "F"])
-def test_pictures_of_every_kind(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_pictures_of_every_mode_and_format_are_read(tmp_path: Path, mode: str, suffix: str) -> None:
     rgb = bars(320, 96)
     if mode in ("L", "1", "I;16", "F"):
         grey = (np.arange(320) // 160 * 255).astype(np.uint8)[None].repeat(96, axis=0)
@@ -297,11 +297,11 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.jpg", exif=exif, quality=95)
     with open_source(str(tmp_path / "a.jpg"), "pictures") as reader:
         seen = Converter().to_bgr(next(reader))
-    # 6: to be turned a quarter to the right.
+    # EXIF orientation 6: rotate clockwise by 90 degrees.
     assert np.abs(seen.astype(int) - np.rot90(rgb, -1)).max() < 16
 
 
-def test_pictures_that_are_all_broken_or_gone(tmp_path: Path) -> None:
+def test_a_folder_without_readable_pictures_raises(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no pictures any more"):
         open_source(str(tmp_path), "pictures")
     (tmp_path / "a.jpg").write_bytes(b"nothing")
@@ -317,7 +317,7 @@ def packet(pts: int, wallclock_us: int | None) -> SimpleNamespace:
     )
 
 
-def test_capture_times_follow_the_picture_not_the_packet() -> None:
+def test_capture_times_are_assigned_by_pts() -> None:
     clock = CaptureClock()
     clock.note(packet(0, 1_000_040))
     assert clock.of(0, 0.0) is None

@@ -1,4 +1,4 @@
-"""pts_s: correct where containers have wrong times or none, and rising over joined recordings."""
+"""pts_s: correct for containers with wrong or missing timestamps, and rising across concatenated recordings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_raw_stream_has_the_rate_that_its_headers_state(tmp_path: Path, name: 
 @pytest.mark.parametrize("options", [{"bf": "0"}, B_FRAMES], ids=["without B-frames", "with B-frames"])
 @pytest.mark.parametrize("count", [5, 24, 75], ids=["0.2 s", "0.96 s", "3 s"])
 @pytest.mark.parametrize("suffix", ["ts", "mpg"])
-def test_joined_recordings_go_on_after_one_frame(
+def test_concatenated_recordings_continue_after_one_frame(
     tmp_path: Path, count: int, options: dict[str, str], suffix: str
 ) -> None:
     codec = "libx264" if suffix == "ts" else "mpeg2video"
@@ -63,7 +63,7 @@ def test_joined_recordings_go_on_after_one_frame(
     assert_regular(times_s(joined(tmp_path / f"joined.{suffix}", *parts)), 3 * count, 25)
 
 
-def test_a_recording_joined_behind_one_with_b_frames_goes_on_after_one_frame(tmp_path: Path) -> None:
+def test_a_recording_after_one_with_b_frames_continues_after_one_frame(tmp_path: Path) -> None:
     parts = [
         write_video(tmp_path / f"{n}.ts", counting_frames(25), options=options)
         for n, options in enumerate([B_FRAMES, {"bf": "0"}, B_FRAMES])
@@ -74,15 +74,15 @@ def test_a_recording_joined_behind_one_with_b_frames_goes_on_after_one_frame(tmp
     assert min(np.diff(found_s)) > 0
 
 
-def test_a_recording_whose_times_lie_far_ahead_goes_on_after_one_frame(tmp_path: Path) -> None:
+def test_a_recording_with_much_later_times_continues_after_one_frame(tmp_path: Path) -> None:
     parts = [
         write_video(tmp_path / f"{n}.ts", counting_frames(25), pts=range(n * 25_000, n * 25_000 + 25)) for n in range(2)
     ]
     assert_regular(times_s(joined(tmp_path / "joined.ts", *parts)), 50, 25)
 
 
-def test_a_hole_in_one_recording_stays(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "hole.mkv", counting_frames(10), pts=[*range(5), *range(1000, 1005)])
+def test_a_gap_within_a_recording_is_kept(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "gap.mkv", counting_frames(10), pts=[*range(5), *range(1000, 1005)])
     found_s = times_s(path)
     assert found_s[5] - found_s[4] == pytest.approx(996 / 25, abs=0.002)
 
@@ -103,21 +103,21 @@ def test_times_rise_strictly(pts: list[int | None], expected_s: list[float]) -> 
     assert [clock.of(frame) for frame in frames] == expected_s
 
 
-def test_kept_pictures_of_a_joined_stream_have_the_times_that_decode_saw(tmp_path: Path) -> None:
+def test_stored_pictures_of_a_concatenated_stream_keep_their_times(tmp_path: Path) -> None:
     parts = [write_video(tmp_path / f"{n}.ts", counting_frames(24), options=B_FRAMES) for n in range(3)]
     path = joined(tmp_path / "joined.ts", *parts)
-    folder = tmp_path / "kept"
+    folder = tmp_path / "stored"
     folder.mkdir()
     writer = SegmentWriter(folder, segment_s=0.0)
     with open_source(str(path), "live", on_packet=writer.take) as reader:
         writer.begin(1)
-        seen_s = [picture.pts_s for picture in reader]
+        decoded_s = [picture.pts_s for picture in reader]
     writer.end()
     stored = SegmentReader(folder)
-    kept_s = []
+    stored_s = []
     while (picture := stored.read(at_end=True)) is not None:
-        kept_s.append(picture.picture.pts_s)
+        stored_s.append(picture.picture.pts_s)
     stored.close()
-    assert len(seen_s) == 72
-    assert np.all(np.diff(seen_s) > 0)
-    assert kept_s == seen_s
+    assert len(decoded_s) == 72
+    assert np.all(np.diff(decoded_s) > 0)
+    assert stored_s == decoded_s
