@@ -20,7 +20,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @pytest.fixture(scope="session")
 def cuda() -> torch.device:
-    """The CUDA device; skips or fails without one."""
+    """The CUDA device. Skip the test without one, or fail if REQUIRE_CUDA=1."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     reason = f"torch {torch.__version__} finds no CUDA device"
@@ -40,7 +40,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill new tensors with NaN or the largest integer, so that an element that is never written is noticed."""
+    """Fill new tensors with NaN or the largest integer, so that an element that is never written fails a test."""
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, _poisoning(getattr(torch, name)))
 

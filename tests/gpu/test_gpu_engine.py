@@ -71,7 +71,7 @@ def test_batches_in_flight_do_not_affect_each_other(
     order = [0, 1, 2, 1, 0, 2, 2]
     pending = [
         engine.submit([frame_of(pictures[index])], min_scores=[0.05], class_ids=[None]) for index in order
-    ]  # more batches than slots: the first are finished in the meantime
+    ]  # more batches than slots, so submit() waits for the first batches
     for one, index in reversed(list(zip(pending, order, strict=True))):
         assert_same(one.result()[0], on_cpu[index])
 
@@ -103,7 +103,7 @@ def test_low_precision_detects_high_scoring_objects(
     cuda: torch.device, pictures: Pictures, on_cpu: list[Detections], precision: str
 ) -> None:
     (found,) = found_on(load_engine("street", device=str(cuda), precision=precision), frame_of(pictures[0]))
-    # scores change by some hundredths, so detections near the threshold can appear or vanish
+    # scores change by a few hundredths, so detections near the threshold may differ
     assert abs(int((found.scores >= 0.7).sum()) - int((on_cpu[0].scores >= 0.7).sum())) <= 2
     assert found.scores[0] == pytest.approx(on_cpu[0].scores[0], abs=0.05)
 

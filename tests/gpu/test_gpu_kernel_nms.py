@@ -21,7 +21,7 @@ def quiet_floats() -> Iterator[None]:
         yield
 
 
-def suppressed(
+def nms_on_device(
     device: torch.device,
     boxes: NDArray[np.float32],
     is_candidate: NDArray[np.bool_],
@@ -29,7 +29,7 @@ def suppressed(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Kept and num_kept from tensors on the device."""
+    """Run the kernel on the device, and return (kept, num_kept) as arrays."""
     on_device = [torch.from_numpy(array).to(device) for array in (boxes, is_candidate)]
     device_classes = None if classes is None else torch.from_numpy(classes).to(device)
     kept, num_kept = nms(*on_device, iou_threshold, max_kept, device_classes)
@@ -45,7 +45,7 @@ def assert_same(
     max_kept: int,
     classes: NDArray[np.int64] | None = None,
 ) -> None:
-    kept, num_kept = suppressed(device, boxes, is_candidate, iou_threshold, max_kept, classes)
+    kept, num_kept = nms_on_device(device, boxes, is_candidate, iou_threshold, max_kept, classes)
     expected_kept, expected_num = cpu_nms(boxes, is_candidate, iou_threshold, max_kept, classes)
     np.testing.assert_array_equal(num_kept, expected_num)
     np.testing.assert_array_equal(kept, expected_kept)
@@ -77,7 +77,7 @@ def test_few_different_numbers(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("iou_threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9])
-def test_an_iou_that_is_the_threshold(device: torch.device, iou_threshold: float) -> None:
+def test_an_iou_equal_to_the_threshold(device: torch.device, iou_threshold: float) -> None:
     """Pairs with an IoU of n / 10, on either side of the float32 nearest to the threshold."""
     pairs = np.stack([[[0, 0, 10, 1], [0, 0, columns, 1]] for columns in range(11)]).astype(np.float32)
     classes = np.repeat(np.arange(11), 2)[None]
@@ -86,22 +86,22 @@ def test_an_iou_that_is_the_threshold(device: torch.device, iou_threshold: float
 
 @pytest.mark.parametrize("iou_threshold", [0.5, 0.7])
 def test_ious_within_a_rounding_of_the_threshold(device: torch.device, iou_threshold: float) -> None:
-    """A fused multiply-add, or a division with an error of one bit, decides some of these differently."""
+    """A fused multiply-add, or a division with an error of one bit, changes the result of some of these pairs."""
     boxes, classes = pairs_near_threshold(100, iou_threshold)
     assert_same(device, boxes, np.ones((1, 200), np.bool_), iou_threshold, 200, classes)
 
 
 def test_a_chain_in_which_each_box_suppresses_the_next(device: torch.device) -> None:
-    """In a row of boxes that each overlap only the next, every other one survives: the longest chain of corrections."""
+    """Each box overlaps only the next one, so every other box is kept. This is the longest chain of dependencies."""
     left = np.arange(130, dtype=np.float32) * 4
     boxes = np.stack([left, np.zeros_like(left), left + 6, np.ones_like(left)], axis=1)[None]
-    kept, num_kept = suppressed(device, boxes, np.ones((1, 130), np.bool_), 0.15, 100)
+    kept, num_kept = nms_on_device(device, boxes, np.ones((1, 130), np.bool_), 0.15, 100)
     assert num_kept.tolist() == [65]
     np.testing.assert_array_equal(kept[0, :65], np.arange(0, 130, 2))
 
 
 def test_candidates_at_both_ends_only(device: torch.device) -> None:
-    """The blocks in between are not compared, and their words must not be read."""
+    """The blocks without candidates are not compared, so their bit masks are not written and must not be read."""
     boxes = np.repeat(crowd(1, 5, 0)[:, :, None], 60, axis=2).reshape(1, 300, 4)
     is_candidate = np.zeros((1, 300), np.bool_)
     is_candidate[0, [0, 1, 60, 299]] = True
@@ -112,26 +112,26 @@ def test_candidates_at_both_ends_only(device: torch.device) -> None:
 def test_one_box_suppresses_all(device: torch.device) -> None:
     boxes = np.repeat(np.array([[[0, 0, 9, 9]]], np.float32), 130, axis=1)
     everything = np.ones((1, 130), np.bool_)
-    assert suppressed(device, boxes, everything, 0.99, 4)[1].tolist() == [1]
-    assert suppressed(device, boxes, everything, 1.0, 130)[0].tolist() == [list(range(130))]
-    assert suppressed(device, boxes, everything, 0.5, 130, np.arange(130)[None])[1].tolist() == [130]
+    assert nms_on_device(device, boxes, everything, 0.99, 4)[1].tolist() == [1]
+    assert nms_on_device(device, boxes, everything, 1.0, 130)[0].tolist() == [list(range(130))]
+    assert nms_on_device(device, boxes, everything, 0.5, 130, np.arange(130)[None])[1].tolist() == [130]
 
 
 def test_wrong_variants_are_detected(device: torch.device) -> None:
     """Boxes that suppress without being candidates, and ignored classes."""
     boxes = crowd(2, 100, 0)
     everything, is_candidate = np.ones((2, 100), np.bool_), np.arange(200).reshape(2, 100) % 3 > 0
-    found = suppressed(device, boxes, is_candidate, 0.3, 100)[0]
+    found = nms_on_device(device, boxes, is_candidate, 0.3, 100)[0]
     kept_of_all = cpu_nms(boxes, everything, 0.3, 100)[0]
     assert any(set(row) - {0} != {n for n in of_all if of_candidate[n]} - {0}
                for row, of_all, of_candidate in zip(found, kept_of_all, is_candidate, strict=True))  # fmt: skip
-    with_classes = suppressed(device, boxes, everything, 0.3, 100, np.arange(200).reshape(2, 100) % 2)[0]
+    with_classes = nms_on_device(device, boxes, everything, 0.3, 100, np.arange(200).reshape(2, 100) % 2)[0]
     assert (with_classes != kept_of_all).any()
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (3, 0)], ids=str)
 def test_nothing_to_suppress(device: torch.device, shape: tuple[int, int]) -> None:
-    kept, num_kept = suppressed(device, np.zeros((*shape, 4), np.float32), np.ones(shape, np.bool_), 0.5, 4)
+    kept, num_kept = nms_on_device(device, np.zeros((*shape, 4), np.float32), np.ones(shape, np.bool_), 0.5, 4)
     assert kept.shape == (shape[0], 4)
     assert num_kept.tolist() == [0] * shape[0]
     assert not kept.any()
@@ -162,9 +162,9 @@ def test_arguments_may_be_non_contiguous(device: torch.device) -> None:
     ],
 )
 def test_invalid_arguments_raise(changes: dict[str, object], message: str) -> None:
-    sound = {"boxes_xyxy": torch.zeros(2, 7, 4), "is_candidate": torch.ones(2, 7, dtype=torch.bool)}
+    valid = {"boxes_xyxy": torch.zeros(2, 7, 4), "is_candidate": torch.ones(2, 7, dtype=torch.bool)}
     with pytest.raises(ValueError, match=message):
-        nms(**{**sound, "iou_threshold": 0.5, "max_kept": 3, **changes})  # type: ignore[arg-type]
+        nms(**{**valid, "iou_threshold": 0.5, "max_kept": 3, **changes})  # type: ignore[arg-type]
 
 
 def test_a_captured_graph_can_be_replayed_with_other_boxes(cuda: torch.device) -> None:

@@ -16,8 +16,8 @@ from pipeline.contract.arrays import ColourMatrix, I420Frame
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Weights of neighbours may differ by a rounding (2^-24) on either axis, of a difference of at most 1; the two sums
-# after that by one each; all of it by a standard deviation of 0.224.
+# Interpolation weights may differ by one rounding (2^-24) on each axis, for neighbours that differ by at most 1. Two
+# sums add one rounding each. The result is divided by a standard deviation of at least 0.224.
 RESIZED_TOLERANCE = 4 * 2.0**-24 / 0.224
 
 MATRICES = list(ColourMatrix)
@@ -39,8 +39,8 @@ def on_device(
     capacity: int | None = None,
 ) -> NDArray[np.float32]:
     """The result of `preprocess` as (B, *padded_hw, 3), from planes filled with 255 after each picture."""
-    fullest = max((len(frame.data) for frame in frames), default=0)
-    planes = np.full((len(frames), fullest if capacity is None else capacity), 255, np.uint8)
+    max_num_bytes = max((len(frame.data) for frame in frames), default=0)
+    planes = np.full((len(frames), max_num_bytes if capacity is None else capacity), 255, np.uint8)
     params = np.full((len(frames), NUM_PARAMS), np.nan, np.float32)
     pack_frames(frames, input_hws, planes, params)
     inputs = torch.from_numpy(planes).to(device), torch.from_numpy(params).to(device)
@@ -155,10 +155,10 @@ def test_no_pictures(device: torch.device) -> None:
     ],
 )
 def test_invalid_arguments_raise(changes: dict[str, Any], message: str) -> None:
-    sound = {"planes": torch.zeros(2, 64, dtype=torch.uint8), "params": torch.zeros(2, NUM_PARAMS)}
+    valid = {"planes": torch.zeros(2, 64, dtype=torch.uint8), "params": torch.zeros(2, NUM_PARAMS)}
     options = {"padded_hw": (32, 32), "mean": MEAN, "std": STD, "dtype": torch.float32}
     with pytest.raises(ValueError, match=message):
-        preprocess(**{**sound, **options, **changes})
+        preprocess(**{**valid, **options, **changes})
 
 
 def test_a_captured_graph_can_be_replayed_with_pictures_of_other_sizes(cuda: torch.device) -> None:

@@ -19,7 +19,7 @@ from ops.roi_align_triton import roi_align
 
 FLOAT32_UNIT = 2.0**-24
 HALF_ULP = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-"""unit roundoff of each dtype; results that round to neighbouring values differ by two of them"""
+"""unit roundoff of each dtype; two results that round to neighbouring values differ by twice the unit roundoff"""
 LARGEST = 6.0
 """upper bound of the random levels"""
 
@@ -28,14 +28,14 @@ LEVEL_HWS = ((23, 41), (12, 21), (6, 11))
 BOXES = np.array(
     [
         [10, 20, 90.5, 70.25],
-        [0, 0, 164, 92],  # everything
+        [0, 0, 164, 92],  # the whole image
         [33, 17, 33, 17],  # empty
-        [40, 10, 40, 60],  # without width
+        [40, 10, 40, 60],  # zero width
         [70.5, 30, 71, 30.4],  # smaller than a cell
         [-30, -20, 25, 30],  # partly outside
         [150, 80, 260, 190],
         [400, 400, 500, 470],  # outside
-        [-80, -100, 240, 190],  # around everything
+        [-80, -100, 240, 190],  # contains the image
         [12.3, 45.6, 78.9, 89.1],
     ],
     np.float32,
@@ -53,7 +53,7 @@ def quiet_floats() -> Iterator[None]:
 def random_levels(
     device: torch.device, channels: int, dtype: torch.dtype = torch.float32, hws: Sequence[tuple[int, int]] = LEVEL_HWS
 ) -> list[torch.Tensor]:
-    """Two images, channels last."""
+    """Return levels of two images, channels last."""
     random = np.random.default_rng(channels)
     maps = [random.standard_normal((2, *hw, channels), np.float32).clip(-LARGEST, LARGEST) for hw in hws]
     return [torch.from_numpy(level).to(device, dtype).permute(0, 3, 1, 2) for level in maps]
@@ -72,7 +72,7 @@ def aligned(
     num_valid: NDArray[np.int64] | None = None,
     **options: Any,
 ) -> torch.Tensor:
-    """The kernel's result, (N, PH, PW, C) on the CPU."""
+    """Run the kernel, and return its result as (N, PH, PW, C) on the CPU."""
     device = levels[0].device
     counts = None if num_valid is None else on(device, num_valid)
     found = roi_align(levels, scales, on(device, boxes), on(device, image_idx), output_hw, num_valid=counts, **options)
@@ -90,15 +90,15 @@ def expected_of(
     scales: tuple[float, ...] = SCALES,
     **options: Any,
 ) -> torch.Tensor:
-    """The result of the CPU kernel for the same values in float32."""
+    """Return the result of the CPU kernel for the same values in float32."""
     maps = [level.float().permute(0, 2, 3, 1).cpu().contiguous().numpy() for level in levels]
     return torch.from_numpy(cpu_roi_align(maps, scales, boxes, image_idx, output_hw, **options))
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, num_samples: int) -> None:
-    """To the roundings of a mean of four cells a sample, in another order, and then to the format.
+    """Compare with a tolerance for a mean of four cells per sample in another order, and for rounding to the dtype.
 
-    Both take the same cells, since they compute the same positions: there is no allowance for those.
+    Positions need no tolerance, because both kernels compute them with the same roundings.
     """
     sums = (4 * num_samples + 8) * FLOAT32_UNIT * LARGEST
     error = (found.float() - expected).abs() - 2 * HALF_ULP[found.dtype] * expected.abs()
@@ -107,7 +107,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, num_samples: int) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("is_aligned", [False, True], ids=["as it is", "aligned"])
+@pytest.mark.parametrize("is_aligned", [False, True], ids=["not aligned", "aligned"])
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
 def test_agrees_with_the_cpu(device: torch.device, sampling_ratio: int, is_aligned: bool, dtype: torch.dtype) -> None:
     levels = random_levels(device, 19, dtype)
@@ -116,9 +116,9 @@ def test_agrees_with_the_cpu(device: torch.device, sampling_ratio: int, is_align
     assert_close(found, expected_of(levels, BOXES, IMAGE_IDX, **options), sampling_ratio**2)
 
 
-@pytest.mark.parametrize("is_aligned", [False, True], ids=["as it is", "aligned"])
+@pytest.mark.parametrize("is_aligned", [False, True], ids=["not aligned", "aligned"])
 def test_adaptive_samples(device: torch.device, is_aligned: bool) -> None:
-    """As many samples as a bin has cells; samples far outside the map are skipped."""
+    """Each bin takes one sample per cell; samples far outside the map are skipped."""
     levels = random_levels(device, 5)
     far = [[-3000, 10, 200, 60], [20, -100, 90, 4000], [1e5, 1e5, 1e5 + 90, 1e5 + 90], [0, 0, 1e30, 1e30]]
     boxes = np.concatenate([BOXES, np.array(far, np.float32)])
@@ -145,7 +145,7 @@ def test_equals_the_reference(device: torch.device) -> None:
         feature_map = levels[level][image].permute(1, 2, 0).cpu().double().numpy()
         expected.append(reference.roi_align(feature_map, box, (3, 2), SCALES[level], 2, aligned=False))
     difference = (aligned(levels, BOXES, IMAGE_IDX).double() - torch.from_numpy(np.stack(expected))).abs().float()
-    # float32 rounds positions up to 64 cells four times, on two axes; the slope is at most twice LARGEST
+    # positions of up to 64 cells are rounded four times on each of two axes; the slope is at most twice LARGEST
     of_positions = 2 * 4 * 64 * FLOAT32_UNIT * 2 * LARGEST
     assert_close((difference - of_positions).clamp(min=0), torch.zeros_like(difference), 4)
 
@@ -160,8 +160,9 @@ def test_a_shift_by_half_a_pixel_is_detected(device: torch.device) -> None:
 
 
 def at_level_changes(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Actual and expected levels of boxes whose areas are a few roundings around each threshold; each map contains its
-    number.
+    """Return the actual and expected levels of boxes whose areas are within a few roundings of each threshold.
+
+    Each map contains the number of its level.
     """
     near = 1 + np.arange(-10, 3) * 2.0**-23
     sides = np.concatenate([[0, 1, 16, 900, 5000], *(side * near for side in (112, 224, 448, 896))])
@@ -183,14 +184,14 @@ def test_five_levels_change_at_the_areas_of_the_cpu(device: torch.device) -> Non
 
 
 def test_levels_without_the_epsilon_are_detected(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule of the FPN paper without torchvision's epsilon."""
+    """The thresholds are those of the FPN paper, without torchvision's epsilon."""
     bare = (0.0, 112.0**2, 224.0**2, 448.0**2, 896.0**2)
     monkeypatch.setattr(roi_align_triton, "least_areas_px2", lambda scales: bare)
     found, expected = at_level_changes(device)
     assert not torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("is_aligned", [False, True], ids=["as it is", "aligned"])
+@pytest.mark.parametrize("is_aligned", [False, True], ids=["not aligned", "aligned"])
 def test_a_single_level_takes_boxes_of_negative_area(device: torch.device, is_aligned: bool) -> None:
     level = random_levels(device, 5)[:1]
     boxes = np.array([[90, 20, 10, 70], [90, 70, 10, 20], [10, 20, 90, 70]], np.float32)

@@ -85,7 +85,7 @@ def runner_class(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> type[
 
 
 def network_on(device: torch.device) -> StagedNetwork:
-    """A network with small counts, for the interpreter, in which every proposal becomes a detection."""
+    """Return a network with few proposals, for the interpreter, in which every proposal becomes a detection."""
     torch.manual_seed(3)
     network = build("street", 7)
     network.rpn._pre_nms_top_n["testing"] = 40

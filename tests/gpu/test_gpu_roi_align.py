@@ -19,7 +19,7 @@ LARGEST = 6.0
 
 
 def random_levels(device: torch.device, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
-    """Two images, 256 channels, channels last."""
+    """Return levels of two images with 256 channels, channels last."""
     random = torch.Generator(device).manual_seed(seed)
     levels = []
     for stride in STRIDES:
@@ -30,7 +30,7 @@ def random_levels(device: torch.device, dtype: torch.dtype, seed: int = 0) -> li
 
 
 def random_boxes(num: int, seed: int) -> torch.Tensor:
-    """(num, 4) boxes of 4 to 400 pixels on the CPU, some of them outside the image."""
+    """Return (num, 4) boxes of 4 to 400 pixels on the CPU, some of them outside the image."""
     random = np.random.default_rng(seed)
     centre = random.uniform(0, IMAGE_HW[::-1], (num, 2))
     half = np.exp(random.uniform(np.log(2), np.log(200), (num, 2)))
@@ -38,7 +38,7 @@ def random_boxes(num: int, seed: int) -> torch.Tensor:
 
 
 def on_cpu(levels: list[torch.Tensor], boxes: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
-    """(N, PH, PW, C) float32 of the same numbers by the CPU form, for 7x7 bins and boxes of two images in a row."""
+    """Return the CPU kernel's result (N, 7, 7, C) float32. The first half of the boxes is on image 0, the rest on 1."""
     maps = [level.float().permute(0, 2, 3, 1).cpu().contiguous().numpy() for level in levels]
     image_idx = np.repeat([0, 1], len(boxes) // 2)
     found = cpu_roi_align(maps, SCALES, boxes.cpu().numpy(), image_idx, (7, 7), num_valid=num_valid.cpu().numpy())
@@ -46,7 +46,7 @@ def on_cpu(levels: list[torch.Tensor], boxes: torch.Tensor, num_valid: torch.Ten
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, half_ulp: float) -> None:
-    """To the roundings of a mean of 16 cells and, of the format, what results that round to neighbours differ by."""
+    """Compare with a tolerance for a mean of 16 cells in another order, and for rounding to neighbouring values."""
     error = (found.float() - expected).abs() - 2 * half_ulp * expected.abs()
     assert float(error.nan_to_num(nan=torch.inf).max()) <= 24 * FLOAT32_UNIT * LARGEST
 
@@ -81,9 +81,9 @@ def test_a_replayed_graph_reads_new_boxes_counts_and_maps(cuda: torch.device) ->
 
 @pytest.mark.parametrize(("dtype", "half_ulp"), [(torch.float32, 0.0), (torch.bfloat16, 2.0**-8)], ids=["fp32", "bf16"])
 def test_agrees_with_torchvision(cuda: torch.device, dtype: torch.dtype, half_ulp: float) -> None:
-    """Its kernel contracts multiplications and additions: positions of up to 128 cells differ by a few roundings, and
-    values by that times a slope of up to twice the largest, along two axes. Boxes keep off the edge of the image, where
-    a rounding decides whether a sample counts.
+    """torchvision's kernel uses fused multiply-adds, so positions of up to 128 cells differ by a few roundings on each
+    axis. Values differ by this error times a slope of at most twice LARGEST. No box touches the edge of the image,
+    where a rounding decides whether a sample is inside.
     """
     levels = random_levels(cuda, dtype)
     boxes = random_boxes(200, seed=3).to(cuda)

@@ -1,8 +1,8 @@
 """Every stage of the engine, compared with the same stage of torchvision's networks on the same inputs.
 
 With random weights, scores are nearly tied, and a complete run may order detections differently. Stages are therefore
-compared on equal inputs. The weights are scaled on the pictures so that features, scores, boxes, masks and heatmaps vary
-like the outputs of a trained network.
+compared on equal inputs. The weights are scaled on the pictures so that features, scores, boxes, masks and heatmaps
+vary like the outputs of a trained network.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def images_of(network: FasterRCNN, frames: list[I420Frame]) -> ImageList:
 
 
 def scale_weights(network: FasterRCNN, images: ImageList) -> None:
-    """Set random norms, then scale each output layer, in order of execution, so that its outputs have a set deviation."""
+    """Set random norms, then scale the output layers, in order of execution, to given standard deviations."""
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.weight.uniform_(0.8, 1.2)
@@ -179,7 +179,7 @@ def last_layer(block: nn.Module) -> nn.Module:
 
 
 def rescale(layer: nn.Module, deviation: float, *outputs: Tensor) -> None:
-    """Scale the layer so that each channel of its outputs has mean 0 and all together have the standard deviation."""
+    """Scale and shift the layer: each output channel gets mean 0, all together the standard deviation `deviation`."""
     rows = torch.cat([output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
     means = rows.mean(dim=1)
     factor = deviation / float((rows - means[:, None]).std())

@@ -1,4 +1,4 @@
-"""`evaluate coco` and `evaluate video` on drawn pictures, by the packaged model."""
+"""`evaluate coco` and `evaluate video` on synthetic pictures with the packaged model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(scene_data: Path, folder: Path, change: Change) -> Path:
-    """The annotations, changed, in another folder than their pictures."""
+    """Write changed annotations to another folder than that of the pictures."""
     content = json.loads((scene_data / "val.json").read_text())
     change(content)
     path = folder / "changed.json"
@@ -47,7 +47,7 @@ def changed(scene_data: Path, folder: Path, change: Change) -> Path:
 # -- coco -------------------------------------------------------------------------------------------------------------
 
 
-def test_coco_as_json_and_as_files(run: Run, scene_data: Path, tmp_path: Path) -> None:
+def test_coco_writes_json_and_files(run: Run, scene_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "report"
     code, out, err = run(
         "evaluate", "coco", "--data", scene_data / "val.json", "--model", "street", "--json", "--output", output
@@ -84,9 +84,9 @@ def test_coco_as_json_and_as_files(run: Run, scene_data: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("orientation", "turn"),
     [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)],
-    ids=["half turn", "quarter turn"],
+    ids=["180 degrees", "90 degrees"],
 )
-def test_pictures_that_are_stored_turned_have_the_same_figures(
+def test_exif_orientation_does_not_change_the_metrics(
     run: Run, scene_data: Path, tmp_path: Path, orientation: int, turn: Image.Transpose
 ) -> None:
     content = json.loads((scene_data / "val.json").read_text())
@@ -102,17 +102,17 @@ def test_pictures_that_are_stored_turned_have_the_same_figures(
         image["file_name"] = str(Path(image["file_name"]).with_suffix(".png"))
     data = tmp_path / "val.json"
     data.write_text(json.dumps(content))
-    figures = []
+    metrics_by_folder = []
     for folder in ("plain", "turned"):
         arguments = ("evaluate", "coco", "--data", data, "--images", tmp_path / folder, "--model", "street", "--json")
         code, out, _ = run(*arguments)
         assert code == 0
-        figures.append({kind: json.loads(out)[kind] for kind in ("box", "mask")})
-    assert figures[0] == figures[1]
-    assert figures[0]["box"]["AP"] > 0.02
+        metrics_by_folder.append({kind: json.loads(out)[kind] for kind in ("box", "mask")})
+    assert metrics_by_folder[0] == metrics_by_folder[1]
+    assert metrics_by_folder[0]["box"]["AP"] > 0.02
 
 
-def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
+def test_coco_prints_a_table_and_names_classes_that_the_model_lacks(
     run: Run, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -135,7 +135,7 @@ def test_coco_as_a_table_of_some_pictures_with_more_classes_than_the_model_has(
     assert max(map(len, out.splitlines()[1:])) <= 120
 
 
-def test_data_without_masks_give_figures_of_boxes(run: Run, scene_data: Path, tmp_path: Path) -> None:
+def test_data_without_masks_give_box_metrics_only(run: Run, scene_data: Path, tmp_path: Path) -> None:
     data = changed(
         scene_data, tmp_path, lambda content: [entry.pop("segmentation") for entry in content["annotations"]]
     )
@@ -150,7 +150,7 @@ def test_data_without_masks_give_figures_of_boxes(run: Run, scene_data: Path, tm
 
 @pytest.fixture(scope="module")
 def box_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a network that takes everything for a person."""
+    """Weights of a network that classifies everything as a person."""
     torch.manual_seed(0)
     network = build(BOX_MODEL, 91)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def box_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_model_that_finds_boxes_alone(run: Run, scene_data: Path, tmp_path: Path, box_weights: Path) -> None:
+def test_a_model_of_boxes_gives_box_metrics_only(run: Run, scene_data: Path, tmp_path: Path, box_weights: Path) -> None:
     arguments = ("--data", scene_data / "val.json", "--model", BOX_MODEL, "--weights", box_weights, "--num", 1)
     code, out, _ = run("evaluate", "coco", *arguments, "--json", "--output", tmp_path / "report")
     metrics = json.loads(out)
@@ -170,13 +170,13 @@ def test_a_model_that_finds_boxes_alone(run: Run, scene_data: Path, tmp_path: Pa
     detections = json.loads((tmp_path / "report" / "detections.json").read_text())
     assert {entry["category_id"] for entry in detections} == {1}
     with Image.open(tmp_path / "report" / "worst.png") as sheet:
-        assert np.any(np.all(np.asarray(sheet) == (255, 45, 45), axis=2)), "a false box is outlined in red"
+        assert np.any(np.all(np.asarray(sheet) == (255, 45, 45), axis=2)), "no false positive is outlined in red"
     code, out, _ = run("evaluate", "coco", *arguments)
     assert (code, f"No mask metrics: model {BOX_MODEL} finds boxes alone." in out) == (0, True)
 
 
 def test_annotations_without_area_are_skipped_and_counted(run: Run, scene_data: Path, tmp_path: Path) -> None:
-    """As COCO's own instances_train2017.json has them: two boxes of height 0."""
+    """Two boxes of height 0, as in COCO's instances_train2017.json."""
 
     def add_empty_boxes(content: dict[str, Any]) -> None:
         first = content["annotations"][0]
@@ -198,8 +198,8 @@ def test_annotations_without_area_are_skipped_and_counted(run: Run, scene_data: 
         assert json.loads(out)[name] == json.loads(expected)[name], name
 
 
-def test_a_damaged_picture_is_left_out_and_named(run: Run, scene_data: Path, tmp_path: Path) -> None:
-    """Its header is sound, so that only decoding finds the damage."""
+def test_a_damaged_picture_is_skipped_and_named(run: Run, scene_data: Path, tmp_path: Path) -> None:
+    """The header of the picture is valid, so that only decoding detects the damage."""
     folder = tmp_path / "scene"
     shutil.copytree(scene_data, folder)
     picture = folder / json.loads((folder / "val.json").read_text())["images"][1]["file_name"]
@@ -225,7 +225,7 @@ def no_engine(*arguments: object, **options: object) -> NoReturn:
     ],
     ids=["empty", "text", "other size"],
 )
-def test_bad_pictures_are_found_before_the_model_is_loaded(
+def test_invalid_pictures_raise_before_the_model_is_loaded(
     run: Run, scene_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
 ) -> None:
     monkeypatch.setattr("pipeline.engine.engine.load_engine", no_engine)
@@ -249,7 +249,7 @@ def test_bad_pictures_are_found_before_the_model_is_loaded(
         ("short.pth", b"PK\x03\x04" + bytes(100), "its end is missing"),
     ],
 )
-def test_bad_weights_are_found_before_the_model_is_loaded(
+def test_invalid_weights_raise_before_the_model_is_loaded(
     run: Run,
     scene_data: Path,
     tmp_path: Path,
@@ -267,7 +267,7 @@ def test_bad_weights_are_found_before_the_model_is_loaded(
     assert f"weights {path}: cannot be read ({words})" in err
 
 
-MISTAKES: dict[str, tuple[Change, str]] = {
+INVALID_DATA: dict[str, tuple[Change, str]] = {
     "not-coco": (lambda content: content.pop("images"), "not COCO JSON"),
     "no-annotations": (lambda content: content["annotations"].clear(), "expected annotations of person, bicycle, car"),
     "other-classes": (
@@ -278,9 +278,9 @@ MISTAKES: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_data_is_one_line(run: Run, scene_data: Path, tmp_path: Path, name: str) -> None:
-    change, words = MISTAKES[name]
+@pytest.mark.parametrize("name", INVALID_DATA)
+def test_invalid_data_give_one_error_line(run: Run, scene_data: Path, tmp_path: Path, name: str) -> None:
+    change, words = INVALID_DATA[name]
     data = changed(scene_data, tmp_path, change)
     code, out, err = run("evaluate", "coco", "--data", data, "--images", scene_data, "--model", "street")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -308,7 +308,7 @@ def test_a_mistake_in_the_data_is_one_line(run: Run, scene_data: Path, tmp_path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use_is_one_line(
+def test_invalid_arguments_give_one_error_line(
     run: Run, scene_data: Path, tmp_path: Path, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -318,7 +318,7 @@ def test_wrong_use_is_one_line(
     assert words in err
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(run: Run, scene_data: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_gives_one_error_line(run: Run, scene_data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "report"
     code, out, err = run("evaluate", "coco", "--data", scene_data / "val.json", "--model", "street", "--output", output)
@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(run: Run, scene_data: Path, tm
 
 @pytest.mark.timeout(300)
 def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: object) -> None:
-    """The scene of the demo at a quarter of its pixels."""
+    """The demo scene with a quarter of its pixels."""
     output, (width, height) = tmp_path / "report", (480, 270)
     code, out, err = run(
         "evaluate", "video", "--size", f"{width}x{height}", "--model", "street",
@@ -343,15 +343,15 @@ def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: obje
     seed = SceneConfig().seed
     assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 250, "seed": seed}
     assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 25
-    through, alone = metrics["pipeline"], metrics["engine_alone"]
-    for judged in (through, alone):
-        assert judged["num_objects"] == metrics["num_objects"]
-        assert judged["mask"]["AP50"] >= 0.7
-        assert judged["mota"] >= 0.8
-        lost = judged["num_missed"] + judged["num_false"] + judged["num_switches"]
-        assert judged["mota"] == pytest.approx(1 - lost / judged["num_objects"], abs=1e-6)
-    # frames that were numbered or scaled wrongly would share next to nothing with the truth
-    assert through["mask"]["AP50"] > 0.9 * alone["mask"]["AP50"]
+    pipeline, engine_alone = metrics["pipeline"], metrics["engine_alone"]
+    for side in (pipeline, engine_alone):
+        assert side["num_objects"] == metrics["num_objects"]
+        assert side["mask"]["AP50"] >= 0.7
+        assert side["mota"] >= 0.8
+        num_errors = side["num_missed"] + side["num_false"] + side["num_switches"]
+        assert side["mota"] == pytest.approx(1 - num_errors / side["num_objects"], abs=1e-6)
+    # wrong frame numbers or a wrong scale would lower the AP to nearly 0
+    assert pipeline["mask"]["AP50"] > 0.9 * engine_alone["mask"]["AP50"]
     assert (output / "scene.mp4").stat().st_size > 1000
     for name in ("worst", "best"):
         with Image.open(output / f"{name}.png") as sheet:

@@ -1,4 +1,4 @@
-"""`evaluate mot` and `track` on made-up sequences, and on the real ones where they are."""
+"""`evaluate mot` and `track` on synthetic sequences, and on real sequences if they are available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PERFECT = {"hota": 1, "deta": 1, "assa": 1, "idf1": 1, "fp": 0, "fn": 0, "idsw":
 
 @pytest.fixture
 def sequence(tmp_path: Path) -> Path:
-    """Two people who walk, on 20 frames at 10 a second, and one that is marked with 0; detections of the two."""
+    """A sequence of 20 frames: two people who walk, a row with flag 0, and detections of the two people."""
     folder = tmp_path / "walk"
     boxes = {n: [(1, f"{n * 3},11,20,50"), (2, f"{201 + n},11,20,50")] for n in range(1, NUM_FRAMES + 1)}
     rows = [f"{n},{own},{box},1,-1,-1,-1" for n, both in boxes.items() for own, box in both]
@@ -38,7 +38,7 @@ def sequence(tmp_path: Path) -> Path:
 
 
 def write_results(path: Path, *, with_masks: bool = True) -> Path:
-    """Our own result file of `sequence`: the two people, one not confirmed, a car."""
+    """Write a result file (JSON lines) of `sequence`: the two people, an unconfirmed track and a car."""
     more = {} if with_masks else {"mask": None}
     with path.open("wb") as file:
         for n in range(1, NUM_FRAMES + 1):
@@ -56,7 +56,7 @@ def write_results(path: Path, *, with_masks: bool = True) -> Path:
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_our_tracker_is_judged_on_the_detections_of_a_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
+def test_the_tracker_is_evaluated_on_the_detections_of_a_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "report"
     code, out, err = run("evaluate", "mot", "--gt", sequence, "--json", "--output", output)
     assert (code, err) == (0, f"files written to {output}\n")
@@ -65,7 +65,7 @@ def test_our_tracker_is_judged_on_the_detections_of_a_sequence(run: Run, sequenc
     assert metrics["judged"] == {"walk": str(sequence / "det" / "det.txt")}
     assert metrics["tracker"]["confirm_s"] == TrackerConfig().confirm_s
     figures = metrics["sequences"]["walk"]
-    # detections of 0.9 give a track its id at the second of them: both are missed on the first frame
+    # a track is confirmed at its second detection of score 0.9, so both people are missed on the first frame
     expected = {"fp": 0, "fn": 2, "idsw": 0, "frag": 0, "mt": 2, "ml": 0, "num_objects": 40, "num_ids": 2}
     assert {name: figures[name] for name in expected} == expected
     assert figures["mota"] == pytest.approx(38 / 40)
@@ -77,7 +77,7 @@ def test_our_tracker_is_judged_on_the_detections_of_a_sequence(run: Run, sequenc
 
 @pytest.mark.usefixtures("trackeval")
 @pytest.mark.parametrize("place", ["walk/det/det.txt", "walk.txt", "det/det.txt"])
-def test_detections_of_another_folder(run: Run, sequence: Path, tmp_path: Path, place: str) -> None:
+def test_detections_may_be_in_another_folder(run: Run, sequence: Path, tmp_path: Path, place: str) -> None:
     path = tmp_path / "other" / place
     path.parent.mkdir(parents=True)
     path.write_text("")
@@ -87,20 +87,20 @@ def test_detections_of_another_folder(run: Run, sequence: Path, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_our_own_results_are_judged_on_people(run: Run, sequence: Path, tmp_path: Path) -> None:
+def test_result_files_are_evaluated_for_the_selected_classes(run: Run, sequence: Path, tmp_path: Path) -> None:
     path = write_results(tmp_path / "walk.jsonl")
     code, out, err = run("evaluate", "mot", "--gt", sequence, "--results", path, "--json")
     assert (code, err) == (0, "")
     metrics = json.loads(out)
     assert metrics["tracker"] is None
-    # exact: a box that is off by one pixel, the one between our numbers and the file's, is wrong at IoU 0.95
+    # an error by one pixel, the difference between 0-based and 1-based coordinates, would fail at IoU 0.95
     assert metrics["combined"].items() >= {**PERFECT, "mota": 1}.items()
     code, out, _ = run("evaluate", "mot", "--gt", sequence, "--results", path, "--classes", "person, car", "--json")
     assert (code, json.loads(out)["combined"]["fp"]) == (0, NUM_FRAMES)
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_a_table_of_all_sequences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_lists_all_sequences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     truth, results = box_crowd(tmp_path)
     files = [item for path in sorted(results.iterdir()) for item in ("--results", path)]
@@ -116,7 +116,7 @@ def test_a_table_of_all_sequences(run: Run, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_a_table_of_masks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_masks_has_motsa_and_smotsa(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     truth, results = mask_crowd(tmp_path)
     code, out, err = run("evaluate", "mot", "--gt", truth, "--results", results)
@@ -126,8 +126,8 @@ def test_a_table_of_masks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("trackeval")
-def test_our_own_masks(run: Run, tmp_path: Path) -> None:
-    """The result file of two streams of masks is judged by the masks, whatever its boxes are."""
+def test_result_files_with_masks_are_evaluated_by_masks(run: Run, tmp_path: Path) -> None:
+    """If the ground truth has masks, the boxes of the results are ignored."""
     mask = instance().mask
     assert mask is not None
     height, width = mask.size
@@ -148,7 +148,7 @@ def test_our_own_masks(run: Run, tmp_path: Path) -> None:
     assert (output / "masks.txt").read_text().splitlines()[0] == f"1 9 2 {height} {width} {mask.counts}"
 
 
-MISTAKES: dict[str, tuple[str, str]] = {
+INVALID_INPUT: dict[str, tuple[str, str]] = {
     "nowhere": ("--gt none", "none: there is no such folder"),
     "no sequences": ("--gt walk/det", "walk/det: expected MOTChallenge sequences, as SEQUENCE/gt/gt.txt"),
     "no seqinfo": ("--gt bare", "bare/seqinfo.ini: there is no such file"),
@@ -170,8 +170,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.usefixtures("trackeval")
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(
+@pytest.mark.parametrize("name", INVALID_INPUT)
+def test_invalid_input_gives_one_error_line(
     run: Run, sequence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,13 +189,15 @@ def test_a_mistake_is_one_line(
     write_results(tmp_path / "walk.jsonl")
     write_results(tmp_path / "short.jsonl")
     write_results(tmp_path / "masks.jsonl", with_masks=False)
-    arguments, words = MISTAKES[name]
+    arguments, words = INVALID_INPUT[name]
     code, out, err = run("evaluate", "mot", *arguments.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
 
 
-def test_without_trackeval_it_says_how_to_get_it(run: Run, sequence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_trackeval_the_error_names_the_package(
+    run: Run, sequence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "trackeval", None)
     code, out, err = run("evaluate", "mot", "--gt", sequence)
     assert (code, out) == (2, "")
@@ -205,7 +207,7 @@ def test_without_trackeval_it_says_how_to_get_it(run: Run, sequence: Path, monke
 # -- track ------------------------------------------------------------------------------------------------------------
 
 
-def test_track_writes_what_evaluate_mot_judges(run: Run, sequence: Path, tmp_path: Path) -> None:
+def test_track_writes_motchallenge_results(run: Run, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "result.txt"
     assert run("track", "--det", sequence / "det" / "det.txt", "--output", output) == (0, "", "")
     rows = output.read_text().splitlines()
@@ -213,10 +215,10 @@ def test_track_writes_what_evaluate_mot_judges(run: Run, sequence: Path, tmp_pat
     assert len(rows) == 2 * (NUM_FRAMES - 1)
 
 
-def test_track_takes_the_rate_given_above_that_of_the_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
+def test_fps_overrides_the_frame_rate_of_the_sequence(run: Run, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "result.txt"
     assert run("track", "--det", sequence / "det" / "det.txt", "--output", output, "--fps", "40")[0] == 0
-    # half of confirm_s, for detections of 0.9, are two frames
+    # for detections of score 0.9, half of confirm_s applies: two frames
     assert output.read_text().startswith("3,1,")
 
 
@@ -232,7 +234,7 @@ def test_track_takes_the_rate_given_above_that_of_the_sequence(run: Run, sequenc
         ("--det det.txt --output none/out.txt --fps 5", 1, "cannot write none/out.txt: no such file or directory"),
     ],
 )
-def test_track_says_what_is_wrong_in_one_line(
+def test_invalid_arguments_of_track_give_one_error_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, code: int, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -247,12 +249,14 @@ def test_track_says_what_is_wrong_in_one_line(
 # -- real sequences ---------------------------------------------------------------------------------------------------
 
 
-def test_the_five_sequences(run: Run, shared_data: Path, tmp_path: Path, trackeval: ModuleType) -> None:
+def test_metrics_of_real_sequences_equal_trackevals(
+    run: Run, shared_data: Path, tmp_path: Path, trackeval: ModuleType
+) -> None:
     truth, output = shared_data / "mot", tmp_path / "report"
     code, out, _ = run("evaluate", "mot", "--gt", truth, "--json", "--output", output)
     metrics = json.loads(out)
     assert (code, len(metrics["sequences"]), metrics["combined"]["num_objects"]) == (0, 5, 19483)
-    # far below what is reached, far above tracks that are a frame or a size off
+    # the metrics are far above these bounds; tracks with a wrong frame number or scale are far below
     assert metrics["combined"]["hota"] > 0.3
     assert metrics["combined"]["mota"] > 0.2
     official = official_figures(trackeval.datasets.MotChallenge2DBox, truth, output)

@@ -1,6 +1,7 @@
-"""`street` on real videos of a camera that stands still: what moves is known from the empty first second alone.
+"""`street` on real videos of a static camera. Background subtraction gives the ground truth.
 
-The truth of a frame is what differs from the median of the first frames and is no shadow, joined and without holes.
+The first second of each video is empty. The ground truth of a frame is the set of pixels that differ from the median of
+the first frames and are not shadows, after morphological closing and with holes filled.
 """
 
 from __future__ import annotations
@@ -24,74 +25,74 @@ Mask = NDArray[np.bool_]
 
 NUM_EMPTY_FRAMES = 30
 DIFFERENCE = 28
-"""grey levels, in any channel, after the change of the whole frame's brightness is taken away"""
+"""minimum difference in any channel, in grey levels, after subtraction of the change of brightness of the frame"""
 SMALLEST_PX = 3000
 
 
 @dataclass
 class Count:
-    """Objects asked for and found, their IoUs, and instances that lie on nothing that moves."""
+    """Counts of ground-truth objects, matches with their IoUs, and false positives on the static background."""
 
-    asked: int = 0
+    num_objects: int = 0
     ious: list[float] = field(default_factory=list)
-    elsewhere: int = 0
+    num_false: int = 0
     frames: int = 0
 
     @property
-    def found(self) -> float:
-        return len(self.ious) / self.asked
+    def recall(self) -> float:
+        return len(self.ious) / self.num_objects
 
     def __str__(self) -> str:
         return (
-            f"{len(self.ious)} of {self.asked} found ({self.found:.1%}), median IoU {np.median(self.ious):.3f}; "
-            f"{self.elsewhere} instances elsewhere on {self.frames} frames"
+            f"{len(self.ious)} of {self.num_objects} found ({self.recall:.1%}), median IoU {np.median(self.ious):.3f}; "
+            f"{self.num_false} false positives on {self.frames} frames"
         )
 
 
 def test_people_one_by_one(shared_data: Path, tmp_path: Path) -> None:
-    """Everybody who is wholly in the picture is found with a good mask in 98 % of the frames."""
+    """98 % of the people who are completely in the picture are found with a mask IoU of at least 0.7."""
     video = shared_data / "videos" / "intel_one-by-one-person-detection.mp4"
     count = Count()
     for result, moving in results_and_truth(video, tmp_path):
-        wanted = [mask for mask in moving if mask.sum() > 20_000 and not leaves_picture(mask)]
-        add(count, result, wanted, moving, "person", least_iou=0.7)
+        expected = [mask for mask in moving if mask.sum() > 20_000 and not leaves_picture(mask)]
+        add(count, result, expected, moving, "person", least_iou=0.7)
     print(f"people: {count}")
-    assert count.asked > 700
-    assert count.found >= 0.98, str(count)
-    assert count.elsewhere <= 0.05 * count.frames, str(count)
+    assert count.num_objects > 700
+    assert count.recall >= 0.98, str(count)
+    assert count.num_false <= 0.05 * count.frames, str(count)
 
 
 def test_cars_from_above(shared_data: Path, tmp_path: Path) -> None:
-    """Every car of which a quarter or more is in the picture is found as a car in 75 % of the frames."""
+    """75 % of the cars with at least 10,000 pixels in the picture are found as cars with a mask IoU of at least 0.5."""
     video = shared_data / "videos" / "intel_car-detection.mp4"
     count = Count()
     for result, moving in results_and_truth(video, tmp_path):
-        wanted = [mask for mask in moving if mask.sum() > 10_000]
-        add(count, result, wanted, moving, "car", least_iou=0.5)
+        expected = [mask for mask in moving if mask.sum() > 10_000]
+        add(count, result, expected, moving, "car", least_iou=0.5)
     print(f"cars: {count}")
-    assert count.asked > 150
-    assert count.found >= 0.75, str(count)
-    assert count.elsewhere <= 0.05 * count.frames, str(count)
+    assert count.num_objects > 150
+    assert count.recall >= 0.75, str(count)
+    assert count.num_false <= 0.05 * count.frames, str(count)
 
 
 def add(
-    count: Count, result: FrameResult, wanted: list[Mask], moving: list[Mask], label: str, *, least_iou: float
+    count: Count, result: FrameResult, expected: list[Mask], moving: list[Mask], label: str, *, least_iou: float
 ) -> None:
     count.frames += 1
-    count.asked += len(wanted)
+    count.num_objects += len(expected)
     found = [(item.label, item.mask.to_array()) for item in result.instances if item.mask is not None]
     free = [mask for name, mask in found if name == label]
-    for truth in wanted:
+    for truth in expected:
         best = max(range(len(free)), key=lambda index: iou(free[index], truth), default=None)
         if best is not None and iou(free[best], truth) >= least_iou:
             count.ious.append(iou(free.pop(best), truth))
     anything = np.logical_or.reduce(moving) if moving else None
     for _, mask in found:
-        count.elsewhere += anything is None or bool((mask & anything).sum() < 0.5 * mask.sum())
+        count.num_false += anything is None or bool((mask & anything).sum() < 0.5 * mask.sum())
 
 
 def results_and_truth(video: Path, folder: Path) -> Iterator[tuple[FrameResult, list[Mask]]]:
-    """The command line on the video, default options: each result with the masks (H, W) of what moves."""
+    """Run the command line on the video with default options, and yield each result with the masks (H, W) of motion."""
     ended = run(video, "--model", "street", "--save", "jsonl", "--output", "out", folder=folder, timeout_s=600)
     assert ended.code == 0
     with av.open(str(video)) as container:
@@ -121,10 +122,10 @@ def moving_masks(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> list
 
 
 def is_shaded(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> Mask:
-    """Pixels that are darker than in the empty picture and still show what is behind (Jacques et al., SIBGRAPI 2005).
+    """Return the mask (H, W) of shadow pixels, by the method of Jacques et al., SIBGRAPI 2005.
 
-    Where that has a texture, it correlates with the one of the empty picture; where it has none, there is none in the
-    shadow either and all colours are darker by one factor.
+    A shadow pixel is darker than in the empty picture. On a textured background, its neighbourhood correlates with that
+    of the empty picture. On a background without texture, all channels are darker by the same factor.
     """
     ratio = (cv2.GaussianBlur(picture, (0, 0), 2).astype(np.float32) + 2) / (cv2.GaussianBlur(empty, (0, 0), 2) + 2)
     tint = np.ptp(ratio, axis=2) / ratio.max(axis=2)
@@ -139,13 +140,13 @@ def is_shaded(picture: NDArray[np.uint8], empty: NDArray[np.float32]) -> Mask:
 
 
 def covariance(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Over the 11 x 11 pixels around each."""
+    """Return the covariance in the 11 x 11 neighbourhood of each pixel."""
     means = cv2.blur(first * second, (11, 11)) - cv2.blur(first, (11, 11)) * cv2.blur(second, (11, 11))
     return np.asarray(means, np.float32)
 
 
 def leaves_picture(mask: Mask) -> bool:
-    """At a side or below; heads of people who stand just reach the upper border."""
+    """Return whether the mask touches the left, right or lower edge. Heads of standing people touch the upper edge."""
     return bool(mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 

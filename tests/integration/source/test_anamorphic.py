@@ -1,4 +1,4 @@
-"""Videos whose pixels are not square: the model sees the display aspect, results refer to the stored pixels."""
+"""Videos with non-square pixels: the model sees the display aspect ratio, and results refer to the stored pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 640, 360
 
 
 def squeezed(source: Path, target: Path, size: tuple[int, int], pixel_aspect: Fraction) -> Path:
-    """The video scaled to `size`, to be shown with pixels of `pixel_aspect`."""
+    """Write the video scaled to `size`, with the sample aspect ratio `pixel_aspect`."""
     with av.open(str(source)) as given, av.open(str(target), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"qp": "10", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -54,24 +54,24 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[FrameRes
     assert ended.code == 0
     for name in ("narrow", "low"):
         with av.open(str(folder / f"{name}.mp4")) as given, av.open(str(folder / "out" / f"{name}.mp4")) as shown:
-            ours, theirs = given.streams.video[0], shown.streams.video[0]
-            assert ours.sample_aspect_ratio == theirs.sample_aspect_ratio != 1
-            assert (ours.width, ours.height) == (theirs.width, theirs.height)
+            read, written = given.streams.video[0], shown.streams.video[0]
+            assert read.sample_aspect_ratio == written.sample_aspect_ratio != 1
+            assert (read.width, read.height) == (written.width, written.height)
     names = ("square", "narrow", "low")
     return {name: frames_of(read_results(folder / "out" / f"{name}.jsonl")) for name in names}
 
 
 @pytest.mark.parametrize(("name", "scale_xy"), [("narrow", (2.0, 1.0)), ("low", (1.0, 1.5))])
-def test_a_squeezed_video_has_the_detections_of_the_unsqueezed_one(
+def test_an_anamorphic_video_has_the_detections_of_the_square_one(
     results: dict[str, list[FrameResult]], name: str, scale_xy: tuple[float, float]
 ) -> None:
     assert len(results[name]) == len(results["square"]) == NUM_FRAMES
     num_same = num_expected = 0
     for found, expected in zip(results[name], results["square"], strict=True):
         assert (found.width * scale_xy[0], found.height * scale_xy[1]) == (expected.width, expected.height)
-        wanted = boxes(expected, (1.0, 1.0))
-        num_expected += len(wanted)
-        overlap = iou(boxes(found, scale_xy), wanted)
+        expected_boxes = boxes(expected, (1.0, 1.0))
+        num_expected += len(expected_boxes)
+        overlap = iou(boxes(found, scale_xy), expected_boxes)
         num_same += int((overlap.max(axis=0, initial=0.0) > 0.8).sum())
         for instance in found.instances:
             assert instance.mask is not None
@@ -82,5 +82,5 @@ def test_a_squeezed_video_has_the_detections_of_the_unsqueezed_one(
             assert x1 - margin[0] <= columns.min() <= columns.max() <= x2 + margin[0]
             assert y1 - margin[1] <= rows.min() <= rows.max() <= y2 + margin[1]
     assert num_expected >= 3 * NUM_FRAMES
-    # interpolation costs less than one detection in ten; of a video shown squeezed, 25 and 48 of 71 are found
+    # interpolation loses fewer than one detection in ten; without the aspect ratio, 25 and 48 of 71 are found
     assert num_same >= 0.9 * num_expected

@@ -1,4 +1,4 @@
-"""Videos that break readers: each gives what FFmpeg's decoder gives, or ends with one clear line."""
+"""Unusual and damaged videos: each yields the pictures that FFmpeg's decoder yields, or one error line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def odd_videos(shared_data: Path) -> Path:
     return folder
 
 
-def test_every_odd_video_gives_its_sound_pictures_or_one_clear_line(
+def test_every_odd_video_yields_its_undamaged_pictures_or_one_error_line(
     odd_videos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     paths = sorted(odd_videos.iterdir())
@@ -48,7 +48,7 @@ def test_every_odd_video_gives_its_sound_pictures_or_one_clear_line(
 
 
 def read_and_convert(reader: Reader, converter: Converter) -> int:
-    """Counts the pictures; the first is converted both ways, and both show the same."""
+    """Count the pictures, and check that I420 and BGR of the first picture have equal mean colours."""
     count, last_s = 0, -np.inf
     for picture in reader:
         count += 1
@@ -64,7 +64,7 @@ def read_and_convert(reader: Reader, converter: Converter) -> int:
     return count
 
 
-def test_discarded_pictures_rotation_start_and_missing_duration(odd_videos: Path) -> None:
+def test_edit_list_rotation_nonzero_start_and_missing_duration(odd_videos: Path) -> None:
     with open_source(str(odd_videos / "torchcodec_discard_first_keyframe.mp4"), "file") as reader:
         assert sum(1 for _ in reader) == 25
     with open_source(str(odd_videos / "torchcodec_nasa_13013_rotated.mp4"), "file") as reader:
@@ -75,7 +75,7 @@ def test_discarded_pictures_rotation_start_and_missing_duration(odd_videos: Path
         assert reader.num_frames_expected is None
 
 
-def test_one_pattern_in_three_codings_has_the_same_colours(odd_videos: Path) -> None:
+def test_one_pattern_in_three_encodings_has_the_same_colours(odd_videos: Path) -> None:
     converter = Converter()
 
     def first(name: str) -> np.ndarray:
@@ -83,8 +83,8 @@ def test_one_pattern_in_three_codings_has_the_same_colours(odd_videos: Path) -> 
             return rgb_of_i420(converter.to_i420(next(reader), (320, 240)))
 
     limited = first("torchcodec_bt601_limited_range.mp4")
-    # What lossy coding leaves of the edges; a wrong matrix is three times as far away, although most of the pattern's
-    # colours are so pure that they are clipped.
+    # Lossy coding changes the edges. A wrong matrix changes the picture by three times as much, although most colours
+    # of the pattern are saturated and therefore clipped.
     tolerance = 1.8
     assert np.abs(first("torchcodec_bt2020_10bit.mp4") - limited).mean() < tolerance
     assert np.abs(first("torchcodec_testsrc2_av1_10bit.mp4") - limited).mean() < tolerance

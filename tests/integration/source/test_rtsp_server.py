@@ -1,4 +1,4 @@
-"""The RTSP server that other tests stand on behaves like a camera."""
+"""The RTSP server that other tests use behaves like a camera."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ def open_camera(url: str) -> av.container.InputContainer:
 
 
 @pytest.mark.parametrize("kind", ["file", "test picture"])
-def test_pictures_come_in_real_time(rtsp_server: StartServer, tmp_path: Path, kind: str) -> None:
+def test_pictures_arrive_in_real_time(rtsp_server: StartServer, tmp_path: Path, kind: str) -> None:
     path = None
     if kind == "file":
-        path = write_video(tmp_path / "count.mp4", counting_frames(20), rate=25)  # seen several times over
+        path = write_video(
+            tmp_path / "count.mp4", counting_frames(20), rate=25
+        )  # shorter than the recording, so that it repeats
     server = rtsp_server(street=path)
     with open_camera(server.url) as camera:
-        moments = [(time.monotonic(), frame.time) for frame in itertools.islice(camera.decode(video=0), 100)]
-    (arrived_s, shown_s), (end_s, last_s) = moments[40], moments[-1]  # the first are what was held while probing
+        arrivals = [(time.monotonic(), frame.time) for frame in itertools.islice(camera.decode(video=0), 100)]
+    (arrived_s, shown_s), (end_s, last_s) = (
+        arrivals[40],
+        arrivals[-1],
+    )  # the first frames were buffered while FFmpeg probed
     assert last_s - shown_s == pytest.approx(59 / 25, abs=0.1)
     assert end_s - arrived_s == pytest.approx(59 / 25, abs=0.6)
 
 
-def test_two_cameras_of_one_server(rtsp_server: StartServer, tmp_path: Path) -> None:
+def test_one_server_serves_two_cameras(rtsp_server: StartServer, tmp_path: Path) -> None:
     server = rtsp_server(left=write_video(tmp_path / "count.mp4", counting_frames(30), rate=25), right=None)
     sizes = []
     for name in ("left", "right"):
@@ -44,7 +49,7 @@ def test_two_cameras_of_one_server(rtsp_server: StartServer, tmp_path: Path) -> 
     assert sizes == [(64, 48), (320, 240)]
 
 
-def test_a_killed_server_comes_back_on_its_port(rtsp_server: StartServer) -> None:
+def test_a_killed_server_restarts_on_its_port(rtsp_server: StartServer) -> None:
     server = rtsp_server()
     with open_camera(server.url) as camera:
         next(camera.decode(video=0))
@@ -58,9 +63,9 @@ def test_a_killed_server_comes_back_on_its_port(rtsp_server: StartServer) -> Non
         next(camera.decode(video=0))
 
 
-def test_sender_reports_tell_the_time_of_capture(rtsp_server: StartServer) -> None:
+def test_sender_reports_carry_the_capture_time(rtsp_server: StartServer) -> None:
     with open_camera(rtsp_server().url) as camera:
-        told = (packet for packet in camera.demux(video=0) if packet.has_sidedata("prft"))
-        packet = next(told)
+        stamped = (packet for packet in camera.demux(video=0) if packet.has_sidedata("prft"))
+        packet = next(stamped)
         (captured_us,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
     assert time.time() - captured_us / 1e6 == pytest.approx(0, abs=1.5)

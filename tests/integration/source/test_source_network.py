@@ -1,4 +1,4 @@
-"""Sources on the network: they are bounded in time, and nothing remote can open a local file."""
+"""Network sources: timeouts, truncated downloads, capture times, and no access to local files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.source import open_source, resolve_sources
 
 @dataclass
 class HttpServer:
-    """Serves what is put into `files`; paths in `cut` break off halfway, paths in `stalled` go silent there."""
+    """Serves `files`. Responses for paths in `cut` end halfway; those in `stalled` stop halfway and stay open."""
 
     port: int
     files: dict[str, bytes] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class HttpServer:
     stalled: set[str] = field(default_factory=set)
     mjpeg: dict[str, float] = field(default_factory=dict)
     """path of an endless MJPEG stream -> its frames per second"""
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str, credentials: str = "") -> str:
@@ -47,7 +47,7 @@ def http_server() -> Iterator[HttpServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            state.asked.append(path)
+            state.requested.append(path)
             if path in state.mjpeg:
                 self.send_mjpeg(1 / state.mjpeg[path])
                 return
@@ -101,7 +101,7 @@ def hls_playlist(segment_uri: str) -> bytes:
     return f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.6,\n{segment_uri}\n#EXT-X-ENDLIST\n".encode()
 
 
-def test_a_file_over_http_is_a_file(http_server: HttpServer, tmp_path: Path) -> None:
+def test_a_video_file_over_http_is_finite(http_server: HttpServer, tmp_path: Path) -> None:
     http_server.files["/clip.mkv"] = clip(tmp_path, "clip.mkv")
     [resolved] = resolve_sources([http_server.url("/clip.mkv?token=abc", "joe:pw@")])
     assert resolved.kind == "file"
@@ -141,7 +141,7 @@ def test_a_live_source_without_times_is_timed_by_arrival(http_server: HttpServer
         pytest.param("/list.txt", b"ffconcat version 1.0\nfile 'file://{}'\n", id="concat list"),
     ],
 )
-def test_nothing_remote_opens_a_local_file(
+def test_a_remote_playlist_cannot_open_a_local_file(
     http_server: HttpServer, tmp_path: Path, name: str, body: bytes, kind: str
 ) -> None:
     secret = tmp_path / "secret.ts"
@@ -149,26 +149,24 @@ def test_nothing_remote_opens_a_local_file(
     http_server.files[name] = body.decode().format(secret).encode()
     with pytest.raises(SourceError) as caught:
         open_source(http_server.url(name), kind, timeout_s=5)
-    assert http_server.asked
+    assert http_server.requested
     assert "\n" not in str(caught.value)
 
 
-def test_a_local_playlist_opens_nothing_on_the_network(http_server: HttpServer, tmp_path: Path) -> None:
+def test_a_local_playlist_cannot_open_a_url(http_server: HttpServer, tmp_path: Path) -> None:
     http_server.files["/part.ts"] = clip(tmp_path, "part.ts")
     playlist = tmp_path / "index.m3u8"
     playlist.write_bytes(hls_playlist(http_server.url("/part.ts")))
     with av.open(str(playlist), options={"protocol_whitelist": "file,http,tcp"}) as container:
         assert sum(1 for _ in container.decode(video=0)) == 40
-    http_server.asked.clear()
+    http_server.requested.clear()
     with pytest.raises(SourceError, match="playlists on disk are not followed"):
         open_source(str(playlist), "file")
-    assert http_server.asked == []
+    assert http_server.requested == []
 
 
 @pytest.mark.parametrize("fault", ["cut", "stalled"])
-def test_a_download_that_breaks_off_is_not_taken_for_the_end(
-    http_server: HttpServer, tmp_path: Path, fault: str
-) -> None:
+def test_an_incomplete_download_raises(http_server: HttpServer, tmp_path: Path, fault: str) -> None:
     http_server.files["/clip.mkv"] = clip(tmp_path, "clip.mkv", 200)
     getattr(http_server, fault).add("/clip.mkv")
     begin_s = time.monotonic()
@@ -182,7 +180,7 @@ def test_a_download_that_breaks_off_is_not_taken_for_the_end(
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
-def test_a_server_that_never_answers_is_given_up(scheme: str) -> None:
+def test_a_server_that_never_answers_times_out(scheme: str) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -202,7 +200,7 @@ def test_a_server_that_never_answers_is_given_up(scheme: str) -> None:
         ("webcam:99", "/dev/video99"),
     ],
 )
-def test_nobody_there_is_one_clear_line(url: str, expected: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_source_gives_one_error_line(url: str, expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SourceError, match=expected) as caught:
         open_source(url, "live", timeout_s=2)
     assert "joe" not in str(caught.value)
@@ -211,7 +209,7 @@ def test_nobody_there_is_one_clear_line(url: str, expected: str, capfd: pytest.C
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_an_rtsp_camera_tells_its_capture_time(transport: str) -> None:
+def test_an_rtsp_camera_has_capture_times(transport: str) -> None:
     with (
         running_rtsp_server() as server,
         open_source(server.url, "live", rtsp_transport=transport, timeout_s=10) as reader,
@@ -234,7 +232,7 @@ def test_an_rtsp_camera_tells_its_capture_time(transport: str) -> None:
     assert steps_s == pytest.approx([b - a for a, b in itertools.pairwise(pts_s[-30:])], abs=0.005)
 
 
-def test_a_camera_that_falls_silent_is_given_up() -> None:
+def test_a_camera_that_stops_sending_times_out() -> None:
     with running_rtsp_server() as server, open_source(server.url, "live", timeout_s=1) as reader:
         for picture in reader:
             if picture.ordinal == 10:

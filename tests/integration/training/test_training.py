@@ -1,4 +1,4 @@
-"""Real training at a small size: losses fall, a killed run ends like an uninterrupted one, mistakes are one line."""
+"""Training at a small size: losses decrease, a resumed run equals an uninterrupted one, errors are one line."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from pipeline.training.settings import TrainSettings
 from pipeline.training.trainer import Trainer
 
 LABELS = {"person": "walker", "bicycle": "bike", "car": "car"}
-"""classes of one's own: two that the model has never heard of"""
+"""label of the scene -> label in the data; the base model has no class walker or bike"""
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train.json and val.json, their categories renamed."""
+    """A folder with train.json and val.json, whose categories are renamed."""
     folder = tmp_path_factory.mktemp("training") / "scene"
     write_coco_data(folder, (20, 3), (320, 192), seed=5)
     for name in ("train", "val"):
@@ -99,20 +99,20 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def run_with_losses(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses, Losses]:
-    """A run's folder, and the losses on pictures that are not in it, before its first and after its last step."""
+    """The folder of a run, and the losses on unseen samples before its first and after its last step."""
     folder = tmp_path_factory.mktemp("training") / "run"
     trainer = Trainer(settings(scene, folder, epochs=4.0, lr=5e-4, val=scene / "val.json"), Reporter())
     batch = collate([trainer._dataset[position] for position in range(1000, 1016)])
 
-    # backgrounds by lot: the hardest of the run's end are others than those of its beginning
-    by_lot = DetectionLoss(
+    # Random backgrounds only: the hardest backgrounds differ before and after training.
+    random_loss = DetectionLoss(
         trainer._network, trainer.spec.mean, trainer.spec.std, nullcontext(), Sampling(hard_share=0.0)
     )
 
     def losses() -> Losses:
         torch.manual_seed(0)
         with torch.no_grad():
-            return by_lot(batch)
+            return random_loss(batch)
 
     before = losses()
     assert trainer.run(lambda: False)
@@ -124,21 +124,21 @@ def trained(run_with_losses: tuple[Path, Losses, Losses]) -> Path:
     return run_with_losses[0]
 
 
-def test_losses_fall_and_own_classes_are_learnt(run_with_losses: tuple[Path, Losses, Losses]) -> None:
+def test_losses_decrease_and_new_classes_are_learnt(run_with_losses: tuple[Path, Losses, Losses]) -> None:
     trained, before, after = run_with_losses
     assert after.classes < 0.75 * before.classes
     assert after.total < 0.75 * before.total
     assert [line for line in metrics(trained) if "loss" in line]
     validations = [line for line in metrics(trained) if "box_ap" in line]
     assert len(validations) == 4
-    # three pictures are few: no more is asked than that people, whose row began at random, are found at all
+    # with three pictures the AP is low; people, whose output row was initialised randomly, must be found at all
     assert validations[-1]["ap_per_class"]["walker"] > 0.02
     assert set(validations[-1]["ap_per_class"]) <= set(LABELS.values())
     with Image.open(trained / "loss.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_the_weights_are_run_with_their_own_classes(trained: Path, scene: Path) -> None:
+def test_trained_weights_carry_their_classes(trained: Path, scene: Path) -> None:
     weights = trained / "weights.safetensors"
     spec = spec_of_weights(get_model("street"), weights)
     assert spec.name == "street@weights"
@@ -154,23 +154,23 @@ def test_the_weights_are_run_with_their_own_classes(trained: Path, scene: Path) 
         segment(picture, model="street", weights=str(weights), classes=["person"])
 
 
-def test_weights_of_another_architecture_are_one_line(trained: Path) -> None:
+def test_weights_of_another_architecture_raise(trained: Path) -> None:
     with pytest.raises(ModelError, match="of architecture street; model maskrcnn_resnet50_fpn has"):
         spec_of_weights(get_model("maskrcnn_resnet50_fpn"), trained / "weights.safetensors")
 
 
-def test_training_goes_on_from_weights_of_a_run(trained: Path, scene: Path, tmp_path: Path) -> None:
+def test_training_starts_from_the_weights_of_a_run(trained: Path, scene: Path, tmp_path: Path) -> None:
     trainer = train(settings(scene, tmp_path / "on", init=trained / "weights.safetensors", epochs=0.25, lr=1e-9))
     assert trainer.spec.name == "street@weights"
     first, second = load_file(trained / "weights.safetensors"), load_file(trainer.weights_path)
-    # nothing was learnt at this rate, and every class kept its row
+    # at this learning rate the weights do not change, so every class keeps its output row
     for name, tensor in first.items():
         torch.testing.assert_close(
             second[name], tensor, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
-def test_frozen_parts_keep_their_bits(trained: Path, scene: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(trained: Path, scene: Path, tmp_path: Path) -> None:
     frozen = ("backbone.body", "roi_heads.box_head.fc6")
     init = trained / "weights.safetensors"
     trainer = train(settings(scene, tmp_path / "few", init=init, frozen=frozen, epochs=0.25))
@@ -181,7 +181,7 @@ def test_frozen_parts_keep_their_bits(trained: Path, scene: Path, tmp_path: Path
             assert torch.equal(after[name], tensor) is kept, name
 
 
-def test_folding_and_unfolding_keeps_the_network() -> None:
+def test_folding_batch_norms_restores_the_packaged_weights() -> None:
     spec = get_model("street")
     before = start_network(spec, spec, None).state_dict()
     stored = stored_state(spec, before)
@@ -189,31 +189,29 @@ def test_folding_and_unfolding_keeps_the_network() -> None:
     path_state = load_file(ROOT / "pipeline" / "engine" / "weights" / spec.weights_file)
     assert stored.keys() == path_state.keys()
     for name, tensor in path_state.items():
-        # packaged norms are biases alone; folding multiplies by 1 / sqrt(1 + 1e-5), 5e-6 from 1
+        # packaged norms are biases only; folding multiplies by 1 / sqrt(1 + 1e-5), which differs from 1 by 5e-6
         torch.testing.assert_close(stored[name], tensor.float(), rtol=2e-5, atol=1e-6)
 
 
-def test_rows_of_known_labels_are_taken_over(scene: Path) -> None:
+def test_output_rows_of_known_labels_are_copied(scene: Path) -> None:
     base = get_model("street")
     spec = spec_for_data(base, read_coco(scene / "train.json", need_masks=True))
     torch.manual_seed(0)
     network, source = start_network(spec, base, None), start_network(base, base, None)
-    mine, theirs = (net.roi_heads.box_predictor for net in (network, source))
+    new, old = (net.roi_heads.box_predictor for net in (network, source))
     car = 1 + list(base.labels.values()).index("car")
     for row, other in ((0, 0), (3, car)):
-        assert torch.equal(mine.cls_score.weight[row], theirs.cls_score.weight[other])
-        assert torch.equal(
-            mine.bbox_pred.weight[4 * row : 4 * row + 4], theirs.bbox_pred.weight[4 * other : 4 * other + 4]
-        )
-    assert not any(torch.equal(mine.cls_score.weight[1], row) for row in theirs.cls_score.weight)
-    assert mine.cls_score.out_features == 4
+        assert torch.equal(new.cls_score.weight[row], old.cls_score.weight[other])
+        assert torch.equal(new.bbox_pred.weight[4 * row : 4 * row + 4], old.bbox_pred.weight[4 * other : 4 * other + 4])
+    assert not any(torch.equal(new.cls_score.weight[1], row) for row in old.cls_score.weight)
+    assert new.cls_score.out_features == 4
 
 
-# -- stopping and going on --------------------------------------------------------------------------------------------
+# -- stopping and resuming ---------------------------------------------------------------------------------------------
 
 
 def start(scene: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    """The same run as settings(scene, output), by the command line, with a checkpoint after each step."""
+    """Start the run of settings(scene, output) by the command line, with a checkpoint after each step."""
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", "--data", str(scene / "train.json")]
     command += ["--output", str(output), "--epochs", "1", "--batch", "2", "--lr", "1e-3", "--crop", "96x128"]
     command += ["--device", "cpu", "--precision", "fp32", "--seed", "1", "--synthetic-share", "0"]
@@ -237,7 +235,7 @@ def stop(process: subprocess.Popen[str], number: int) -> str:
         process.kill()
 
 
-def test_killed_and_interrupted_it_ends_like_an_uninterrupted_run(scene: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(scene: Path, tmp_path: Path) -> None:
     whole = train(settings(scene, tmp_path / "whole"))
     folder = tmp_path / "parts"
     checkpoint = folder / "checkpoint.pt"
@@ -253,21 +251,21 @@ def test_killed_and_interrupted_it_ends_like_an_uninterrupted_run(scene: Path, t
     deadline_s = time.monotonic() + 90
     while checkpoint.stat().st_mtime_ns == before and time.monotonic() < deadline_s:
         time.sleep(0.02)
-    said = stop(interrupted, signal.SIGINT)
-    assert interrupted.returncode == 130, said
-    assert "continue with the same command and --resume" in said
-    assert "Traceback" not in said
+    stderr = stop(interrupted, signal.SIGINT)
+    assert interrupted.returncode == 130, stderr
+    assert "continue with the same command and --resume" in stderr
+    assert "Traceback" not in stderr
 
-    rest = train(settings(scene, folder, resume=True))
-    assert rest.step == whole.step >= 10
+    finished = train(settings(scene, folder, resume=True))
+    assert finished.step == whole.step >= 10
     expected = load_file(whole.weights_path)
-    for name, tensor in load_file(rest.weights_path).items():
+    for name, tensor in load_file(finished.weights_path).items():
         assert torch.equal(tensor, expected[name]), name
     steps = [line["step"] for line in metrics(folder) if "loss" in line]
     assert steps == sorted(set(steps))
 
 
-def test_a_resumed_run_must_be_the_same(scene: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_must_have_the_same_settings(scene: Path, tmp_path: Path) -> None:
     given = settings(scene, tmp_path / "run", epochs=0.25)
     train(given)
     with pytest.raises(UsageError, match="already has a run: continue it with --resume"):
@@ -288,14 +286,14 @@ def test_a_resumed_run_must_be_the_same(scene: Path, tmp_path: Path) -> None:
         read_checkpoint(path, {})
 
 
-def test_a_loss_that_is_no_number_ends_the_run(scene: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run(scene: Path, tmp_path: Path) -> None:
     trainer = Trainer(settings(scene, tmp_path / "run", lr=1e6, optimizer="sgd", epochs=4.0), Reporter())
     with pytest.raises(MaskStreamError, match=r"NaN or infinite at step .* lower --lr"):
         trainer.run(lambda: False)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def test_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
+def test_training_with_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
     trainer = train(settings(scene, tmp_path / "run", precision="bf16", optimizer="sgd", lr=1e-2, epochs=0.5))
     with safe_open(trainer.weights_path, "np") as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
@@ -306,7 +304,7 @@ def test_bf16_and_sgd(scene: Path, tmp_path: Path) -> None:
 
 
 def changed_copy(scene: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A copy of the scene in `folder`, and the content of its train.json."""
+    """Copy the scene to `folder`, and return the folder and the content of its train.json."""
     shutil.copytree(scene, folder)
     return folder, json.loads((folder / "train.json").read_text())
 
@@ -318,7 +316,7 @@ def test_annotations_without_area_are_skipped_and_counted(
     first = content["annotations"][0]
     content["annotations"] += [{**first, "id": number, "bbox": [9.5, 3.25, 1.03, 0.0]} for number in (900, 901)]
     (folder / "train.json").write_text(json.dumps(content))
-    # the val data has one too, and neither it nor `area`, which COCO's tools read, may end the validation
+    # validation must accept such an annotation, and annotations without `area`, which COCO's tools read
     val = json.loads((folder / "val.json").read_text())
     val["annotations"].append({**val["annotations"][0], "id": 900, "segmentation": [[1, 1, 2, 2]]})
     for entry in val["annotations"]:
@@ -326,22 +324,22 @@ def test_annotations_without_area_are_skipped_and_counted(
     (folder / "val.json").write_text(json.dumps(val))
 
     train(settings(folder, tmp_path / "run", epochs=0.1, val=folder / "val.json"))
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
         f"maskstream: warning: data {folder / 'train.json'}: 2 annotations without area skipped: "
         "2 with an empty box (ids 900, 901)\n"
-    ) in said
+    ) in stderr
     assert (
         f"maskstream: warning: data {folder / 'val.json'}: 1 annotation without area skipped: "
         "1 with fewer than 3 points in its polygon (id 900)\n"
-    ) in said
+    ) in stderr
     (validation,) = (line for line in metrics(tmp_path / "run") if "box_ap" in line)
     train(settings(scene, tmp_path / "plain", epochs=0.1, val=scene / "val.json"))
     (expected,) = (line for line in metrics(tmp_path / "plain") if "box_ap" in line)
     assert validation == expected
 
 
-def test_data_without_a_usable_annotation_is_refused(scene: Path, tmp_path: Path) -> None:
+def test_data_without_a_usable_annotation_raise(scene: Path, tmp_path: Path) -> None:
     folder, content = changed_copy(scene, tmp_path / "scene")
     for entry in content["annotations"]:
         entry["bbox"][3] = 0
@@ -355,7 +353,7 @@ def no_network(*arguments: object, **options: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_bad_pictures_are_found_before_the_model_is_loaded(
+def test_invalid_pictures_raise_before_the_model_is_loaded(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     monkeypatch.setattr("pipeline.training.trainer.start_network", no_network)
@@ -369,7 +367,7 @@ def test_bad_pictures_are_found_before_the_model_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_weights_are_found_before_the_model_is_loaded(
+def test_invalid_weights_raise_before_the_model_is_loaded(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.trainer.start_network", no_network)
@@ -380,10 +378,10 @@ def test_bad_weights_are_found_before_the_model_is_loaded(
             Trainer(settings(scene, tmp_path / "run", init=path), Reporter())
 
 
-def test_a_damaged_picture_ends_the_run_with_one_line_and_a_checkpoint(
+def test_a_damaged_picture_ends_the_run_with_one_error_line_and_a_checkpoint(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The header of the picture is sound, so that only decoding finds the damage."""
+    """The header of the picture is valid, so that only decoding detects the damage."""
     folder, _ = changed_copy(scene, tmp_path / "scene")
     given = settings(folder, tmp_path / "run")
     trainer = Trainer(given, Reporter())
@@ -412,10 +410,10 @@ def test_a_damaged_picture_ends_the_run_with_one_line_and_a_checkpoint(
 
     # a loader process reports the error with its traceback
     by_command = start(folder, tmp_path / "by_command")
-    said = by_command.communicate(timeout=100)[1]
-    assert by_command.returncode == 1, said
-    assert said.splitlines()[-1] == f"maskstream: error: {line}"
-    assert "Traceback" not in said
+    stderr = by_command.communicate(timeout=100)[1]
+    assert by_command.returncode == 1, stderr
+    assert stderr.splitlines()[-1] == f"maskstream: error: {line}"
+    assert "Traceback" not in stderr
     assert (tmp_path / "by_command" / "checkpoint.pt").is_file()
 
     picture.write_bytes(whole)
@@ -425,9 +423,9 @@ def test_a_damaged_picture_ends_the_run_with_one_line_and_a_checkpoint(
 @pytest.mark.parametrize(
     ("orientation", "turn"),
     [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)],
-    ids=["half turn", "quarter turn"],
+    ids=["180 degrees", "90 degrees"],
 )
-def test_pictures_that_are_stored_turned_train_like_upright_ones(
+def test_pictures_with_exif_orientation_train_like_upright_ones(
     scene: Path, tmp_path: Path, orientation: int, turn: Image.Transpose
 ) -> None:
     exif = Image.Exif()
@@ -450,7 +448,7 @@ def test_pictures_that_are_stored_turned_train_like_upright_ones(
         assert torch.equal(plain.boxes, turned.boxes)
 
 
-# -- mistakes ---------------------------------------------------------------------------------------------------------
+# -- arguments --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -475,21 +473,21 @@ def test_pictures_that_are_stored_turned_train_like_upright_ones(
         (["--epochs", "1", "--val", "DATA"], "is the training data"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_invalid_arguments_give_one_error_line(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     data = str(scene / "train.json")
     given = [data if argument == "DATA" else argument for argument in arguments]
     code = run_pipeline.main(["train", "--data", data, "--output", str(tmp_path / "run"), *given])
-    said = capsys.readouterr().err
-    assert code == 2, said
-    assert said.startswith("maskstream: error: ")
-    assert message in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert code == 2, stderr
+    assert stderr.startswith("maskstream: error: ")
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert not os.path.exists(tmp_path / "run" / "checkpoint.pt")
 
 
-def test_the_scene_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_synthetic_command_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "scene"
     arguments = ["synthetic", str(folder), "--pictures", "2", "--val-pictures", "1", "--size", "320x192"]
     assert run_pipeline.main(arguments) == 0
