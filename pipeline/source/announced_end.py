@@ -1,4 +1,4 @@
-"""Whether a source was read to the end that its container announced."""
+"""Checks whether a source was read to the end that its container announced."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _ABSOLUTE_DURATION_FORMATS = ("matroska", "flv")
 class AnnouncedEnd:
     """Compares the packets that were read with the number of frames and the duration that the container announced.
 
-    num_frames      frames that the header announces; None if it does not
-    duration_s      duration in seconds that the header announces; None if it does not
-    streams         streams whose packets must be noted: the video, and the others if only the duration of all is known
+    num_frames      number of frames in the header; None if the header states none
+    duration_s      duration in seconds in the header; None if the header states none
+    streams         streams whose packets must be noted: the video, and audio if the header states only the duration of
+                    the whole file
     """
 
     def __init__(self, container: Any, stream: Any, fps: float | None) -> None:
@@ -43,7 +44,7 @@ class AnnouncedEnd:
             self.duration_s = None
 
     def note(self, packet: Any, *, is_video: bool) -> None:
-        """Note a packet of one of `streams`, also an empty one, which repeats a frame."""
+        """Note a packet of one of `streams`, including empty packets, which repeat a frame."""
         self._num_packets += is_video
         ticks = packet.dts if packet.pts is None else packet.pts
         if ticks is None:
@@ -59,7 +60,7 @@ class AnnouncedEnd:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the end that was announced was reached; True if none was announced."""
+        """Whether the announced end was reached; True if no end was announced."""
         if self.num_frames is not None and self._num_packets >= self.num_frames - MAX_MISSING_FRAMES:
             return True
         if self.num_frames is not None and self._format == "avi":

@@ -52,7 +52,7 @@ FULL_SIZE = Interpolation.BILINEAR
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How the sample values of a frame are to be interpreted."""
+    """The interpretation of the sample values of a frame: components, matrix and range."""
 
     layout: str
     """yuv, rgb or grey: the components of the stored frame"""
@@ -89,7 +89,7 @@ class Converter:
         self._to_bgr = VideoReformatter()
 
     def to_i420(self, picture: Picture, target_wh: tuple[int, int]) -> I420Frame:
-        """The upright picture as I420, scaled to `target_wh`, (width, height), both even. Raises SourceError."""
+        """Return the upright picture as I420, scaled to `target_wh`, an even (width, height). Raises SourceError."""
         if target_wh[0] % 2 or target_wh[1] % 2 or min(target_wh) < 2:
             raise ValueError(f"target_wh must be even and at least 2x2, got {target_wh}")
         frame, orientation = picture.frame, picture.orientation
@@ -113,7 +113,7 @@ class Converter:
         )
 
     def to_bgr(self, picture: Picture) -> NDArray[np.uint8]:
-        """The upright picture at full size: (H, W, 3) uint8 BGR, C-contiguous, writable. Raises SourceError."""
+        """Return the upright picture at full size: (H, W, 3) uint8 BGR, C-contiguous, writable. Raises SourceError."""
         frame = picture.frame
         coding = Coding.of(frame)
         stored_wh = (frame.width, frame.height)
@@ -132,7 +132,7 @@ class Converter:
         return [self._grey(frame, stored_wh), chroma, chroma]
 
     def _grey(self, frame: av.VideoFrame, stored_wh: tuple[int, int]) -> NDArray[np.uint8]:
-        """The luma plane (H, W) of the stored picture, scaled.
+        """Return the luma plane (H, W) of the stored picture, scaled.
 
         The target format is grey, because swscale treats every grey picture as full range when it converts to Y'CbCr.
         """

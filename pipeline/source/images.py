@@ -22,7 +22,7 @@ _URL_OR_CAMERA = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|webcam:|/dev/video|demo
 
 
 def image_rgb(image: ImageLike) -> NDArray[np.uint8]:
-    """The picture as a (H, W, 3) uint8 RGB array. EXIF orientation is applied to a PIL image and to a file.
+    """Return the picture as a (H, W, 3) uint8 RGB array. EXIF orientation is applied to a PIL image and to a file.
 
     Raises ValueError for an array of another shape or type, UsageError for a path that names a video, a camera or a
     folder, SourceError for a file that cannot be read.
@@ -39,7 +39,7 @@ def image_rgb(image: ImageLike) -> NDArray[np.uint8]:
 
 
 def _refuse_streams(name: str) -> None:
-    """Raises UsageError if the path names something for `run` rather than a picture."""
+    """Raise UsageError if the path names something for `run` rather than a picture."""
     path = Path(name)
     if _URL_OR_CAMERA.match(name) and not path.exists():
         kind = "a stream"

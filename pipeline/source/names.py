@@ -49,7 +49,7 @@ _WEBCAM = re.compile(r"webcam:[0-9]+|/dev/video[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSource:
-    """One source, as `open_source` takes it, and a stream id that is unique among the sources of the call."""
+    """A source for `open_source`, and a stream id that is unique among the sources of the call."""
 
     source: str
     kind: SourceKind
@@ -59,9 +59,9 @@ class ResolvedSource:
 
 
 def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
-    """The sources that the arguments name, in their order.
+    """Return the sources that the arguments name, in the order of the arguments.
 
-    Raises UsageError for an argument that does not exist, or a folder or pattern without videos and pictures.
+    Raises UsageError for a file that does not exist, and for a folder or pattern without videos and pictures.
     """
     found = [pair for argument in arguments for pair in _resolve(argument)]
     taken: set[str] = set()
@@ -74,13 +74,13 @@ def resolve_sources(arguments: Sequence[str]) -> list[ResolvedSource]:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key for natural order: frame2 precedes frame10, and case is ignored."""
+    """Return the sort key for natural order: frame2 precedes frame10, and case is ignored."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts if part], name
 
 
 def list_pictures(source: str) -> list[Path]:
-    """The picture files of a source of kind `pictures`: a file, a folder or a glob; in natural order of their names."""
+    """Return the picture files of a source of kind `pictures` (a file, a folder or a glob), in natural name order."""
     path = Path(source)
     if path.is_dir():
         candidates: Iterable[Path] = path.iterdir()
@@ -163,7 +163,7 @@ def _kind_of_url(url: str, scheme: str) -> SourceKind:
 
 
 def _base_id(source: str, kind: SourceKind) -> str | None:
-    """A stream id made from the last component of the path; None for a live source."""
+    """Return a stream id made from the last component of the path, or None for a live source."""
     if SOURCE_KINDS[kind].is_live:
         return None
     path = Path(urlsplit(source).path if _SCHEME.match(source) else source)
@@ -176,7 +176,7 @@ def _base_id(source: str, kind: SourceKind) -> str | None:
 
 
 def _unique(base: str | None, taken: set[str]) -> str:
-    """The id, or the first of its numbered variants that no other source has, ignoring case. Adds it to `taken`."""
+    """Return `base`, or its first numbered variant that is not in `taken`, ignoring case, and add it to `taken`."""
     number = 1
     while True:
         suffix = f"-{number}" if number > 1 else ""

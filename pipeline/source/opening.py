@@ -20,9 +20,9 @@ def open_source(
     timeout_s: float = TIMEOUT_S,
     on_packet: PacketTap | None = None,
 ) -> Reader:
-    """Open a source that `resolve_sources` named, and decode its first picture; the options are those of OpenOptions.
+    """Open a source that `resolve_sources` named, and decode its first picture. OpenOptions describes the options.
 
-    Raises SourceError in one line.
+    Raises SourceError with a message of one line.
     """
     module, _, function = SOURCE_KINDS[kind].opener.partition(":")
     opener = getattr(importlib.import_module(module), function)

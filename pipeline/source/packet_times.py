@@ -1,4 +1,4 @@
-"""The times of a stream's packets, corrected before anything reads them."""
+"""Corrects the timestamps of the packets of a stream before they are decoded or stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PacketTimes:
       begins one frame after the previous one. In a live source the gap is the time that passed, except in HLS, which
       delivers in bursts.
 
-    offsets_s   seconds added to the times of the container so far: 0 from the first packet, and one entry per join
+    offsets_s   seconds added to the times of the container so far: one entry per concatenated recording, the first is 0
     """
 
     def __init__(self, stream: Any, *, is_live: bool) -> None:

@@ -20,7 +20,7 @@ REPEATED_TIME_DIVISOR = 16
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How to turn a stored picture upright: transpose it, then mirror it left-right and top-bottom."""
+    """The transformation of a stored picture to the upright one: a transpose, then left-right and top-bottom flips."""
 
     transpose: bool = False
     mirror_x: bool = False
@@ -28,7 +28,7 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
-        """The orientation that the frame's display matrix describes, rounded to a quarter turn.
+        """Return the orientation that the frame's display matrix describes, rounded to a multiple of 90 degrees.
 
         The matrix has the rows a b u, c d v, x y w (ISO/IEC 14496-12, 6.2.2): it maps the stored pixel (x, y) to
         (a x + c y, b x + d y).
@@ -45,7 +45,7 @@ class Orientation:
         return (size[1], size[0]) if self.transpose else size
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The upright picture, a view of the stored picture (H, W, …)."""
+        """Return the upright picture as a view of the stored picture (H, W, …)."""
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
@@ -65,7 +65,7 @@ class Orientations:
         self._by_angle: dict[int, Orientation] = {}
 
     def of(self, frame: av.VideoFrame) -> Orientation:
-        """The orientation of the frame."""
+        """Return the orientation of the frame."""
         if frame.rotation not in self._by_angle:
             self._by_angle[frame.rotation] = Orientation.of(frame)
         return self._by_angle[frame.rotation]
@@ -89,7 +89,7 @@ class MediaClock:
         self._num_faulty_dts = 0
 
     def of(self, frame: av.VideoFrame) -> float:
-        """Seconds of media time at which the next frame is shown."""
+        """Return the media time in seconds at which the next frame is shown."""
         unit = frame.time_base or self._time_base
         ticks = self._best_effort(frame.pts, frame.dts)
         if ticks is not None and unit:
@@ -120,7 +120,7 @@ class Picture:
     pts_s                 media time in seconds; the first may have any value, and values rise strictly, also across
                           concatenated recordings
     frame                 the stored picture, of any size and pixel format
-    orientation           how to turn the stored picture upright
+    orientation           transformation of the stored picture to the upright picture
     arrived_monotonic_s   time.monotonic() when the decoder returned the picture
     captured_at_ns        time of capture by the camera's clock, UTC in nanoseconds; None if unknown, and for files
     clock                 rtcp if captured_at_ns is known; otherwise host for live sources and file for others

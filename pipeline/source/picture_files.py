@@ -1,4 +1,4 @@
-"""Reading picture files with Pillow, for folders of pictures, `segment`, training and evaluation alike.
+"""Reads picture files with Pillow, for folders of pictures, `segment`, training and evaluation.
 
 EXIF orientation is applied; palettes and CMYK become RGB; 16-bit grey keeps its high byte; transparency is ignored.
 """
@@ -19,7 +19,7 @@ from pipeline.errors import SourceError
 
 ANIMATION_FORMATS = frozenset({"WEBP", "PNG", "GIF"})
 MULTI_PAGE_FORMATS = frozenset({"TIFF"})
-"""JPEG is not among them: a second frame of an MPO file is a preview, a depth map or the view of the other eye"""
+"""without JPEG: the second frame of an MPO file is a preview, a depth map or the other view of a stereo pair"""
 EXIF_ORIENTATION_TAG = 0x0112
 QUARTER_TURNS = frozenset({5, 6, 7, 8})
 """EXIF orientations that exchange width and height"""
@@ -32,7 +32,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.Dec
 
 @contextlib.contextmanager
 def open_picture(path: Path) -> Iterator[Any]:
-    """The PIL image of a file, not decoded yet. Raises one of UNREADABLE; a decompression bomb is one of them."""
+    """Yield the PIL image of a file, not decoded yet. Raises one of UNREADABLE, also for a decompression bomb."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = Image.open(path)
@@ -41,13 +41,13 @@ def open_picture(path: Path) -> Iterator[Any]:
 
 
 def read_rgb(path: Path, annotated_hw: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a picture file (the first frame of several), turned as its EXIF orientation says.
+    """Return a picture file, or its first frame, as (H, W, 3) uint8 RGB with the EXIF orientation applied.
 
     annotated_hw   height and width that annotations state for the picture; the result has this size. Annotations refer
-                   to the picture as seen, unless only the stored picture has the stated size: then the orientation is
-                   not applied.
+                   to the upright picture. If only the stored picture has the stated size, they refer to the stored
+                   picture, and the orientation is not applied.
 
-    Raises SourceError for a file that cannot be read, or that has another size than the annotations state.
+    Raises SourceError for a file that cannot be read, or whose size differs from that of the annotations.
     """
     try:
         with open_picture(path) as image:
@@ -64,9 +64,9 @@ def read_rgb(path: Path, annotated_hw: tuple[int, int] | None = None) -> NDArray
 
 
 def check_picture(path: Path, annotated_hw: tuple[int, int]) -> None:
-    """Reads the header of a picture file and checks its size as `read_rgb` does, without decoding the pixels.
+    """Read the header of a picture file and check its size as `read_rgb` does, without decoding the pixels.
 
-    Raises SourceError for a file that is not a picture, or that has another size than the annotations state.
+    Raises SourceError for a file that is not a picture, or whose size differs from that of the annotations.
     """
     try:
         with open_picture(path) as image:
@@ -82,7 +82,7 @@ def check_picture(path: Path, annotated_hw: tuple[int, int]) -> None:
 
 
 def to_rgb(image: Any, *, upright: bool = True) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a PIL image; with `upright`, turned as its EXIF orientation says."""
+    """Return a PIL image as (H, W, 3) uint8 RGB; with `upright`, the EXIF orientation is applied."""
     turned = ImageOps.exif_transpose(image) if upright else image
     if turned.mode.startswith(("I", "F")):
         return _grey_to_rgb(np.asarray(turned))
@@ -90,7 +90,7 @@ def to_rgb(image: Any, *, upright: bool = True) -> NDArray[np.uint8]:
 
 
 def frame_numbers(image: Any) -> list[int]:
-    """The frames of a PIL image that are pictures of their own, as `Image.seek` numbers them."""
+    """Return the numbers, for `Image.seek`, of the animation frames or pages of a PIL image, without previews."""
     num_frames = getattr(image, "n_frames", 1)
     if num_frames == 1 or image.format not in ANIMATION_FORMATS | MULTI_PAGE_FORMATS:
         return [0]
@@ -110,14 +110,14 @@ def is_animation(path: Path) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a picture file cannot be read, in one line without the file's name."""
+    """Return the reason why a picture file cannot be read, in one line without the name of the file."""
     if isinstance(error, UnidentifiedImageError):
         return "not in a known picture format"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _pages(image: Any, num_frames: int) -> list[int]:
-    """The frames of a TIFF file without the smaller copies that some programs store beside a picture."""
+    """Return the frame numbers of a TIFF file without the reduced copies that some programs store beside a picture."""
     pages = []
     for number in range(num_frames):
         image.seek(number)
@@ -128,7 +128,7 @@ def _pages(image: Any, num_frames: int) -> list[int]:
 
 
 def _grey_to_rgb(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey of 16 bits (stored in integers of 16 or 32) by its high byte; floating point clipped to 0 to 255."""
+    """Return grey as RGB: the high byte of 16-bit values (in integers of 16 or 32 bits), floats clipped to 0 … 255."""
     if np.issubdtype(grey.dtype, np.floating):
         narrow = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
     else:

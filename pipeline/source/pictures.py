@@ -23,7 +23,7 @@ MAX_NAMED_FILES = 5
 
 
 class PicturesReader(Reader):
-    """Every picture of a set in natural order of the file names, each in its own size.
+    """Reads every picture of a set in natural order of the file names, each in its own size.
 
     The n-th picture (from 0) is shown at n / 25 seconds. A file of several pages yields each page. A file that cannot
     be read counts as corrupt and is named in `unreadable`; the other pictures keep their times.
@@ -45,7 +45,7 @@ class PicturesReader(Reader):
 
     @property
     def unreadable(self) -> str:
-        """Names the files that could not be read so far, with Pillow's reason; empty if there are none."""
+        """Message that names the files that could not be read so far, with Pillow's reason; empty if there are none."""
         if not self._unreadable:
             return ""
         names = self._unreadable[:MAX_NAMED_FILES]
@@ -78,7 +78,7 @@ class PicturesReader(Reader):
 
 
 class AnimationReader(Reader):
-    """The frames of an animated WebP or PNG file, each shown for its own duration."""
+    """Reads the frames of an animated WebP or PNG file, each shown for its own duration."""
 
     def __init__(self, source: str) -> None:
         with ExitStack() as resources:
@@ -112,21 +112,21 @@ class AnimationReader(Reader):
 
 
 def open_pictures(source: str, options: OpenOptions) -> Reader:
-    """The reader of a set of pictures. Raises SourceError."""
+    """Open a set of pictures. Raises SourceError."""
     return PicturesReader(source)
 
 
 def open_animation(source: str, options: OpenOptions) -> Reader:
-    """The reader of an animation. Raises SourceError."""
+    """Open an animation. Raises SourceError."""
     return AnimationReader(source)
 
 
 def _page_name(name: str, number: int) -> str:
-    """`scan.tif`, 1 -> `scan#2.tif`: the second page."""
+    """Return the name of a page: `scan.tif`, 1 -> `scan#2.tif`."""
     stem, suffix = os.path.splitext(name)
     return f"{stem}#{number + 1}{suffix}"
 
 
 def _name_of(path: Path) -> str:
-    """The path as text; bytes that are not UTF-8 become U+FFFD."""
+    """Return the path as text; bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode(errors="replace")

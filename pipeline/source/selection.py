@@ -13,8 +13,8 @@ class Selection:
     """Numbers the selected pictures from 1. The same sequence of pictures always gets the same numbers.
 
     stride       select every n-th picture, beginning with the first; at least 1
-    max_fps      of those, select at most one in each slot of 1 / max_fps seconds of media time, counted from the first
-                 picture on; None: no limit
+    max_fps      of these pictures, select at most one in each slot of 1 / max_fps seconds of media time; slots begin at
+                 the first picture; None: no limit
     max_frames   select at most this many pictures; None: no limit
     """
 
@@ -29,11 +29,11 @@ class Selection:
 
     @property
     def done(self) -> bool:
-        """Whether max_frames pictures have been selected, so that no further one will be."""
+        """Whether max_frames pictures have been selected, so that no further picture is selected."""
         return self._max_frames is not None and self._num_selected >= self._max_frames
 
     def number(self, pts_s: float) -> int | None:
-        """Number of the next picture of the source, or None if it is not selected. `pts_s` must rise strictly."""
+        """Return the number of the next picture, or None if it is not selected. `pts_s` must rise strictly."""
         ordinal = self._num_seen
         self._num_seen += 1
         if self.done or ordinal % self._stride != 0 or not self._slot_is_free(pts_s):

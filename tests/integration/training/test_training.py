@@ -408,7 +408,7 @@ def test_a_damaged_picture_ends_the_run_with_one_error_line_and_a_checkpoint(
     assert "\n" not in line
     assert trainer.step == first_step
 
-    # a loader process reports the error with its traceback
+    # an error in a loader process carries a traceback, which must not be printed
     by_command = start(folder, tmp_path / "by_command")
     stderr = by_command.communicate(timeout=100)[1]
     assert by_command.returncode == 1, stderr

@@ -1,4 +1,4 @@
-"""The choice of the number format on the CPU."""
+"""The choice of the precision on the CPU."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def bottleneck(*, downsampled: bool) -> Bottleneck:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("downsampled", [False, True])
-def test_a_residual_block(downsampled: bool, dtype: torch.dtype) -> None:
+def test_a_residual_block_gives_torchs_result(downsampled: bool, dtype: torch.dtype) -> None:
     plain = frozen(bottleneck(downsampled=downsampled), dtype)
     picture = maps(32 if downsampled else 64, 10, 8, dtype=dtype)
     before = picture.clone()
@@ -226,7 +226,7 @@ def test_an_activation_is_not_fused_into_an_output_that_is_returned() -> None:
     assert float(outputs["a"].min()) < 0
 
 
-def test_a_feature_pyramid() -> None:
+def test_a_feature_pyramid_gives_torchs_result() -> None:
     plain = frozen(FeaturePyramidNetwork([8, 16, 24], 32, LastLevelMaxPool()))
     features = OrderedDict((name, maps(channels, side, side)) for name, channels, side in PYRAMID)
     before = {name: level.clone() for name, level in features.items()}
@@ -255,7 +255,7 @@ def test_the_rpn_head_uses_one_convolution() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_street(dtype: torch.dtype) -> None:
+def test_the_street_network_gives_torchs_result(dtype: torch.dtype) -> None:
     """Backbone and heads; the input of the box head is channels last, as RoIAlign returns it."""
     plain = frozen(build("street", 7), dtype)
     found = copy.deepcopy(plain)

@@ -196,7 +196,7 @@ def test_a_match_is_kept_while_its_iou_reaches_the_threshold() -> None:
     # in the second frame each track has a higher IoU with the other object, but the matches of the first frame remain
     figures = tracking_metrics([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), frame([1, 2], [5, 6], [[0.5, 0.9]] * 2)])
     assert (figures.num_switches, figures.mota) == (0, 1)
-    # a match ends when its IoU is below the threshold
+    # a match ends if its IoU is below the threshold
     swapped = frame([1, 2], [5, 6], [[0.49, 0.9], [0.9, 0.49]])
     figures = tracking_metrics([frame([1, 2], [5, 6], [[0.9, 0], [0, 0.9]]), swapped])
     assert figures.num_switches == 2

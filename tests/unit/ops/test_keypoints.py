@@ -134,15 +134,15 @@ def test_equals_torchvision_for_boxes_of_any_size(seed: int) -> None:
 @needs_jit
 @pytest.mark.parametrize("offset", [0.0, 1000.0, -1000.0], ids=["signed", "high", "low"])
 def test_a_peak_between_cells_beats_the_highest_cell(offset: float) -> None:
-    """Cubic interpolation between four equal cells among low ones overshoots by nearly the bound, and so exceeds a
-    single cell that is higher than each of them.
+    """Cubic interpolation between four equal cells overshoots by nearly the upper bound, and exceeds a single cell that
+    is higher than each of the four.
     """
     heatmaps = np.full((1, 1, 56, 56), offset - 10, np.float32)
     heatmaps[0, 0, 20:22, 30:32] = offset + 1
     heatmaps[0, 0, 40, 10] = offset + 3
     box = np.array([[0, 0, 280, 280]], np.float32)
     x, y, score = decode_keypoints(heatmaps, box)[0, 0]
-    # between the centres of four cells of 5 x 5 pixels four pixels meet
+    # the peak is at one of the four pixels around the corner (155, 105), where the four cells of 5 x 5 pixels meet
     assert (abs(x - 155), abs(y - 105)) == (0.5, 0.5)
     assert score > offset + 5
     assert_as_torchvision(heatmaps, box)

@@ -61,12 +61,12 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Memory filled with NaN."""
+    """Return memory filled with NaN."""
     return np.full(shape, 0x7FC0 if dtype == np.uint16 else np.nan, dtype)
 
 
 def pool_rois(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDArray[np.int64], **options: Any) -> Any:
-    """`roi_align` of levels at SCALES into poisoned memory."""
+    """Return the result of `roi_align` for levels at SCALES, written to poisoned memory."""
     output_hw = options.pop("output_hw", (3, 2))
     out = poisoned((len(boxes), *output_hw, levels[0].shape[3]), levels[0].dtype)
     result = roi_align(levels, options.pop("scales", SCALES), boxes, image_idx, output_hw, out=out, **options)
@@ -77,7 +77,7 @@ def pool_rois(levels: list[Any], boxes: NDArray[np.float32], image_idx: NDArray[
 def by_reference(
     levels: list[NDArray[np.float32]], output_hw: tuple[int, int], sampling_ratio: int, *, aligned: bool
 ) -> NDArray[np.float64]:
-    """The result of the reference for BOXES."""
+    """Return the result of the reference for BOXES."""
     found = []
     for box, image in zip(BOXES.astype(np.float64), IMAGE_IDX, strict=True):
         level = reference.fpn_level(box, len(SCALES), 1 / SCALES[0])
@@ -207,7 +207,7 @@ def test_agrees_with_torchvision_on_one_level(aligned: bool) -> None:
 
 
 def test_levels_change_at_the_areas_of_torchvision() -> None:
-    """Each map contains the number of its level; the areas of the boxes are a few roundings around each threshold."""
+    """Each map contains the number of its level. The areas are within a few roundings of each threshold."""
     near = 1 + np.arange(-20, 21) * 2.0**-23
     half = np.concatenate([[0, 1, 16, 900, 5000], 112 * near, 224 * near, 448 * near]).astype(np.float32) / 2
     boxes = np.stack([-half, -half, half, half], axis=1)
@@ -261,7 +261,7 @@ def test_adaptive_sampling_takes_one_sample_per_cell_rounded_up(aligned: bool) -
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 1.00390625, 1.01171875, -0.0, 1e-40])
 def test_bf16_of_special_numbers(value: float) -> None:
-    """As torch rounds them: the weights 1/4 and 1/4 of the same two numbers give half, and the box half of that."""
+    """All cells hold the same number, so the result is this number with torch's rounding to bfloat16."""
     bits = to_bf16(np.full((1, 2, 2, 1), value, np.float32))
     box = np.array([[0, 0, 1, 1]], np.float32)
     found = from_bf16(roi_align([bits], [1.0], box, np.zeros(1, np.int64), (1, 1)))
