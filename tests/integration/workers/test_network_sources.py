@@ -129,7 +129,7 @@ def test_hls_whose_server_loses_segments_is_not_finished(serve: Callable[[Respon
     results = read_results(tmp_path / "out" / "cam1.jsonl")
     end = end_of(results)
     assert (ended.code, end.reason, len(frames_of(results))) == (1, "failed", 40)
-    assert "of 8.0 s came" in end.detail
+    assert "of 8.0 s received" in end.detail
 
 
 def test_a_refused_password_is_tried_again_after_half_a_minute(serve: Callable[[Respond], str], tmp_path: Path) -> None:
@@ -188,5 +188,5 @@ def test_playback_over_rtsp_that_breaks_off_is_an_error(recording: Path, tmp_pat
     end = end_of(results)
     assert (code, end.reason) == (1, "failed")
     assert "broke off" in end.detail
-    assert "of 12.0 s came" in end.detail
+    assert "of 12.0 s received" in end.detail
     assert 30 < len(frames_of(results)) < 110
