@@ -101,7 +101,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 def run_with_losses(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses, Losses]:
     """The folder of a run, and the losses on unseen samples before its first and after its last step."""
     folder = tmp_path_factory.mktemp("training") / "run"
-    trainer = Trainer(settings(scene, folder, epochs=4.0, lr=5e-4, val=scene / "val.json"), Reporter())
+    trainer = Trainer(settings(scene, folder, epochs=4.0, lr=3e-4, val=scene / "val.json"), Reporter())
     batch = collate([trainer._dataset[position] for position in range(1000, 1016)])
 
     # Random backgrounds only: the hardest backgrounds differ before and after training.

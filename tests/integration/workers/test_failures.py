@@ -63,6 +63,14 @@ def one_line(ended: Ended, code: int, *parts: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """250 frames: a job on them takes far longer than the tests need to disturb it."""
+    path = tmp_path_factory.mktemp("failures") / "long.mp4"
+    make_scene(path, 250, width=320, height=180)
+    return path
+
+
+@pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frames."""
     path = tmp_path_factory.mktemp("failures") / "street.mp4"
@@ -161,15 +169,14 @@ def test_a_model_that_is_not_cached_and_cannot_be_downloaded(clip: Path, tmp_pat
 @pytest.mark.parametrize(
     ("saved", "size"), [pytest.param("jsonl", "16k", id="jsonl"), pytest.param("video", "32k", id="video")]
 )
-def test_a_full_disk_ends_the_job(tmp_path: Path, saved: str, size: str) -> None:
+def test_a_full_disk_ends_the_job(long_clip: Path, tmp_path: Path, saved: str, size: str) -> None:
     mount = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
     script = f'mount -t tmpfs -o size={size} none out && exec "$@"'
     (tmp_path / "out").mkdir()
     if subprocess.run([*mount, script, "sh", "true"], cwd=tmp_path, capture_output=True, check=False).returncode:
         pytest.skip("this system does not let us mount a small disk")
-    make_scene(tmp_path / "street.mp4", 250, width=320, height=180)
     ended = run(
-        "street.mp4", "--output", "out", "--save", saved, folder=tmp_path, timeout_s=START_S,
+        long_clip, "--stream-id", "street", "--output", "out", "--save", saved, folder=tmp_path, timeout_s=START_S,
         prefix=(*mount, script, "sh"),
     )  # fmt: skip
     name = {"jsonl": "street.jsonl", "video": "street.mp4"}[saved]
@@ -184,11 +191,12 @@ def test_an_output_whose_first_byte_cannot_be_written_ends_the_job(clip: Path, t
     one_line(ended, 1, "cannot write out/street.jsonl: ")
 
 
-def test_a_stream_id_in_use_by_a_running_job(clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
+def test_a_stream_id_in_use_by_a_running_job(
+    clip: Path, long_clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
     server = own_redis()
-    make_scene(tmp_path / "long.mp4", 250, width=320, height=180)
     with running(
-        "long.mp4", "--stream-id", "street", "--output", "first", "--save", "jsonl", "--redis-url", server.url,
+        long_clip, "--stream-id", "street", "--output", "first", "--save", "jsonl", "--redis-url", server.url,
         folder=tmp_path,
     ) as first:  # fmt: skip
         first.wait_for("street: live")

@@ -62,13 +62,17 @@ def wait_for_results(job: Running, url: str, count: int) -> None:
         assert not any(message.frame_seq == NUM_FRAMES for message in read_log(client, "street")), "too late to kill"
 
 
-@pytest.mark.parametrize("role", ["decode", "infer", "track", "sink"])
-def test_a_killed_worker_loses_no_result(clip: Path, undisturbed: list[AnyResult], tmp_path: Path, role: str) -> None:
+def test_killed_workers_lose_no_result(clip: Path, undisturbed: list[AnyResult], tmp_path: Path) -> None:
+    """One worker of each role is killed, one after the other, each after further results."""
     with running(clip, *BOTH, folder=tmp_path) as job:
-        wait_for_results(job, job.redis_url(), KILL_AT)
-        worker = job.until(lambda: job.worker(role), what=f"the {role} worker")
-        worker.kill()
-        job.wait_for("SIGKILL; starting it again")
+        for num_kills, role in enumerate(("decode", "track", "sink", "infer")):
+            wait_for_results(job, job.redis_url(), KILL_AT + 6 * num_kills)
+            worker = job.until(lambda role=role: job.worker(role), what=f"the {role} worker")  # type: ignore[misc]
+            worker.kill()
+            job.until(
+                lambda num=num_kills + 1: sum("SIGKILL; starting it again" in line for line in job.err) == num,  # type: ignore[misc]
+                what=f"the restart of the {role} worker",
+            )
         assert job.wait() == 0
     results = read_results(tmp_path / "out" / "street.jsonl")
     assert covered(results) == list(range(1, NUM_FRAMES + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,11 +15,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from pipeline.engine.architectures import build, fold_batch_norm
 from pipeline.models.registry import MODELS
 
-TORCHVISION_MODELS = [name for name, spec in MODELS.items() if spec.weights_url is not None]
-
-
-def num_outputs_of(name: str) -> int:
-    return len(MODELS[name].head_class_ids) + 1
+Model = tuple[str, FasterRCNN, list[torch.Tensor]]
+"""name of the model, network, outputs of the network"""
 
 
 def with_random_norms(network: FasterRCNN) -> FasterRCNN:
@@ -50,19 +48,27 @@ def outputs(network: FasterRCNN) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_kind_of_network_follows_from_the_output_of_the_model(name: str) -> None:
-    spec = MODELS[name]
-    network = build(spec.architecture, num_outputs_of(name))
-    assert type(network) is {"boxes": FasterRCNN, "masks": MaskRCNN, "keypoints": KeypointRCNN}[spec.output]
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    """A network with random norms. Tests must not change it."""
+    name = request.param
+    network = with_random_norms(build(MODELS[name].architecture, len(MODELS[name].head_class_ids) + 1))
+    with torch.inference_mode():
+        return name, network, outputs(network)
+
+
+def test_the_kind_of_network_follows_from_the_output_of_the_model(model: Model) -> None:
+    name, network, _ = model
+    assert type(network) is {"boxes": FasterRCNN, "masks": MaskRCNN, "keypoints": KeypointRCNN}[MODELS[name].output]
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", TORCHVISION_MODELS)
-def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_give_the_same_outputs_in_torchvisions_network(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision loads our weights in place of its published ones, so that it creates the same kind of norm layers."""
-    ours = with_random_norms(build(name, num_outputs_of(name)))
+    name, ours, found_outputs = model
+    if MODELS[name].weights_url is None:
+        pytest.skip("torchvision has no such model")
     state = ours.state_dict()
     weights = get_model_weights(name).COCO_V1
     asked_for = []
@@ -75,7 +81,7 @@ def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkey
     theirs = get_model(name, weights=weights).eval()
     assert asked_for == [MODELS[name].weights_url]
     with torch.inference_mode():
-        for found, expected in zip(outputs(ours), outputs(theirs), strict=True):
+        for found, expected in zip(found_outputs, outputs(theirs), strict=True):
             # the frozen batch norm rounds in another order, over about 50 layers
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     counters = {key for key in state if key.endswith("num_batches_tracked")}
@@ -84,14 +90,13 @@ def test_weights_give_the_same_outputs_in_torchvisions_network(name: str, monkey
     ours.load_state_dict(theirs.state_dict())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_folding_batch_norms_changes_no_output(name: str) -> None:
-    network = with_random_norms(build(MODELS[name].architecture, num_outputs_of(name)))
+def test_folding_batch_norms_changes_no_output(model: Model) -> None:
+    _, network, before = model
+    folded = copy.deepcopy(network)
     with torch.inference_mode():
-        before = outputs(network)
-        fold_batch_norm(network)
-        after = outputs(network)
-    assert not [module for module in network.modules() if hasattr(module, "running_mean")]
+        fold_batch_norm(folded)
+        after = outputs(folded)
+    assert not [module for module in folded.modules() if hasattr(module, "running_mean")]
     for expected, found in zip(before, after, strict=True):
         # float32 sums in another order, over about 50 layers
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
