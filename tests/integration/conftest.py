@@ -13,7 +13,7 @@ from pipeline.bus import Bus
 
 @pytest.fixture
 def bus(redis_url: str) -> Iterator[Bus]:
-    """A bus on the session's server, empty."""
+    """A bus on the empty server of the session."""
     bus = Bus(redis_url)
     yield bus
     bus.close()
@@ -21,7 +21,7 @@ def bus(redis_url: str) -> Iterator[Bus]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of leases, of claims, and of a job that waits for one; it goes only when told."""
+    """The clock of leases, of claims and of a job that waits for a lease, which only the test advances."""
     clock = Clock()
     for module in ("lease", "bus", "frame_queue"):
         monkeypatch.setattr(f"pipeline.bus.{module}.time", clock)

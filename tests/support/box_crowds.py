@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def crowd(num_groups: int, num_boxes: int, seed: int, side_px: float = 60.0) -> NDArray[np.float32]:
-    """(G, K, 4) boxes of which many overlap, some coincide, some have no area and some have negative sides."""
+    """Return (G, K, 4) boxes. Many overlap, some coincide, some have no area and some have negative sides."""
     random = np.random.default_rng(seed)
     centre = random.uniform(0, 100, (num_groups, num_boxes, 2))
     half = random.uniform(0, side_px / 2, (num_groups, num_boxes, 2))
@@ -22,8 +22,10 @@ def crowd(num_groups: int, num_boxes: int, seed: int, side_px: float = 60.0) -> 
 
 
 def pairs_near_threshold(num_pairs: int, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(1, 2 P, 4) boxes and their classes, one for each pair. The second box of a pair is the first, cut off at
-    the threshold's share of its height to a few roundings.
+    """Return (1, 2 P, 4) boxes and (1, 2 P) class IDs. The boxes come in pairs, and each pair has a class of its own.
+
+    The IoU of a pair differs from the threshold by at most a few roundings: the second box is the first one with its
+    height multiplied by about the threshold.
     """
     random = np.random.default_rng(0)
     width, height = random.uniform(50, 100, (2, num_pairs)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""One job on a real bus, with the three ends of it at hand."""
+"""A job on a real bus, with helpers for its decoder, its infer workers, its tracker and its keys in Redis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIXELS = np.arange(WIDTH * HEIGHT * 3 // 2, dtype=np.uint8)
 
 
 class Clock:
-    """Stands in for the `time` module of a bus module; goes only when told."""
+    """Replacement for the `time` module in a bus module. Time advances only in `sleep` and when a test sets `now_s`."""
 
     def __init__(self) -> None:
         self.now_s = time.monotonic()
@@ -60,7 +60,7 @@ def set_read(bus: Bus, stream_id: str, reader: str, seq: int) -> None:
 
 
 class Job:
-    """A begun job: `live=True` is a camera with policy latest, otherwise a file with policy lossless."""
+    """A job that has begun: a camera with policy latest if `live`, otherwise a file with policy lossless."""
 
     def __init__(
         self, bus: Bus, stream_id: str = "cam1", *, live: bool = False, sinks: list[str] | None = None, **options: Any
@@ -74,14 +74,14 @@ class Job:
     # -- decode -------------------------------------------------------------------------------------------------------
 
     def writer(self) -> FrameWriter:
-        """A decoder that has taken the role and opened a session."""
+        """Return the writer of a decoder that holds the lease and has opened a session."""
         writer = self.bus.frame_writer(self.stream)
         assert writer.lease.try_take()
         writer.open()
         return writer
 
     def header(self, writer: FrameWriter) -> FrameHeader:
-        """Of the frame that the writer would number next."""
+        """Return the header of the next frame of the writer."""
         return FrameHeader(
             stream_id=self.stream.stream_id,
             session=writer.session,
@@ -104,11 +104,11 @@ class Job:
         )
 
     def offer(self, writer: FrameWriter, count: int = 1, pixels: bytes = PIXELS.tobytes()) -> list[Offer]:
-        """Offer frames one after the other."""
+        """Offer `count` frames one after the other and return the replies."""
         return [writer.offer(self.header(writer), memoryview(pixels)) for _ in range(count)]
 
     def end(self, writer: FrameWriter) -> None:
-        """The decoder's last word."""
+        """Write the end of the source."""
         writer.end(
             SourceEnd(
                 session=writer.session,
@@ -123,7 +123,7 @@ class Job:
     # -- infer --------------------------------------------------------------------------------------------------------
 
     def queue(self, name: str = "w1") -> FrameQueue:
-        """An infer worker that reads this stream and owes nothing."""
+        """Return the queue of an infer worker that reads this stream and has no pending frame."""
         queue = self.bus.frame_queue(name)
         queue.set_streams([self.stream.stream_id])
         assert queue.read_pending() is None
@@ -131,7 +131,7 @@ class Job:
 
     @staticmethod
     def answer(queue: FrameQueue, frames: list[QueuedFrame]) -> list[bool]:
-        """Deliver empty detections for the frames."""
+        """Deliver empty detections for the frames. Return whether the bus accepted each of them."""
         empty = Detections.empty(WIDTH, HEIGHT)
         return [
             queue.deliver(frame, FrameDetections.pack(frame.header, empty, model="street", queue_ms=0.0, infer_ms=1.0))
@@ -141,19 +141,19 @@ class Job:
     # -- track --------------------------------------------------------------------------------------------------------
 
     def log(self) -> ResultLog:
-        """A tracker that has taken the role and loaded the position."""
+        """Return the log of a tracker that holds the lease and has loaded the position."""
         log = self.bus.result_log(self.stream)
         assert log.lease.try_take()
         log.load()
         return log
 
     def result(self, seq: int, **changes: Any) -> AnyResult:
-        """A frame message of this job."""
+        """Return a frame message of this job."""
         fields = {"stream_id": self.stream.stream_id, "log_id": self.log_id}
         return result_samples.frame(seq, **(fields | changes))
 
     def commit(self, log: ResultLog, seq: int, *, session: str = "", consumed: list[bytes] | None = None) -> None:
-        """Commit one frame message behind `seq - 1`."""
+        """Commit the frame message of `seq`, which follows `seq - 1`."""
         log.commit(
             seq_before=seq - 1,
             seq_after=seq,
@@ -163,22 +163,22 @@ class Job:
             checkpoint=b"checkpoint %d" % seq,
         )
 
-    # -- what stands on the server ------------------------------------------------------------------------------------
+    # -- keys in Redis ------------------------------------------------------------------------------------------------
 
     def frames(self) -> list[int]:
-        """Numbers in the frame stream."""
+        """Return the numbers of the queued frames."""
         return [int(entry_id.split(b"-")[0]) for entry_id, _ in self.bus.client.xrange(self.keys.frames)]
 
     def pixel_keys(self) -> list[str]:
-        """Pixels that are there, whether or not a frame refers to them."""
+        """Return the keys of all stored pixels, including those without a queued frame."""
         return sorted(key.decode() for key in self.bus.client.keys("*px:*"))
 
     def messages(self) -> list[BusMessage]:
-        """What stands in detections."""
+        """Return the messages of the stream of detections."""
         return [decode_message(fields[b"m"]) for _, fields in self.bus.client.xrange(self.keys.detections)]
 
     def gaps(self) -> list[tuple[int, int, str, int]]:
-        """The gaps in detections: first number, last number, cause, epoch."""
+        """Return first number, last number, cause and epoch of each gap in the stream of detections."""
         return [
             (gap.from_seq, gap.to_seq, gap.cause, gap.stream_epoch)
             for gap in self.messages()
@@ -186,15 +186,15 @@ class Job:
         ]
 
     def result_ids(self) -> list[str]:
-        """Ids in the result log."""
+        """Return the entry IDs of the result log."""
         return [entry_id.decode() for entry_id, _ in self.bus.client.xrange(self.keys.results)]
 
     def results(self) -> list[AnyResult]:
-        """The result log."""
+        """Return the messages of the result log."""
         return [decode_result(fields[b"j"]) for _, fields in self.bus.client.xrange(self.keys.results)]
 
     def covered(self) -> list[int]:
-        """Every number that a frame or a gap of the log covers, in the log's order."""
+        """Return every frame number that a frame or a gap of the log covers, in the order of the log."""
         numbers: list[int] = []
         for result in self.results():
             first = result.from_seq if isinstance(result, GapResult) else result.frame_seq
@@ -202,6 +202,6 @@ class Job:
         return numbers
 
     def state(self, field: str) -> str | None:
-        """One field of the state hash."""
+        """Return one field of the state hash, None if it does not exist."""
         value = self.bus.client.hget(self.keys.state, field)
         return None if value is None else value.decode()

@@ -1,24 +1,25 @@
-"""Crowds of drawn silhouettes that cross and hide each other, as an instance segmenter would report them.
+"""Simulated crowds that cross and occlude each other, with ground truth and the detections of a simulated model.
 
 The scene. A street seen from 6 m above it, on frames of 1920 x 1080: people on a near and a far pavement and some
-across the road (0.8 to 1.7 m/s, ways bent every 2 s, now and then somebody stops, a third of them with a companion
-about a metre away), and cars on two lanes of opposite direction (5 to 11 m/s, with changes of speed). On request also
-parked cars, behind which people are out of sight for seconds, and pillars (lamp posts, columns, trunks: 0.3 to 0.7 m
-wide) that nobody detects, and that hide who passes behind them for some tenths of a second.
-Everything stands on a ground plane, so sizes and overlaps follow from the distance, and whoever is nearer hides the
-others. A silhouette is made of limbs or of a body panel, fixed by the seed; limbs swing with the steps, and a body is
-wide from the front and narrow from the side.
+across the road, and cars on two lanes of opposite direction. People walk at 0.8 to 1.7 m/s, turn every 2 s and stop
+now and then; a third of them have a companion about a metre away. Cars drive at 5 to 11 m/s and change their speed.
+Optionally there are parked cars, which occlude people for seconds, and pillars (lamp posts, columns, trunks: 0.3 to
+0.7 m wide), which are not detected and occlude people for some tenths of a second.
+All objects stand on a ground plane, so sizes and overlaps follow from the distance, and nearer objects occlude farther
+ones. The seed determines the silhouettes of limbs or of a body panel. Limbs swing with the steps; a body is wide from
+the front and narrow from the side.
 
 The camera. Every quantity is a function of the seed and of the time alone, so any sequence of times may be sampled, and
-the frames that two sequences have in common show the same.
+frames of the same time are equal in all sequences.
 
-The detector. It reports what is visible of an object: the box tight around the visible pixels, each edge moved by a
-normal deviate of 2 % of the side (5 % where all but nothing is seen): an IoU of about 0.93 with the truth; the mask in
-28 x 28 cells of that box, its outline disturbed in patches: a mask IoU of about 0.83. The score falls from 0.93 by what
-is hidden and wanders with a memory of some tenths of a second, as that of a network on video does. Nothing is reported
-that shows less than a quarter of itself, that scores below 0.1, that the non-maximum suppression (box IoU above 0.5, by
-class, as Mask R-CNN has it) gives up for a surer neighbour, or by bad luck (2 %). One report in fifty is false: at
-places of the background that look like somebody from time to time, and anywhere.
+The detector. It detects the visible part of an object. The box is tight around the visible pixels; Gaussian noise
+moves each edge, with a standard deviation of 2 % of the side (5 % if the object is almost completely occluded), which
+gives an IoU of about 0.93 with the ground truth. The mask has 28 x 28 cells of that box and errors in patches of its
+outline, which gives a mask IoU of about 0.83. The score is 0.93, less a loss by occlusion, plus noise that is
+correlated over some tenths of a second, as for a network on video. An object is not detected if less than a quarter of
+it is visible, if its score is below 0.1, if NMS suppresses it (box IoU above 0.5 within a class, as in Mask R-CNN), or
+at random (2 %). One detection in fifty is a false positive: at a few fixed places of the background from time to time,
+and at random places.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from support.crowd_figures import PERSON, Car, Figure, Floats, Mask, Person, Stand, Wandering, Way
+from support.crowd_figures import PERSON, Car, Figure, Floats, Mask, Person, Projection, SmoothNoise, Trajectory
 
 from ops.iou import box_iou
 from pipeline.contract.arrays import MASK_SIDE, Detections
@@ -54,21 +55,21 @@ EDGE_NOISE, HIDDEN_EDGE_NOISE = 0.02, 0.03
 BEST_SCORE, HIDDEN_SCORE_LOSS, SCORE_NOISE = 0.93, 0.7, 0.08
 MISS_RATE, MIN_SCORE, NMS_IOU = 0.02, 0.1, 0.5
 FALSE_PER_FRAME, NUM_GHOSTS, GHOST_LEVEL = 0.3, 3, 1.2
-"""false reports anywhere; places of the background that are reported while their wandering exceeds the level"""
+"""false positives at random places; number of fixed places with false positives while their noise exceeds the level"""
 OUTLINE_BLUR, OUTLINE_NOISE, OUTLINE_PATCH = 0.8, 0.25, 1.5
-"""how far a mask's outline is blurred in cells, what is added to its coverage, in patches of how many cells"""
+"""blur of a mask's outline in cells; standard deviation of the noise on its coverage; size of a patch in cells"""
 
 _NOBODY, _PILLAR = 0, 255
 
 
 @dataclass(frozen=True, slots=True)
 class CrowdFrame:
-    """What the detector reports on one picture, N instances, and the T objects that show a quarter of themselves.
+    """The N detections on a picture and the T objects of the ground truth, of which at least a quarter is visible.
 
     truth_ids          (T,) int64
     truth_class_ids    (T,) int32
-    truth_boxes_xyxy   (T, 4) float64, of their visible parts, pixels of the frame
-    mask_ious          (T, N) float64, of the visible pixels of an object and the mask of a report; 0 between classes
+    truth_boxes_xyxy   (T, 4) float64, boxes of the visible parts in pixels of the frame
+    mask_ious          (T, N) float64, IoU of the visible pixels of each object with each mask; 0 between classes
     """
 
     detections: Detections
@@ -101,19 +102,19 @@ class _Report:
 
 
 def _half_width_m(z_m: float) -> float:
-    """Half of what the frame shows at a distance, and a little more."""
+    """Return half the width of the ground in the frame at a distance, plus a margin of one metre."""
     return FRAME_WH[0] / 2 / FOCAL_PX * z_m + 1.0
 
 
-def _stand(place_m: Floats, velocity: Floats) -> Stand:
-    """Perspective of a camera over the origin, onto the canvas."""
+def _project(place_m: Floats, velocity: Floats) -> Projection:
+    """Project a point of the ground onto the canvas by the perspective of a camera above the origin."""
     x, z = place_m.tolist()
     foot_xy = np.array([FRAME_WH[0] / 2 + FOCAL_PX * x / z, HORIZON_PX + FOCAL_PX * CAMERA_HEIGHT_M / z])
-    return Stand(foot_xy * CANVAS_SCALE, FOCAL_PX / z * CANVAS_SCALE, x / z, velocity)
+    return Projection(foot_xy * CANVAS_SCALE, FOCAL_PX / z * CANVAS_SCALE, x / z, velocity)
 
 
-def _person_way(rng: np.random.Generator) -> Way:
-    """A way along one of the pavements or across the road."""
+def _person_trajectory(rng: np.random.Generator) -> Trajectory:
+    """Return a random trajectory along one of the pavements or across the road."""
     speed = rng.uniform(0.8, 1.7)
     z = rng.uniform(9.0, 13.0) if rng.random() < 0.5 else rng.uniform(18.0, 25.0)
     if rng.random() < 0.25:
@@ -129,26 +130,26 @@ def _person_way(rng: np.random.Generator) -> Way:
         place = place + 2.0 * pace * speed * np.array([np.cos(turn), np.sin(turn)])
         place[1] = np.clip(place[1], 8.5, 27.0)
         knots.append(place)
-    return Way(rng.uniform(-20.0, LENGTH_S - 3.0) + 2.0 * np.arange(20), np.array(knots))
+    return Trajectory(rng.uniform(-20.0, LENGTH_S - 3.0) + 2.0 * np.arange(20), np.array(knots))
 
 
-def _companion(rng: np.random.Generator, way: Way) -> Way:
-    """A way about a metre from the leader's, in any direction and slightly out of step."""
+def _companion(rng: np.random.Generator, trajectory: Trajectory) -> Trajectory:
+    """Return a trajectory about a metre from that of the leader, in any direction, with a small delay."""
     angle = rng.uniform(0, 2 * np.pi)
     offset = rng.uniform(0.8, 1.3) * np.array([np.cos(angle), np.sin(angle)])
-    return Way(way.times_s, way.knots_m + offset + rng.normal(0, 0.12, way.knots_m.shape))
+    return Trajectory(trajectory.times_s, trajectory.knots_m + offset + rng.normal(0, 0.12, trajectory.knots_m.shape))
 
 
-def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -> list[Way]:
-    """Cars that follow one speed profile, 2 to 4 s apart."""
+def _lane(rng: np.random.Generator, num_cars: int, z_m: float, direction: int) -> list[Trajectory]:
+    """Return cars that drive with the same speed profile, 2 to 4 s apart."""
     times_s = np.arange(-20.0, LENGTH_S + 20.0, 2.5)
     path = np.cumsum(2.5 * rng.uniform(5.0, 11.0) * rng.lognormal(0, 0.2, len(times_s)))
     reach = _half_width_m(z_m) + 2.0
-    ways = []
+    trajectories = []
     for start_s in rng.uniform(-6.0, -2.0) + np.cumsum(rng.uniform(2.0, 4.0, num_cars)):
         x = direction * (path - np.interp(start_s, times_s, path) - reach)
-        ways.append(Way(times_s, np.stack([x, np.full_like(x, z_m)], axis=1)))
-    return ways
+        trajectories.append(Trajectory(times_s, np.stack([x, np.full_like(x, z_m)], axis=1)))
+    return trajectories
 
 
 class CrossingCrowd:
@@ -157,32 +158,35 @@ class CrossingCrowd:
     def __init__(self, seed: int, num_parked: int = 0, num_pillars: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self._seed = seed
-        ways: list[Way] = []
-        while len(ways) < NUM_PEOPLE:
-            ways.append(_person_way(rng))
+        trajectories: list[Trajectory] = []
+        while len(trajectories) < NUM_PEOPLE:
+            trajectories.append(_person_trajectory(rng))
             if rng.random() < COMPANION_RATE:
-                ways.append(_companion(rng, ways[-1]))
+                trajectories.append(_companion(rng, trajectories[-1]))
         cars = _lane(rng, NUM_CARS // 2, 14.5, 1) + _lane(rng, NUM_CARS // 2, 16.5, -1)
         for x in rng.uniform(-8.0, 8.0, num_parked):
-            cars.append(Way(np.array([-1.0, LENGTH_S + 1.0]), np.array([[x, 13.0]] * 2)))
-        self._figures: list[Figure] = [*(Person(rng, way) for way in ways), *(Car(rng, way) for way in cars)]
+            cars.append(Trajectory(np.array([-1.0, LENGTH_S + 1.0]), np.array([[x, 13.0]] * 2)))
+        self._figures: list[Figure] = [
+            *(Person(rng, trajectory) for trajectory in trajectories),
+            *(Car(rng, trajectory) for trajectory in cars),
+        ]
         self._pillars = [
             (np.array([rng.uniform(-0.7, 0.7) * _half_width_m(z), z]), rng.uniform(0.3, 0.7))
             for z in rng.uniform(8.6, 12.0, num_pillars)
         ]
-        self._ghosts = [(Wandering(rng), _somewhere(rng)) for _ in range(NUM_GHOSTS)]
+        self._ghosts = [(SmoothNoise(rng), _somewhere(rng)) for _ in range(NUM_GHOSTS)]
 
     def frames(self, times_s: Iterable[float]) -> list[CrowdFrame]:
-        """The frames at these rising times, in seconds from 0 to LENGTH_S, numbered from 1."""
+        """Return the frames at these ascending times, in seconds from 0 to LENGTH_S, numbered from 1."""
         return [self._frame(frame_seq, time_s) for frame_seq, time_s in enumerate(times_s, 1)]
 
     def _frame(self, frame_seq: int, time_s: float) -> CrowdFrame:
-        # the noise belongs to the moment: whoever samples it sees the same
+        # The noise depends on the time only, so that frames of the same time are equal at every frame rate.
         rng = np.random.default_rng([self._seed, round(time_s * 1e6)])
         owners, drawn = self._paint(time_s)
         truth, truth_boxes, reports = [], [], []
         for item in drawn:
-            # drawn before the test, so that the visibility of one object does not change the noise of the others
+            # Drawn before the condition, so that the visibility of one object does not change the noise of the others.
             noise, outline, luck = rng.normal(size=5), rng.normal(size=(MASK_SIDE, MASK_SIDE)), rng.random()
             if item.visible_px < MIN_VISIBLE * item.silhouette_px:
                 continue
@@ -224,10 +228,10 @@ class CrossingCrowd:
         )
 
     def _paint(self, time_s: float) -> tuple[Mask, list[_Drawn]]:
-        """(540, 960) uint8, the owner of each pixel: figures from 1; and the figures that reach into the frame."""
+        """Return the owner of each pixel, (540, 960) uint8 with figures from 1, and the figures inside the frame."""
         present = []
         for owner, figure in enumerate(self._figures, 1):
-            moment = figure.way(time_s)
+            moment = figure.trajectory(time_s)
             if moment is not None:
                 present.append((moment[0][1], owner, moment))
         pillars = [(place_m[1], _PILLAR, (place_m, width_m)) for place_m, width_m in self._pillars]
@@ -235,11 +239,12 @@ class CrossingCrowd:
         drawn = []
         for _, owner, (place_m, motion) in sorted(present + pillars, key=lambda item: -item[0]):
             if owner == _PILLAR:
-                stand = _stand(place_m, np.zeros(2))
-                x, y, half = *stand.foot_xy, motion / 2 * stand.px_per_m
-                owners[max(0, round(y - 4 * stand.px_per_m)) : round(y), round(x - half) : round(x + half)] = _PILLAR
+                projection = _project(place_m, np.zeros(2))
+                x, y, half = *projection.foot_xy, motion / 2 * projection.px_per_m
+                top = max(0, round(y - 4 * projection.px_per_m))
+                owners[top : round(y), round(x - half) : round(x + half)] = _PILLAR
                 continue
-            item = _draw(owners, owner, self._figures[owner - 1], _stand(place_m, motion), time_s)
+            item = _draw(owners, owner, self._figures[owner - 1], _project(place_m, motion), time_s)
             if item is not None:
                 drawn.append(item)
         for item in drawn:
@@ -256,18 +261,18 @@ class CrossingCrowd:
 
 
 def _somewhere(rng: np.random.Generator) -> Floats:
-    """A box of the size of a person on the canvas."""
+    """Return a box of the size of a person at a random place of the canvas."""
     height = rng.uniform(40, 110)
     x, y = rng.uniform(0, CANVAS_WH[0] - height), rng.uniform(100, CANVAS_WH[1] - height)
     return np.array([x, y, x + 0.4 * height, y + height])
 
 
-def _draw(owners: Mask, owner: int, figure: Figure, stand: Stand, time_s: float) -> _Drawn | None:
-    """Draw the silhouette over the canvas; None if no part of it lies in the frame."""
-    reach, height = (np.array(figure.reach_m) * stand.px_per_m).astype(int) + 2
-    left, top = int(stand.foot_xy[0]) - reach, int(stand.foot_xy[1]) - height
+def _draw(owners: Mask, owner: int, figure: Figure, projection: Projection, time_s: float) -> _Drawn | None:
+    """Draw the silhouette over the canvas. Return None if no part of it lies in the frame."""
+    reach, height = (np.array(figure.reach_m) * projection.px_per_m).astype(int) + 2
+    left, top = int(projection.foot_xy[0]) - reach, int(projection.foot_xy[1]) - height
     patch = np.zeros((height + 4, 2 * reach), np.uint8)
-    moved = Stand(stand.foot_xy - [left, top], stand.px_per_m, stand.bearing, stand.velocity)
+    moved = Projection(projection.foot_xy - [left, top], projection.px_per_m, projection.bearing, projection.velocity)
     figure.draw(patch, moved, time_s)
     rows = slice(max(top, 0), min(top + patch.shape[0], CANVAS_WH[1]))
     cols = slice(max(left, 0), min(left + patch.shape[1], CANVAS_WH[0]))
@@ -282,7 +287,7 @@ def _draw(owners: Mask, owner: int, figure: Figure, stand: Stand, time_s: float)
 
 
 def _sampled(owners: Mask, owner: int, box_xyxy: Floats) -> NDArray[np.float32]:
-    """(28, 28) coverage of the box by the owner's visible pixels, from 2 x 2 samples per cell."""
+    """Return the (28, 28) coverage of the box by the owner's visible pixels, from 2 x 2 samples per cell."""
     steps = (np.arange(2 * MASK_SIDE) + 0.5) / (2 * MASK_SIDE)
     cols = (box_xyxy[0] + steps * (box_xyxy[2] - box_xyxy[0])).astype(int)
     rows = (box_xyxy[1] + steps * (box_xyxy[3] - box_xyxy[1])).astype(int)
@@ -291,8 +296,8 @@ def _sampled(owners: Mask, owner: int, box_xyxy: Floats) -> NDArray[np.float32]:
 
 
 def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
-    """Mask cells as after a network's threshold: with a blurred outline and errors in patches."""
-    # a Gaussian leaves white noise 1 / (2 sqrt(pi) sigma) of its deviation
+    """Return mask cells as after the threshold of a network, with a blurred outline and errors in patches."""
+    # A Gaussian filter multiplies the standard deviation of white noise by 1 / (2 sqrt(pi) sigma).
     strength = OUTLINE_NOISE * 2 * np.sqrt(np.pi) * OUTLINE_PATCH
     patches = strength * cv2.GaussianBlur(noise, (0, 0), OUTLINE_PATCH)
     soft = cv2.GaussianBlur(coverage, (0, 0), OUTLINE_BLUR) + patches
@@ -300,7 +305,7 @@ def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
 
 
 def _suppressed(reports: list[_Report]) -> list[_Report]:
-    """NMS: detections by descending score without those that overlap a higher-scored one of their class."""
+    """Apply NMS within each class and return the remaining detections by descending score."""
     ranked = sorted(reports, key=lambda report: -report.score)
     boxes = np.array([report.box_xyxy for report in ranked]).reshape(-1, 4)
     class_ids = np.array([report.class_id for report in ranked])
@@ -313,7 +318,7 @@ def _suppressed(reports: list[_Report]) -> list[_Report]:
 
 
 def _mask_ious(owners: Mask, truth: list[_Drawn], reports: list[_Report]) -> Floats:
-    """On the canvas: each mask is drawn there, and the owners of its pixels are counted."""
+    """Return the IoU of each object with each mask, drawn on the canvas, by counting the owners of its pixels."""
     ious = np.zeros((len(truth), len(reports)))
     ids = np.array([item.owner for item in truth], np.int64)
     visible_px = np.array([item.visible_px for item in truth])

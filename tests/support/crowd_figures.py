@@ -1,4 +1,4 @@
-"""Moving figures of the crowds of `crossing_crowds`: ways over the ground plane and silhouettes."""
+"""Moving figures of the crowds of `crossing_crowds`: trajectories over the ground plane and silhouettes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SHIFT = 4
 """fractional bits of the coordinates that OpenCV draws"""
 
 
-class Wandering:
-    """Smooth noise of unit variance: four waves of 0.4 to 2.5 s."""
+class SmoothNoise:
+    """Smooth noise of unit variance: a sum of four sine waves with periods of 0.4 to 2.5 s."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rates = 2 * np.pi / rng.uniform(0.4, 2.5, 4)
@@ -29,15 +29,15 @@ class Wandering:
         return float(np.sin(self._rates * time_s + self._phases).sum() / np.sqrt(2.0))
 
 
-class Way:
-    """A smooth curve over the ground, [x to the right, z away from the camera] in metres, through knots in time."""
+class Trajectory:
+    """A smooth trajectory over the ground through knots in time, [x to the right, z away from the camera] in metres."""
 
     def __init__(self, times_s: Floats, knots_m: Floats) -> None:
         self.times_s, self.knots_m = times_s, knots_m
         self._slopes = np.gradient(knots_m, times_s, axis=0)
 
     def __call__(self, time_s: float) -> tuple[Floats, Floats] | None:
-        """Position and velocity by cubic Hermite interpolation; None outside the knots."""
+        """Return position and velocity by cubic Hermite interpolation, None outside the knots."""
         if not self.times_s[0] <= time_s < self.times_s[-1]:
             return None
         k = int(np.searchsorted(self.times_s, time_s, "right")) - 1
@@ -50,9 +50,13 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """Where something stands: its foot in pixels of the canvas it is drawn on, the scale there, the tangent of the
-    angle between its direction and the camera's, its velocity over the ground in metres per second.
+class Projection:
+    """Projection of an object onto the canvas.
+
+    foot_xy    point on the ground in pixels of the canvas
+    px_per_m   scale at this distance
+    bearing    tangent of the angle between the optical axis and the direction to the object
+    velocity   (2,) velocity over the ground in metres per second
     """
 
     foot_xy: Floats
@@ -62,14 +66,14 @@ class Stand:
 
 
 class Figure(Protocol):
-    """A silhouette, with its extent to each side of its foot and its height."""
+    """A silhouette. reach_m: its extent to each side of its foot, and its height."""
 
     class_id: int
     reach_m: tuple[float, float]
-    way: Way
-    drift: Wandering
+    trajectory: Trajectory
+    drift: SmoothNoise
 
-    def draw(self, canvas: Mask, stand: Stand, time_s: float) -> None: ...
+    def draw(self, canvas: Mask, projection: Projection, time_s: float) -> None: ...
 
 
 class Person:
@@ -78,9 +82,9 @@ class Person:
     class_id = PERSON
     reach_m = (1.0, 2.3)
 
-    def __init__(self, rng: np.random.Generator, way: Way) -> None:
-        self.way = way
-        self.drift = Wandering(rng)
+    def __init__(self, rng: np.random.Generator, trajectory: Trajectory) -> None:
+        self.trajectory = trajectory
+        self.drift = SmoothNoise(rng)
         self._height = rng.normal(1.71, 0.09)
         self._girth = rng.lognormal(0, 0.15)
         self._coat = rng.random() < 0.35
@@ -89,10 +93,11 @@ class Person:
         self._arm_swing = rng.uniform(0.1, 0.5)
         self._stride_s, self._phase = rng.uniform(1.0, 1.25), rng.uniform(0, 2 * np.pi)
 
-    def draw(self, canvas: Mask, stand: Stand, time_s: float) -> None:
-        foot_xy, px_per_m = stand.foot_xy, stand.px_per_m
-        speed = float(np.hypot(*stand.velocity))
-        side = stand.velocity[0] / max(speed, 0.3)  # 1: walks to the right, seen from the side
+    def draw(self, canvas: Mask, projection: Projection, time_s: float) -> None:
+        foot_xy, px_per_m = projection.foot_xy, projection.px_per_m
+        speed = float(np.hypot(*projection.velocity))
+        # 1 for a person who walks to the right and is seen from the side
+        side = projection.velocity[0] / max(speed, 0.3)
         swing = min(speed / 1.3, 1.2) * np.sin(2 * np.pi * time_s / self._stride_s + self._phase)
         tall, broad = self._height, 0.19 * self._girth * (1.0 - 0.35 * abs(side))
 
@@ -135,21 +140,21 @@ class Car:
     class_id = CAR
     reach_m = (3.2, 2.3)
 
-    def __init__(self, rng: np.random.Generator, way: Way) -> None:
-        self.way = way
-        self.drift = Wandering(rng)
+    def __init__(self, rng: np.random.Generator, trajectory: Trajectory) -> None:
+        self.trajectory = trajectory
+        self.drift = SmoothNoise(rng)
         name = rng.choice(list(_BODIES))
         self._outline = np.array(_BODIES[name])
         self._length = rng.uniform(3.8, 5.2)
         self._height = 2.1 if name == "van" else rng.uniform(1.4, 1.7)
 
-    def draw(self, canvas: Mask, stand: Stand, time_s: float) -> None:
-        facing = -1.0 if stand.velocity[0] < 0 else 1.0
-        # off the middle of the picture a car shows some of its front or back
-        length = self._length * (1.0 + 0.1 * abs(stand.bearing))
-        size = np.array([facing * length, -self._height]) * stand.px_per_m
-        corners = stand.foot_xy + (self._outline - [0.5, 0.0]) * size
+    def draw(self, canvas: Mask, projection: Projection, time_s: float) -> None:
+        facing = -1.0 if projection.velocity[0] < 0 else 1.0
+        # Away from the middle of the picture, some of the front or the back of a car is visible.
+        length = self._length * (1.0 + 0.1 * abs(projection.bearing))
+        size = np.array([facing * length, -self._height]) * projection.px_per_m
+        corners = projection.foot_xy + (self._outline - [0.5, 0.0]) * size
         cv2.fillPoly(canvas, [np.round(corners * 2**_SHIFT).astype(np.int32)], 1, cv2.LINE_8, _SHIFT)
         for place in (0.2, 0.8):
-            hub = stand.foot_xy + np.array([(place - 0.5) * size[0], -0.32 * stand.px_per_m])
-            cv2.circle(canvas, np.round(hub).astype(int).tolist(), round(0.32 * stand.px_per_m), 1, cv2.FILLED)
+            hub = projection.foot_xy + np.array([(place - 0.5) * size[0], -0.32 * projection.px_per_m])
+            cv2.circle(canvas, np.round(hub).astype(int).tolist(), round(0.32 * projection.px_per_m), 1, cv2.FILLED)

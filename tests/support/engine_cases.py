@@ -11,15 +11,15 @@ from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine import Engine
 from pipeline.synthetic import Scene, SceneConfig
 
-# torch picks other convolution kernels for other batch sizes and folds no batch norm, so sums are rounded differently:
-# about 1e-6 of an activation, 1e-5 of a score, 1e-3 of a pixel.
+# torch chooses convolution kernels by batch size and does not fold batch norms, so sums are rounded differently: about
+# 1e-6 of an activation, 1e-5 of a score and 1e-3 of a pixel.
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE_PX = 0.02
 SHARE_OF_MASK_PIXELS = 0.002
 
 
 def street_pictures() -> list[NDArray[np.uint8]]:
-    """Three frames of the synthetic street at the model's own input size."""
+    """Return three frames of the synthetic street at the input size of the model."""
     scene = Scene(SceneConfig(width=682, height=384, num_frames=100))
     return [scene.render(index).image for index in (0, 40, 80)]
 
@@ -36,7 +36,7 @@ def found_on(engine: Engine, *frames: I420Frame) -> list[Detections]:
 
 
 def assert_same(found: Detections, expected: Detections) -> None:
-    """Compare instances in order; instances whose scores are equal within the tolerance may be in any order."""
+    """Compare instances in order. Instances whose scores are equal within the tolerance may be in any order."""
     assert len(found) == len(expected)
     left = list(range(len(found)))
     for index in range(len(expected)):

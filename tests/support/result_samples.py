@@ -1,4 +1,4 @@
-"""Result messages of a stream `cam1`, for tests. Any field can be given another value by its name."""
+"""Result messages of a stream `cam1`, for tests. A keyword argument replaces the field of its name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _mask() -> Mask:
 
 
 def keypoints(num_seen: int = 17) -> list[tuple[float, float, float]]:
-    """Joints on a line across the box; the last ones are not seen."""
+    """Return joints on a line across the box; the last ones are not visible."""
     return [(1.0 + k, 2.0 + 2.0 * k, 5.5 if k < num_seen else -1.25) for k in range(17)]
 
 

@@ -1,9 +1,12 @@
-"""A real RTSP server: GStreamer's, driven by the system's own python3 (Debian: gir1.2-gst-rtsp-server-1.0 and plugins).
+"""An RTSP server by GStreamer, run by the system's python3 (Debian: gir1.2-gst-rtsp-server-1.0 and plugins).
 
-`rtsp_server.py PORT NAME=FILE NAME= …`, run by that python3, serves rtsp://127.0.0.1:PORT/NAME in real time: the
-pictures of FILE (as `_encode` writes it) in an endless loop; the H.264 video of FILE.mkv once, with its duration
-announced, as the playback of a recorder does; or without a file a test picture (320x240, 25 fps) with
-sound. All who watch one stream see the same. It prints the port (0 asks for a free one) once it can be connected to.
+`rtsp_server.py PORT NAME=FILE NAME= …`, run by that python3, serves rtsp://127.0.0.1:PORT/NAME in real time:
+
+- FILE, as written by `_encode`: its pictures in an endless loop, the same for all clients;
+- FILE.mkv: the H.264 video once for each client, with its duration, like the playback of a recorder;
+- no file: a test picture (320x240, 25 fps) with sound, the same for all clients.
+
+With PORT 0 the server chooses a free port. It prints the port when it accepts connections.
 """
 
 from __future__ import annotations
@@ -32,12 +35,12 @@ FILE = (
 
 
 class RtspServer:
-    """A server child. `process` is the running one; `url` is that of the first stream."""
+    """A server process. `process` is the current one; `url` is the URL of the first stream."""
 
     def __init__(self, streams: dict[str, Path | None]) -> None:
-        """Start it. `streams` are names with the file (of `_encode`) each serves, or None for a test picture.
+        """Start the server. `streams` maps names to files, None for a test picture.
 
-        Raises FileNotFoundError where there is no GStreamer server for the system's python3.
+        Raises FileNotFoundError if the system's python3 has no RTSP server of GStreamer.
         """
         self._streams = {name: "" if path is None else str(path.resolve()) for name, path in streams.items()}
         self._port = 0
@@ -45,11 +48,11 @@ class RtspServer:
         self.url = self.url_of(next(iter(streams)))
 
     def url_of(self, name: str) -> str:
-        """rtsp:// URL of one stream; it stays over restarts."""
+        """Return the rtsp:// URL of a stream, which stays the same after a restart."""
         return f"rtsp://127.0.0.1:{self._port}/{name}"
 
     def start(self) -> None:
-        """Start the child; on the port it had before, if it had one."""
+        """Start the process, on the previous port if there was one."""
         streams = [f"{name}={path}" for name, path in self._streams.items()]
         self.process = subprocess.Popen(
             [SYSTEM_PYTHON, __file__, str(self._port), *streams], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -63,26 +66,27 @@ class RtspServer:
         self._port = int(port)
 
     def kill(self) -> None:
-        """SIGKILL, as when the camera loses its power."""
+        """Send SIGKILL, as if the camera lost its power."""
         self.process.kill()
         self.process.communicate()
 
     def restart(self) -> None:
-        """Kill it and start it again on the same port."""
+        """Kill the server and start it again on the same port."""
         self.kill()
         self.start()
 
 
 @contextlib.contextmanager
 def running_rtsp_server(**streams: Path | None) -> Iterator[RtspServer]:
-    """A server with the given streams (name=video file, any codec), by default one test picture called `cam`.
+    """Run a server with the given streams (name=video file, any codec), by default one test picture called `cam`.
 
-    An H.264 video in a Matroska file is a recording: each client sees it once, from the beginning, with its duration
-    announced. Other videos are cameras.
+    A Matroska file must contain H.264 and is served as a recording: each client gets it once from the beginning, with
+    its duration. Other videos are served as cameras.
 
-    Skips the test where GStreamer's server is not installed, unless MASKSTREAM_REQUIRE names `rtsp`.
+    Skip the test if GStreamer's server is not installed, unless MASKSTREAM_REQUIRE contains `rtsp`.
     """
-    from support.requires import missing  # not at the top: the system's python3 runs this file too
+    # imported here because the system's python3, which has no pytest, runs this file too
+    from support.requires import missing
 
     with tempfile.TemporaryDirectory(prefix="rtsp-") as folder:
         files = {
@@ -100,12 +104,12 @@ def running_rtsp_server(**streams: Path | None) -> Iterator[RtspServer]:
 
 
 def _encode(path: Path, target: Path) -> Path:
-    """The video of a file as H.264: a line with the frames per second, then length and bytes of each access unit."""
+    """Encode a video as H.264: a line with the frames per second, then length and bytes of each access unit."""
     import av
 
     with av.open(str(path)) as source, av.open(os.devnull, "w", format="h264") as output, target.open("wb") as file:
         video = source.streams.video[0]
-        # without B pictures, so that pictures are sent in the order of their times
+        # zerolatency disables B pictures, so that pictures are sent in the order of their times
         options = {"preset": "ultrafast", "tune": "zerolatency", "g": "25", "crf": "20"}
         stream = output.add_stream("libx264", rate=video.average_rate, options=options)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"

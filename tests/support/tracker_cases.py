@@ -1,4 +1,4 @@
-"""Helpers of the tests of the tracker: detections made by hand, and a random crowd of boxes."""
+"""Helpers for tests of the tracker: detections from lists of boxes, and a random crowd."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def detections(boxes_xyxy: ArrayLike, scores: ArrayLike = 0.9, class_ids: ArrayL
 
 
 def brief(spans: list[TrackSpan]) -> list[tuple[int, int, int, int]]:
-    """ID, class, first and last frame of each track."""
+    """Return ID, class, first and last frame of each track."""
     return [(span.track_id, span.class_id, span.first_seq, span.last_seq) for span in spans]
 
 
 def moving_box(time_s: float, start_xy: tuple[float, float], velocity_xy: tuple[float, float]) -> NDArray[np.float64]:
-    """A box of 60 x 120 pixels, velocity in pixels per second."""
+    """Return a box of 60 x 120 pixels; the velocity is in pixels per second."""
     x, y = np.add(start_xy, np.multiply(velocity_xy, time_s))
     return np.array([x, y, x + 60, y + 120])
 
 
 def crowd(seed: int, num_objects: int = 25, num_frames: int = 60) -> Iterator[tuple[Detections, int, float]]:
-    """Objects of two classes on straight lines with noise, missed detections, low scores and uneven time steps."""
+    """Yield objects of two classes on straight lines with noise, misses, low scores and uneven time steps."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 600, (num_objects, 2))
     velocity = rng.normal(0, 60, (num_objects, 2))

@@ -1,4 +1,4 @@
-"""Makes videos whose pixels are known, with formulas of its own, for tests of whatever reads them."""
+"""Videos with known pixels, for tests of decoding. The colour formulas are independent of those in ops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.contract.arrays import I420Frame
 
-# ITU-R BT.601-7, BT.709-6, BT.2020-2: the red and blue luma coefficients; and the code of each in ITU-T H.273.
+# Red and blue luma coefficients of ITU-R BT.601-7, BT.709-6 and BT.2020-2, and the matrix codes of ITU-T H.273.
 RED_BLUE = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 MATRIX_CODE = {"bt601": 6, "bt709": 1, "bt2020": 9}
 LIMITED, FULL = 1, 2
@@ -29,12 +29,12 @@ BARS_RGB = np.array(
 
 
 def bars(width: int, height: int) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 RGB: ten upright bars of the colours of BARS_RGB."""
+    """Return (height, width, 3) uint8 RGB with ten vertical bars in the colours of BARS_RGB."""
     return np.broadcast_to(BARS_RGB[np.arange(width) * len(BARS_RGB) // width], (height, width, 3)).copy()
 
 
 def bar_means(rgb: NDArray[Any]) -> NDArray[np.float64]:
-    """(10, 3): the mean colour of the inner half of each bar of a picture of any width."""
+    """Return (10, 3), the mean colour of the inner half of each bar."""
     edges = np.arange(len(BARS_RGB) + 1) * rgb.shape[1] / len(BARS_RGB)
     quarter = rgb.shape[1] / len(BARS_RGB) / 4
     inner = [(int(a + quarter), int(b - quarter) + 1) for a, b in pairwise(edges)]
@@ -43,7 +43,7 @@ def bar_means(rgb: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rgb_of_i420(frame: I420Frame, matrix: str | None = None, full_range: bool | None = None) -> NDArray[np.float64]:
-    """(H, W, 3) RGB, 0 to 255, by the formulas of the recommendations; the frame's own coding unless told otherwise."""
+    """Convert to (H, W, 3) RGB, 0 to 255, by the ITU formulas, by default with matrix and range of the frame."""
     red, blue = RED_BLUE[matrix or frame.matrix.value]
     y, u, v = (plane.astype(np.float64) for plane in frame.planes())
     u, v = (plane.repeat(2, axis=0).repeat(2, axis=1) - 128 for plane in (u, v))
@@ -57,7 +57,7 @@ def rgb_of_i420(frame: I420Frame, matrix: str | None = None, full_range: bool | 
 
 
 def coded_frame(rgb: NDArray[np.uint8], pixel_format: str, matrix: str, *, full_range: bool) -> av.VideoFrame:
-    """The picture as planar Y'CbCr or grey of 8 to 16 bits, tagged with its matrix and range."""
+    """Convert to planar Y'CbCr or grey of 8 to 16 bits, tagged with matrix and range."""
     height, width, _ = rgb.shape
     frame = av.VideoFrame(width, height, pixel_format)
     bits = frame.format.components[0].bits
@@ -91,7 +91,11 @@ def write_video(
     container_options: Mapping[str, str] | None = None,
     tagged: bool = True,
 ) -> Path:
-    """Encodes the frames. `pts`: in units of `time_base`, default 1 / rate; `turn`: for set_display_rotation."""
+    """Encode the frames.
+
+    pts    times in units of `time_base`, whose default is 1 / rate
+    turn   arguments of set_display_rotation
+    """
     with av.open(str(path), "w", options=dict(container_options or {})) as container:
         stream: Any = None
         for index, frame in enumerate(frames):
@@ -112,13 +116,13 @@ def write_video(
 
 
 def joined(path: Path, *parts: Path) -> Path:
-    """Writes the bytes of the parts one after the other, as `cat` joins recordings of a camera."""
+    """Concatenate the bytes of the parts, as `cat` does with recordings of a camera."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
 
 
 def counting_frames(count: int, width: int = 64, height: int = 48) -> list[av.VideoFrame]:
-    """Grey pictures whose n-th (from 0) has the luma 20 + 4 (n mod 50), as yuv420p."""
+    """Return grey pictures in yuv420p; the n-th, counted from 0, has the luma 20 + 4 (n mod 50)."""
     frames = []
     for index in range(count):
         planes = np.full((height * 3 // 2, width), 128, np.uint8)
@@ -128,7 +132,7 @@ def counting_frames(count: int, width: int = 64, height: int = 48) -> list[av.Vi
 
 
 def _shrink(samples: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    """Means of blocks; the last row and column are repeated where the size is odd."""
+    """Average blocks. The last row and column are repeated if the size is odd."""
     step_y, step_x = -(-samples.shape[0] // height), -(-samples.shape[1] // width)
     pad = ((0, height * step_y - samples.shape[0]), (0, width * step_x - samples.shape[1]))
     return np.pad(samples, pad, mode="edge").reshape(height, step_y, width, step_x).mean((1, 3))

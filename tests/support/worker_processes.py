@@ -1,4 +1,4 @@
-"""One worker as a real process, without a supervisor, on a real bus."""
+"""A worker as a process on a real bus, without a supervisor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.tasks import Task
 
 
 class WorkerProcess:
-    """`lines` grows while the process writes to standard error."""
+    """A worker process. The lines of its standard error are appended to `lines`."""
 
     def __init__(self, task: Task, preexec: Callable[[], None] | None, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -42,7 +42,7 @@ class WorkerProcess:
         self.lines.extend(line.rstrip("\n") for line in self.process.stderr)
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for the end and return the exit code. Fails with the lines so far if it takes longer."""
+        """Wait for the end and return the exit code. Fail with the lines so far if it takes longer."""
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class WorkerProcess:
 def worker_process(
     task: Task, preexec: Callable[[], None] | None = None, **environment: str
 ) -> Iterator[WorkerProcess]:
-    """Run the worker of this task; it is killed at the end of the block if it still runs.
+    """Run the worker of this task. If the worker still runs at the end of the block, it is killed.
 
     preexec   called in the process before the worker starts, for example to set a limit
     """
