@@ -1,4 +1,4 @@
-"""Subscribing to real logs: replay, live, resumption, replaced logs, servers that go away or back in time."""
+"""Subscriptions: replay, live results, resumption, replaced logs, and servers that restart or lose writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.errors import BusError, UsageError
 
 
 def commit(client: Any, *messages: AnyResult) -> None:
-    """Append messages as the commit script does: the first of a number is n = 0, companions follow."""
+    """Append messages with the entry IDs of the commit script: SEQ-0 for the first message of a frame, then SEQ-1."""
     for message in messages:
         key = StreamKeys.of(message.stream_id).results
         newest = client.xrevrange(key, count=1)
@@ -31,7 +31,7 @@ def commit(client: Any, *messages: AnyResult) -> None:
 
 
 def job(first: int, last: int, **changes: Any) -> list[AnyResult]:
-    """Frames with a companion on every fifth."""
+    """Return frame messages; every fifth is followed by an event of the same number."""
     messages: list[AnyResult] = []
     for seq in range(first, last + 1):
         messages.append(frame(seq, **changes))
@@ -41,7 +41,7 @@ def job(first: int, last: int, **changes: Any) -> list[AnyResult]:
 
 
 class Background:
-    """Runs a function beside the test and raises in the test what it raised."""
+    """A thread that runs a function. `join` raises the exception of the function."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -66,7 +66,7 @@ def take(results: Generator[AnyResult, None, None], count: int) -> list[AnyResul
     return [next(results) for _ in range(count)]
 
 
-def test_replay_goes_over_into_live_and_ends_with_the_stream(redis_url: str, redis_client: Any) -> None:
+def test_replay_continues_live_and_ends_with_the_stream(redis_url: str, redis_client: Any) -> None:
     log = [*job(1, 200), gap(201, 203), epoch(203), *job(204, 230), end(230)]
     commit(redis_client, *log[:150])
     results = subscribe(redis_url, "cam1", start="start")
@@ -80,7 +80,7 @@ def test_replay_goes_over_into_live_and_ends_with_the_stream(redis_url: str, red
     assert seen[0].instances[0].mask.to_array().sum() == 38 * 29
 
 
-def test_now_gives_what_comes_later_only(redis_url: str, redis_client: Any) -> None:
+def test_now_yields_later_results_only(redis_url: str, redis_client: Any) -> None:
     commit(redis_client, *job(1, 30))
     results = subscribe(redis_url, "cam1")
     timer = threading.Timer(0.5, lambda: commit(redis_client, frame(31), end(31)))
@@ -89,7 +89,7 @@ def test_now_gives_what_comes_later_only(redis_url: str, redis_client: Any) -> N
     timer.join()
 
 
-def test_now_on_a_stream_without_a_log_gives_everything_of_it(redis_url: str, redis_client: Any) -> None:
+def test_now_on_a_stream_without_a_log_yields_all_its_results(redis_url: str, redis_client: Any) -> None:
     results = subscribe(redis_url, "cam1")
     timer = threading.Timer(0.5, lambda: commit(redis_client, *job(1, 7), end(7)))
     timer.start()
@@ -110,19 +110,19 @@ def test_now_on_a_stream_without_a_log_gives_everything_of_it(redis_url: str, re
     ],
     ids=str,
 )
-def test_a_start_number_means_seen(redis_url: str, redis_client: Any, start: int | str, first: AnyResult) -> None:
+def test_a_start_number_is_the_last_one_read(
+    redis_url: str, redis_client: Any, start: int | str, first: AnyResult
+) -> None:
     commit(redis_client, *job(1, 20), end(20))
     assert next(subscribe(redis_url, "cam1", start=start)) == first
 
 
-def test_resuming_behind_the_end_is_over_at_once(redis_url: str, redis_client: Any) -> None:
+def test_resuming_after_the_end_ends_at_once(redis_url: str, redis_client: Any) -> None:
     commit(redis_client, *job(1, 20), end(20))
     assert list(subscribe(redis_url, "cam1", start="20-2")) == []
 
 
-def test_a_subscriber_killed_anywhere_and_started_again_misses_and_repeats_nothing(
-    redis_url: str, redis_client: Any
-) -> None:
+def test_a_subscriber_resumed_at_any_entry_misses_and_repeats_nothing(redis_url: str, redis_client: Any) -> None:
     log = [*job(1, 60), end(60)]
     commit(redis_client, *log)
     seen: list[AnyResult] = []
@@ -135,7 +135,7 @@ def test_a_subscriber_killed_anywhere_and_started_again_misses_and_repeats_nothi
     assert seen == log
 
 
-def test_several_streams_end_together_each_in_order(redis_url: str, redis_client: Any) -> None:
+def test_each_of_several_streams_is_complete_and_in_order(redis_url: str, redis_client: Any) -> None:
     names = ["cam1", "cam2", "a.b-c_d"]
     logs = {
         name: [*job(1, 20 + 40 * k, stream_id=name), end(20 + 40 * k, stream_id=name)] for k, name in enumerate(names)
@@ -153,9 +153,7 @@ def test_several_streams_end_together_each_in_order(redis_url: str, redis_client
 
 
 @pytest.mark.parametrize("num_new", [4, 10, 40], ids=["shorter", "as-long", "longer"])
-def test_a_log_that_was_replaced_starts_over_from_its_beginning(
-    redis_url: str, redis_client: Any, num_new: int
-) -> None:
+def test_a_replaced_log_is_read_from_its_beginning(redis_url: str, redis_client: Any, num_new: int) -> None:
     old, new = job(1, 10), [*job(1, num_new, log_id="b2"), end(num_new, log_id="b2")]
     commit(redis_client, *old)
     results = subscribe(redis_url, "cam1", start="start")
@@ -165,14 +163,14 @@ def test_a_log_that_was_replaced_starts_over_from_its_beginning(
     assert list(results) == new
 
 
-def test_a_log_that_was_replaced_while_nobody_looked_is_noticed(redis_url: str, redis_client: Any) -> None:
+def test_a_log_replaced_between_two_subscriptions_is_detected(redis_url: str, redis_client: Any) -> None:
     new = [*job(1, 8, log_id="b2"), end(8, log_id="b2")]
     commit(redis_client, *new)
     assert list(subscribe(redis_url, "cam1", start=50)) == new
 
 
-def test_a_quiet_stream_is_noticed_beside_a_busy_one(redis_url: str, redis_client: Any) -> None:
-    """Another stream's steady results must not hide that this one was replaced by a shorter log."""
+def test_a_replaced_log_is_detected_while_another_stream_is_busy(redis_url: str, redis_client: Any) -> None:
+    """The new log is shorter, so no entry follows the position of the subscriber."""
     commit(redis_client, *job(1, 50))
     results = subscribe(redis_url, "cam1", "busy", start=50)
     stop = threading.Event()
@@ -198,7 +196,7 @@ def test_a_quiet_stream_is_noticed_beside_a_busy_one(redis_url: str, redis_clien
     assert found == frame(1, log_id="b2")
 
 
-def test_an_ended_log_is_not_the_end_for_who_waits_for_the_next_job(redis_url: str, redis_client: Any) -> None:
+def test_now_on_an_ended_log_waits_for_the_next_job(redis_url: str, redis_client: Any) -> None:
     commit(redis_client, *job(1, 10), end(10))
     results = subscribe(redis_url, "cam1", start="now")
 
@@ -212,14 +210,14 @@ def test_an_ended_log_is_not_the_end_for_who_waits_for_the_next_job(redis_url: s
     later.join()
 
 
-def test_a_new_log_that_goes_on_behind_the_old_one_is_not_read_twice(redis_url: str, redis_client: Any) -> None:
-    """One key with entries of two logs: the second is given from its first entry, the first is not given again."""
+def test_a_new_log_that_continues_the_numbers_of_the_old_one_is_read_once(redis_url: str, redis_client: Any) -> None:
+    """One key contains the entries of two logs, and each entry is yielded once."""
     log = [*job(1, 9), *job(10, 19, log_id="b2"), end(19, log_id="b2")]
     commit(redis_client, *log)
     assert list(subscribe(redis_url, "cam1", start="start")) == log
 
 
-def test_a_server_killed_and_restarted_is_waited_for(own_redis: Callable[..., Any]) -> None:
+def test_the_subscription_continues_after_the_server_was_killed_and_restarted(own_redis: Callable[..., Any]) -> None:
     server = own_redis(aof="always")
     log = [*job(1, 100), end(100)]
     with server.client() as client:
@@ -240,7 +238,7 @@ def test_a_server_killed_and_restarted_is_waited_for(own_redis: Callable[..., An
     assert seen == log
 
 
-def test_a_server_that_went_back_in_time_makes_nothing_come_twice(own_redis: Callable[..., Any]) -> None:
+def test_results_written_again_after_the_server_lost_them_are_not_repeated(own_redis: Callable[..., Any]) -> None:
     server = own_redis(aof="always")
     log = [*job(1, 100), end(100)]
     with server.client() as client:
@@ -269,7 +267,7 @@ def test_a_server_that_went_back_in_time_makes_nothing_come_twice(own_redis: Cal
     assert seen == log
 
 
-def test_a_job_that_ended_after_its_server_went_back_in_time_ends_the_iteration(
+def test_a_job_that_ends_at_a_lower_number_after_the_server_lost_writes_ends_the_iteration(
     redis_url: str, redis_client: Any
 ) -> None:
     commit(redis_client, *job(1, 50))
@@ -280,7 +278,7 @@ def test_a_job_that_ended_after_its_server_went_back_in_time_ends_the_iteration(
     assert list(results) == [end(30, reason="stopped")]
 
 
-def test_an_in_memory_server_that_restarts_empty_gives_the_next_job(own_redis: Callable[..., Any]) -> None:
+def test_after_a_restart_without_data_the_next_job_is_read(own_redis: Callable[..., Any]) -> None:
     server = own_redis()
     with server.client() as client:
         commit(client, *job(1, 20))
@@ -293,7 +291,7 @@ def test_an_in_memory_server_that_restarts_empty_gives_the_next_job(own_redis: C
     assert list(results) == new
 
 
-def test_the_asynchronous_twin_gives_the_same(redis_url: str, redis_client: Any) -> None:
+def test_subscribe_async_yields_the_same_results(redis_url: str, redis_client: Any) -> None:
     log = [*job(1, 200), gap(201, 203), end(203)]
     commit(redis_client, *log[:-1])
     threading.Timer(0.3, lambda: commit(redis_client, log[-1])).start()
@@ -304,7 +302,7 @@ def test_the_asynchronous_twin_gives_the_same(redis_url: str, redis_client: Any)
     assert asyncio.run(collect()) == log == list(subscribe(redis_url, "cam1", start="start"))
 
 
-def test_the_asynchronous_twin_survives_a_restart(own_redis: Callable[..., Any]) -> None:
+def test_subscribe_async_continues_after_a_restart(own_redis: Callable[..., Any]) -> None:
     server = own_redis(aof="always")
     log = [*job(1, 50), end(50)]
     with server.client() as client:
@@ -331,13 +329,13 @@ def test_the_asynchronous_twin_survives_a_restart(own_redis: Callable[..., Any])
 
 @pytest.fixture
 def positions(redis_client: Any) -> Callable[[], int]:
-    """A job whose log waits for the reader `board`; what that reader's position is."""
+    """Create a job with the required reader `board`. Return a function that reads the position of `board`."""
     state = StreamKeys.of("cam1").state
     redis_client.hset(state, mapping={"log_id": "a1", "sink:board": 0})
     return lambda: int(redis_client.hget(state, "sink:board"))
 
 
-def test_a_named_reader_tells_how_far_it_read(redis_url: str, redis_client: Any, positions: Callable[[], int]) -> None:
+def test_a_named_reader_stores_its_position(redis_url: str, redis_client: Any, positions: Callable[[], int]) -> None:
     commit(redis_client, *job(1, 200), end(200))
     results = subscribe(redis_url, "cam1", start="start", reader="board")
     take(results, 100)
@@ -366,7 +364,7 @@ def test_a_full_server_accepts_a_readers_position(
 @pytest.mark.parametrize(
     "fields", [{"log_id": "a1"}, {"log_id": "b2", "sink:board": 0}, {}], ids=["not-asked", "another-log", "no-job"]
 )
-def test_a_reader_that_nobody_waits_for_writes_nothing(
+def test_a_reader_that_is_not_required_writes_nothing(
     redis_url: str, redis_client: Any, fields: dict[str, Any]
 ) -> None:
     state = StreamKeys.of("cam1").state
@@ -378,7 +376,7 @@ def test_a_reader_that_nobody_waits_for_writes_nothing(
     assert redis_client.hgetall(state) == before
 
 
-def test_a_stream_that_does_not_come_is_given_up(redis_url: str) -> None:
+def test_a_missing_stream_is_an_error_after_wait_s(redis_url: str) -> None:
     begin_s = time.monotonic()
     with pytest.raises(BusError, match=r"no results of stream 'nobody' on Redis at unix://.* after 0\.5 s") as caught:
         list(subscribe(redis_url, "nobody", wait_s=0.5))
@@ -389,9 +387,11 @@ def test_a_stream_that_does_not_come_is_given_up(redis_url: str) -> None:
 def test_a_missing_stream_is_reported_once_with_the_known_streams(
     redis_url: str, redis_client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Known are streams with a job and streams with a log; the two present streams are read meanwhile."""
+    """Known streams are those with a job and those with a log."""
     redis_client.hset(StreamKeys.of("yard").state, "log_id", "a1")
-    redis_client.mset({f"other:{index}": "" for index in range(6000)})  # more than one SCAN
+    redis_client.mset(
+        {f"other:{index}": "" for index in range(6000)}
+    )  # so that one call of SCAN does not return all keys
     commit(redis_client, *job(1, 20, stream_id="door"))
     results = subscribe(redis_url, "door", "dor", start="start", wait_s=4.5)
     with pytest.raises(BusError, match="no results of stream 'dor'"):
@@ -436,18 +436,18 @@ def test_a_stream_that_appears_in_time_is_not_reported(
     assert caplog.records == []
 
 
-def test_a_server_that_is_away_is_given_up() -> None:
+def test_an_unreachable_server_is_an_error_after_timeout_s() -> None:
     with pytest.raises(BusError, match=r"no answer from Redis at unix:///nowhere/redis\.sock for 0\.3 s"):
         list(subscribe("unix:///nowhere/redis.sock", "cam1", timeout_s=0.3))
 
 
-def test_a_password_stands_in_no_error() -> None:
+def test_errors_do_not_contain_the_password() -> None:
     with pytest.raises(BusError, match="no answer") as caught:
         list(subscribe("redis://user:secret@127.0.0.1:1/0", "cam1", timeout_s=0.1))
     assert "secret" not in str(caught.value)
 
 
-def test_wrong_credentials_are_said_at_once(own_redis: Callable[..., Any]) -> None:
+def test_wrong_credentials_are_an_error_at_once(own_redis: Callable[..., Any]) -> None:
     server = own_redis()
     with server.client() as client:
         client.config_set("requirepass", "right")
@@ -468,14 +468,14 @@ def test_wrong_credentials_are_said_at_once(own_redis: Callable[..., Any]) -> No
     ],
     ids=["newer", "newer-and-unknown", "incomplete", "garbage"],
 )
-def test_what_cannot_be_read_is_one_clear_error(redis_url: str, redis_client: Any, payload: bytes, text: str) -> None:
+def test_an_unreadable_entry_is_a_clear_error(redis_url: str, redis_client: Any, payload: bytes, text: str) -> None:
     redis_client.xadd(StreamKeys.of("cam1").results, {"j": payload}, id="1-0")
     with pytest.raises(BusError, match=text):
         list(subscribe(redis_url, "cam1", start="start"))
 
 
 @pytest.mark.parametrize("start", ["later", "-5", "1-2-3", -1, ""], ids=repr)
-def test_a_start_that_means_nothing_is_refused_before_reading(start: int | str) -> None:
+def test_an_invalid_start_is_refused_before_reading(start: int | str) -> None:
     with pytest.raises(UsageError, match="expected now, start, a frame number"):
         subscribe("redis://localhost", "cam1", start=start)
 

@@ -1,4 +1,4 @@
-"""The decoder's rules: numbers, sessions, leases, and the two policies for a full bus."""
+"""Decoder and bus: frame numbers, the lease, sessions, and the two policies for a full bus."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.errors import FencedError, JobLostError, PositionMovedError
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 
 
-# -- numbers ----------------------------------------------------------------------------------------------------------
+# -- frame numbers ----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_given_without_holes(bus: Bus) -> None:
+def test_frame_numbers_are_consecutive(bus: Bus) -> None:
     job = Job(bus)
     writer = job.writer()
     assert job.offer(writer, 5) == [ACCEPTED] * 5
@@ -25,7 +25,7 @@ def test_numbers_are_given_without_holes(bus: Bus) -> None:
     assert len(job.pixel_keys()) == 5
 
 
-def test_a_second_copy_of_a_frame_is_refused_by_redis_itself(bus: Bus) -> None:
+def test_redis_refuses_a_second_entry_of_a_frame(bus: Bus) -> None:
     job = Job(bus)
     job.offer(job.writer(), 3)
     with pytest.raises(Exception, match="equal or smaller"):
@@ -57,7 +57,7 @@ def test_a_repeated_offer_of_an_answered_frame_leaves_no_pixels(bus: Bus, monkey
     assert job.pixel_keys() == []
 
 
-def test_an_end_repeated_after_a_lost_reply_is_said_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_repeated_after_a_lost_reply_is_written_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(bus, live=True)
     writer = job.writer()
     job.offer(writer)
@@ -71,33 +71,33 @@ def test_an_end_repeated_after_a_lost_reply_is_said_once(bus: Bus, monkeypatch: 
 
 
 def lose_reply_of_next_offer(writer: FrameWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next script of the writer is carried out, but its reply does not arrive."""
+    """Let Redis execute the next script of the writer, but raise ConnectionError instead of returning the reply."""
     from pipeline.bus import scripts
 
-    def cut(method: str) -> None:
-        whole = getattr(scripts.OFFER, method)
+    def fail_once(method: str) -> None:
+        original = getattr(scripts.OFFER, method)
 
-        def once(*arguments: object) -> object:
-            whole(*arguments)
+        def execute_and_fail(*arguments: object) -> object:
+            original(*arguments)
             monkeypatch.undo()
-            raise ConnectionError("cut")
+            raise ConnectionError("reply lost")
 
-        monkeypatch.setattr(type(scripts.OFFER), method, lambda self, *arguments: once(*arguments))
+        monkeypatch.setattr(type(scripts.OFFER), method, lambda self, *arguments: execute_and_fail(*arguments))
 
-    cut("set_and_call")
-    cut("__call__")
-
-
-# -- one writer -------------------------------------------------------------------------------------------------------
+    fail_once("set_and_call")
+    fail_once("__call__")
 
 
-def test_a_role_has_one_owner(bus: Bus) -> None:
+# -- the lease --------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_has_one_owner(bus: Bus) -> None:
     job = Job(bus)
     job.writer()
     assert not bus.frame_writer(job.stream).lease.try_take()
 
 
-def test_a_released_role_is_free_at_once(bus: Bus) -> None:
+def test_a_released_lease_is_free_at_once(bus: Bus) -> None:
     job = Job(bus)
     job.writer().lease.release()
     job.writer()
@@ -127,7 +127,7 @@ def test_a_token_without_a_session_cannot_write(bus: Bus) -> None:
         job.offer(writer)
 
 
-def test_a_role_is_taken_over_only_after_its_beat_stood_still_for_a_lease(bus: Bus, clock: Clock) -> None:
+def test_a_lease_is_taken_over_only_after_lease_s_without_a_heartbeat(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     job.writer()
     candidate = bus.frame_writer(job.stream)
@@ -138,7 +138,7 @@ def test_a_role_is_taken_over_only_after_its_beat_stood_still_for_a_lease(bus: B
     assert candidate.lease.try_take()
 
 
-def test_a_role_is_not_taken_over_while_its_owner_beats(bus: Bus, clock: Clock) -> None:
+def test_a_lease_is_not_taken_over_while_its_owner_sends_heartbeats(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     owner = job.writer()
     candidate = bus.frame_writer(job.stream)
@@ -149,7 +149,7 @@ def test_a_role_is_not_taken_over_while_its_owner_beats(bus: Bus, clock: Clock) 
 
 
 @pytest.mark.parametrize("write", ["offer", "full", "take again"])
-def test_what_an_owner_does_counts_as_a_beat(bus: Bus, clock: Clock, write: str) -> None:
+def test_a_write_of_the_owner_counts_as_a_heartbeat(bus: Bus, clock: Clock, write: str) -> None:
     job = Job(bus, max_in_flight=1 if write == "full" else 16)
     owner = job.writer()
     job.offer(owner)
@@ -176,7 +176,7 @@ def test_of_two_candidates_one_wins(bus: Bus, clock: Clock) -> None:
 
 
 def take_over(job: Job, clock: Clock) -> FrameWriter:
-    """A second decoder, after the first has died."""
+    """Return the writer of a second decoder, which takes over after the lease of the first has expired."""
     writer = job.bus.frame_writer(job.stream)
     assert not writer.lease.try_take()
     clock.now_s += LEASE_S
@@ -185,7 +185,7 @@ def take_over(job: Job, clock: Clock) -> FrameWriter:
     return writer
 
 
-def test_a_reopened_file_goes_on_behind_the_last_commit(bus: Bus, clock: Clock) -> None:
+def test_a_reopened_file_continues_after_the_last_commit(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     old, queue, log = job.writer(), job.queue(), job.log()
     job.offer(old, 6)
@@ -202,11 +202,11 @@ def test_a_reopened_file_goes_on_behind_the_last_commit(bus: Bus, clock: Clock) 
     assert job.frames() == [3, 4]
 
 
-def test_ids_of_detections_rise_over_a_reopened_file(bus: Bus, clock: Clock) -> None:
+def test_entry_ids_of_detections_increase_after_a_file_is_reopened(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     writer, queue, log = job.writer(), job.queue(), job.log()
     job.offer(writer)
-    bus.client.xadd(job.keys.detections, {"m": b"", "s": b""}, id="9999999999999-0")  # by a clock that was ahead
+    bus.client.xadd(job.keys.detections, {"m": b"", "s": b""}, id="9999999999999-0")  # from a clock that was ahead
     bus.client.xdel(job.keys.detections, "9999999999999-0")
     job.answer(queue, queue.read(1))
     assert len(log.read()) == 1
@@ -216,7 +216,7 @@ def test_ids_of_detections_rise_over_a_reopened_file(bus: Bus, clock: Clock) -> 
     assert len(log.read()) == 1
 
 
-def test_a_reopened_live_source_keeps_its_numbers_and_starts_an_epoch(bus: Bus, clock: Clock) -> None:
+def test_a_reopened_live_source_continues_its_numbers_and_starts_an_epoch(bus: Bus, clock: Clock) -> None:
     job = Job(bus, live=True)
     old = job.writer()
     job.offer(old, 2)
@@ -224,10 +224,10 @@ def test_a_reopened_live_source_keeps_its_numbers_and_starts_an_epoch(bus: Bus, 
     assert (new.next_seq, new.epoch) == (3, 2)
     assert job.frames() == [1, 2]
     job.offer(new)
-    assert job.gaps() == [(1, 1, "overflow", 1)]  # the lost frame keeps the epoch it was taken in
+    assert job.gaps() == [(1, 1, "overflow", 1)]  # a dropped frame keeps its epoch
 
 
-def test_live_numbers_go_on_where_redis_forgot_some(bus: Bus) -> None:
+def test_live_numbers_continue_if_redis_has_lost_the_last_ones(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer = job.writer()
     job.offer(writer, 5)
@@ -238,7 +238,7 @@ def test_live_numbers_go_on_where_redis_forgot_some(bus: Bus) -> None:
     assert writer.next_seq == 6
 
 
-def test_a_file_decoder_that_remembers_more_than_redis_opens_again(bus: Bus) -> None:
+def test_a_file_is_reopened_if_redis_has_lost_the_last_numbers(bus: Bus) -> None:
     job = Job(bus)
     writer = job.writer()
     job.offer(writer, 5)
@@ -250,7 +250,7 @@ def test_a_file_decoder_that_remembers_more_than_redis_opens_again(bus: Bus) -> 
     assert job.frames() == [1]
 
 
-def test_a_job_that_is_over_cannot_be_opened(bus: Bus) -> None:
+def test_an_ended_job_cannot_be_opened(bus: Bus) -> None:
     job = Job(bus)
     writer = job.writer()
     bus.client.hset(job.keys.state, "ended", "finished")
@@ -258,7 +258,7 @@ def test_a_job_that_is_over_cannot_be_opened(bus: Bus) -> None:
         writer.open()
 
 
-def test_every_writer_tells_a_lost_job_from_a_role_that_another_process_took(bus: Bus, clock: Clock) -> None:
+def test_every_writer_distinguishes_a_lost_job_from_a_lost_lease(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     writer, log = job.writer(), job.log()
     header = job.header(writer)
@@ -280,7 +280,7 @@ def test_every_writer_tells_a_lost_job_from_a_role_that_another_process_took(bus
     assert bus.lost_jobs() == {"cam1": again.log_id}
 
 
-def test_each_run_of_skipped_numbers_has_a_gap_with_its_own_cause(bus: Bus) -> None:
+def test_consecutive_skipped_numbers_of_one_cause_become_one_gap(bus: Bus) -> None:
     job = Job(bus)
     writer = job.writer()
     job.offer(writer)
@@ -293,7 +293,9 @@ def test_each_run_of_skipped_numbers_has_a_gap_with_its_own_cause(bus: Bus) -> N
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
-def test_pixels_that_a_dead_decoder_had_not_offered_are_removed(bus: Bus, clock: Clock, live: bool) -> None:
+def test_pixels_without_an_accepted_frame_are_removed_when_the_decoder_is_replaced(
+    bus: Bus, clock: Clock, live: bool
+) -> None:
     job = Job(bus, live=live, max_in_flight=1, log_bytes=0)
     old = job.writer()
     job.offer(old)
@@ -310,12 +312,12 @@ def test_pixels_that_a_dead_decoder_had_not_offered_are_removed(bus: Bus, clock:
 # -- a full bus -------------------------------------------------------------------------------------------------------
 
 
-def test_lossless_waits_at_max_in_flight_and_goes_on_after_a_commit(bus: Bus) -> None:
+def test_lossless_waits_at_max_in_flight_and_continues_after_a_commit(bus: Bus) -> None:
     job = Job(bus, max_in_flight=3)
     writer, queue, log = job.writer(), job.queue(), job.log()
     assert job.offer(writer, 4) == [ACCEPTED, ACCEPTED, ACCEPTED, FULL]
     job.answer(queue, queue.read(3))
-    assert job.offer(writer) == [FULL]  # inferred is not committed
+    assert job.offer(writer) == [FULL]  # inferred frames count until they are committed
     job.commit(log, 1)
     assert job.offer(writer, 2) == [ACCEPTED, FULL]
     assert job.state("last") == "4"
@@ -330,7 +332,7 @@ def test_latest_drops_the_oldest_undelivered_frame_and_writes_its_gap(bus: Bus) 
     assert len(job.pixel_keys()) == 2
 
 
-def test_latest_leaves_delivered_frames_alone(bus: Bus) -> None:
+def test_latest_does_not_drop_delivered_frames(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 2)
@@ -341,7 +343,7 @@ def test_latest_leaves_delivered_frames_alone(bus: Bus) -> None:
     assert job.answer(queue, held) == [True, True]
 
 
-def test_skipped_numbers_become_one_gap_in_front_of_the_next_frame(bus: Bus) -> None:
+def test_skipped_numbers_become_one_gap_before_the_next_frame(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer, queue = job.writer(), job.queue()
     job.offer(writer)
@@ -372,7 +374,7 @@ def test_numbers_skipped_at_the_end_become_a_gap_too(bus: Bus) -> None:
     assert job.state("last") == "3"
 
 
-def test_pixels_that_redis_forgot_are_sent_again(bus: Bus) -> None:
+def test_pixels_that_redis_has_lost_are_sent_again(bus: Bus) -> None:
     job = Job(bus, max_in_flight=1)
     writer, log = job.writer(), job.log()
     assert job.offer(writer, 2) == [ACCEPTED, FULL]

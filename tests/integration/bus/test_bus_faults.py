@@ -1,4 +1,4 @@
-"""The bus under a server that is full, restarted, or denies something."""
+"""The bus on a server that is out of memory, is restarted, hangs or denies a command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own_bus(server: RedisServer) -> Iterator[Bus]:
 
 
 def fill_memory(bus: Bus) -> None:
-    """As if others had filled the server: it refuses a byte more."""
+    """Lower maxmemory so that the server refuses every write, as if other clients had filled it."""
     bus.client.config_set("maxmemory", bus.client.info("memory")["used_memory"] // 2)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         bus.client.set("one more", "x")
@@ -40,7 +40,7 @@ def fill_memory(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["lossless", "latest"])
-def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bus, clock: Clock, live: bool) -> None:
+def test_at_maxmemory_only_frames_are_refused(own_bus: Bus, clock: Clock, live: bool) -> None:
     job = Job(own_bus, live=live)
     writer, queue, log = job.writer(), job.queue(), job.log()
     job.offer(writer, 2)
@@ -53,7 +53,7 @@ def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bu
     (entry_id, message), *_ = log.read()
     job.commit(log, 1, session=message.header.session, consumed=[entry_id])
     fill_memory(own_bus)
-    job.commit(log, 2)  # consumes nothing, so frees nothing
+    job.commit(log, 2)  # consumes no message, so it frees no memory
     assert job.result_ids() == ["1-0", "2-0"]
     clock.now_s += BEAT_INTERVAL_S
     writer.lease.beat()
@@ -69,7 +69,7 @@ def test_at_maxmemory_frames_are_refused_and_everything_else_goes_on(own_bus: Bu
     assert set(own_bus.client.keys("*")) == {job.keys.results.encode(), b"ms:worker:infer:w1"}
 
 
-def test_a_skipped_frame_at_maxmemory_leaves_nothing(own_bus: Bus) -> None:
+def test_a_skipped_frame_at_maxmemory_leaves_no_pixels(own_bus: Bus) -> None:
     job = Job(own_bus, live=True)
     writer = job.writer()
     job.offer(writer)
@@ -84,7 +84,7 @@ def test_a_skipped_frame_at_maxmemory_leaves_nothing(own_bus: Bus) -> None:
     assert len(job.pixel_keys()) == len(job.frames()) == 2
 
 
-def test_memory_that_frees_between_pixels_and_frame_makes_no_frame_without_pixels(own_bus: Bus) -> None:
+def test_a_frame_whose_pixels_were_refused_is_not_queued(own_bus: Bus) -> None:
     job = Job(own_bus)
     writer, queue = job.writer(), job.queue()
     header = job.header(writer)
@@ -95,7 +95,7 @@ def test_memory_that_frees_between_pixels_and_frame_makes_no_frame_without_pixel
     assert queue.read(1)[0].pixels == PIXELS.tobytes()
 
 
-def test_a_job_that_does_not_fit_is_one_line(own_bus: Bus) -> None:
+def test_a_job_on_a_full_server_is_a_clear_error(own_bus: Bus) -> None:
     fill_memory(own_bus)
     with pytest.raises(BusError, match=r"is full: raise its maxmemory, or give another --redis-url"):
         Job(own_bus)
@@ -105,7 +105,7 @@ def test_a_job_that_does_not_fit_is_one_line(own_bus: Bus) -> None:
 # -- restarts ---------------------------------------------------------------------------------------------------------
 
 
-def test_scripts_are_loaded_again_when_the_server_forgot_them(bus: Bus) -> None:
+def test_scripts_are_loaded_again_after_the_server_has_lost_them(bus: Bus) -> None:
     job = Job(bus)
     writer, queue, log = job.writer(), job.queue(), job.log()
     bus.client.script_flush()
@@ -119,7 +119,7 @@ def test_scripts_are_loaded_again_when_the_server_forgot_them(bus: Bus) -> None:
     assert job.result_ids() == ["1-0"]
 
 
-def test_a_lost_server_raises_what_workers_wait_for(server: RedisServer, own_bus: Bus) -> None:
+def test_every_call_raises_a_connection_error_if_the_server_is_gone(server: RedisServer, own_bus: Bus) -> None:
     job = Job(own_bus)
     writer, queue, log = job.writer(), job.queue(), job.log()
     queue.reload()
@@ -141,7 +141,7 @@ def test_a_lost_server_raises_what_workers_wait_for(server: RedisServer, own_bus
             call()
 
 
-def test_with_aof_a_job_goes_on_after_the_server_was_killed(own_redis: Callable[..., RedisServer]) -> None:
+def test_with_aof_a_job_continues_after_the_server_was_killed(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis(aof="always")
     bus = Bus(server.url)
     job = Job(bus)
@@ -181,7 +181,7 @@ def test_a_server_that_hangs_is_a_lost_connection(
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
-def test_results_of_a_user_without_rights_on_channels_are_in_the_log(server: RedisServer, own_bus: Bus) -> None:
+def test_without_rights_on_channels_results_are_written_to_the_log(server: RedisServer, own_bus: Bus) -> None:
     own_bus.client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "resetchannels")
     bus = Bus(server.url.replace("unix://", "unix://worker:pw@"))
     job = Job(bus)

@@ -1,4 +1,4 @@
-"""Jobs on the bus: how one begins, what it replaces, what it leaves; and servers that cannot be used."""
+"""Begin, replacement and end of jobs on the bus, their status, and servers that cannot be used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_stream_id_in_use_cannot_be_begun_again(bus: Bus, clock: Clock, role: 
     assert job.state("log_id") == job.log_id
 
 
-def test_a_dead_job_is_replaced_with_all_it_left(bus: Bus, clock: Clock) -> None:
+def test_a_new_job_removes_all_keys_of_a_dead_job(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     writer, queue, log = job.writer(), job.queue(), job.log()
     job.offer(writer, 4)
@@ -39,7 +39,7 @@ def test_a_dead_job_is_replaced_with_all_it_left(bus: Bus, clock: Clock) -> None
         job.offer(writer)
 
 
-def test_a_finished_job_leaves_its_results_for_a_while(bus: Bus) -> None:
+def test_the_results_of_a_finished_job_remain_for_a_limited_time(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"])
     writer, queue, log = job.writer(), job.queue(), job.log()
     job.offer(writer, 3)
@@ -49,12 +49,12 @@ def test_a_finished_job_leaves_its_results_for_a_while(bus: Bus) -> None:
     bus.finish_job("cam1", 60)
     assert bus.client.keys("*") == [job.keys.results.encode()]
     assert 0 < bus.client.ttl(job.keys.results) <= 60
-    bus.set_status("cam1", phase="ended")  # by a worker that is late
+    bus.set_status("cam1", phase="ended")  # by a late worker
     set_read(bus, "cam1", "jsonl", 1)
     assert bus.client.keys("*") == [job.keys.results.encode()]
 
 
-def test_a_job_that_lost_its_stream_id_does_not_finish_the_one_that_took_it(bus: Bus, redis_url: str) -> None:
+def test_a_replaced_job_does_not_finish_its_successor(bus: Bus, redis_url: str) -> None:
     Job(bus)
     other = Bus(redis_url)
     taken = Job(other)
@@ -66,7 +66,7 @@ def test_a_job_that_lost_its_stream_id_does_not_finish_the_one_that_took_it(bus:
     other.close()
 
 
-def test_a_late_sink_holds_the_log_from_then_on(bus: Bus) -> None:
+def test_a_sink_added_to_a_running_job_becomes_a_required_reader(bus: Bus) -> None:
     job = Job(bus)
     assert bus.add_sink("cam1", "jsonl")
     assert bus.add_sink("cam1", "jsonl")
@@ -74,7 +74,7 @@ def test_a_late_sink_holds_the_log_from_then_on(bus: Bus) -> None:
     assert not bus.add_sink("cam2", "jsonl")
 
 
-def test_the_desired_state_is_what_was_begun(bus: Bus) -> None:
+def test_the_bus_returns_the_configuration_of_a_stream(bus: Bus) -> None:
     job = Job(bus, stride=2)
     assert bus.streams() == {"cam1": job.stream}
     assert bus.stream("cam1") == stream_config("cam1", stride=2)
@@ -111,13 +111,13 @@ def test_heartbeats_of_workers(bus: Bus) -> None:
     "url",
     ["http://localhost:6379", "localhost", "redis://host:port", "redis://[::1", "redis://localhost/?colour=red"],
 )
-def test_a_wrong_url_is_one_line(url: str) -> None:
+def test_an_invalid_url_is_a_one_line_error(url: str) -> None:
     with pytest.raises(BusError, match=r"expected redis://HOST:PORT/DB") as caught:
         Bus(url)
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_a_one_line_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     for url in (f"redis://:secret@127.0.0.1:{port}", f"unix://{tmp_path}/none.sock?password=secret"):
@@ -128,7 +128,7 @@ def test_a_server_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_wrong_credentials_are_one_line(own_redis: Callable[..., RedisServer]) -> None:
+def test_wrong_credentials_are_a_one_line_error(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     with server.client() as client:
         client.config_set("requirepass", "right")

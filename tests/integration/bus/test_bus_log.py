@@ -1,4 +1,4 @@
-"""The tracker's rules: results in order, each once, and a log that forgets only what was read."""
+"""Tracker and bus: commits of results, and the size limit of the result log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 ACCEPTED, FULL = Offer.ACCEPTED, Offer.FULL
 FRAME_BYTES = len(encode_result(result_samples.frame(100, log_id="0" * 16)))
-"""of one result of these tests, about"""
+"""approximate size of a result in these tests"""
 
 
 def running(bus: Bus, **options: object) -> tuple[Job, ResultLog]:
-    """A job with three frames inferred and a tracker that has read them."""
+    """Return a job with three inferred frames, and the log of its tracker."""
     job = Job(bus, **options)  # type: ignore[arg-type]
     writer, queue, log = job.writer(), job.queue(), job.log()
     job.offer(writer, 3)
@@ -29,7 +29,7 @@ def running(bus: Bus, **options: object) -> tuple[Job, ResultLog]:
 # -- commits ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_moves_everything_in_one_step(bus: Bus) -> None:
+def test_a_commit_writes_results_position_and_checkpoint_and_publishes(bus: Bus) -> None:
     job, log = running(bus)
     (entry_id, message), *_ = log.read()
     with bus.client.pubsub() as channel:
@@ -55,14 +55,14 @@ def test_a_commit_repeated_after_a_lost_reply_is_accepted_once(bus: Bus) -> None
     assert job.result_ids() == ["1-0", "2-0"]
 
 
-def test_a_second_copy_of_a_result_is_refused_by_redis_itself(bus: Bus) -> None:
+def test_redis_refuses_a_second_entry_of_a_result(bus: Bus) -> None:
     job, log = running(bus)
     job.commit(log, 1)
     with pytest.raises(redis.ResponseError, match="equal or smaller"):
         bus.client.xadd(job.keys.results, {"j": b"{}"}, id="1-0")
 
 
-def test_companions_follow_their_frame(bus: Bus) -> None:
+def test_companion_messages_follow_their_frame(bus: Bus) -> None:
     job, log = running(bus)
     end = result_samples.end(1, log_id=job.log_id)
     epoch = result_samples.epoch(1, log_id=job.log_id)
@@ -102,10 +102,10 @@ def test_a_tracker_that_was_replaced_cannot_write(bus: Bus, clock: Clock) -> Non
 
 
 WRONG = {
-    "behind the position": (0, 1, ["1-0"]),
+    "before the position": (0, 1, ["1-0"]),
     "a number left out": (2, 3, ["3-0"]),
-    "beyond what was given": (1, 4, ["4-0"]),
-    "an id that is there": (1, 2, ["1-0", "2-0"]),
+    "a number that was not assigned": (1, 4, ["4-0"]),
+    "an existing id": (1, 2, ["1-0", "2-0"]),
     "ids in the wrong order": (1, 3, ["3-0", "2-0"]),
     "an id twice": (1, 2, ["2-0", "2-0"]),
 }
@@ -142,7 +142,7 @@ def test_a_result_of_an_old_decode_session_is_refused(bus: Bus, clock: Clock) ->
     assert job.results() == []
 
 
-def test_numbers_of_a_file_reopened_meanwhile_are_not_called_lost(bus: Bus, clock: Clock) -> None:
+def test_numbers_of_a_reopened_file_do_not_become_lost_gaps(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     writer, log = job.writer(), job.log()
     job.offer(writer, 3)
@@ -166,7 +166,7 @@ def test_numbers_of_a_file_reopened_meanwhile_are_not_called_lost(bus: Bus, cloc
         )
 
 
-def test_where_a_number_still_is(bus: Bus) -> None:
+def test_first_present_seq_finds_gaps_queued_frames_and_detections(bus: Bus) -> None:
     job = Job(bus, live=True)
     writer, queue, log = job.writer(), job.queue(), job.log()
     assert log.first_present_seq(1) is None
@@ -181,7 +181,7 @@ def test_where_a_number_still_is(bus: Bus) -> None:
     assert log.last_assigned_seq() == 5
 
 
-def test_reading_goes_on_behind_what_was_read(bus: Bus) -> None:
+def test_read_returns_new_messages_only_until_load(bus: Bus) -> None:
     _, log = running(bus)
     assert len(log.read()) == 3
     assert log.read() == []
@@ -189,7 +189,7 @@ def test_reading_goes_on_behind_what_was_read(bus: Bus) -> None:
     assert len(log.read()) == 3
 
 
-def test_no_job_is_no_position(bus: Bus) -> None:
+def test_without_a_job_load_returns_none_and_commit_raises(bus: Bus) -> None:
     job = Job(bus)
     log = job.log()
     bus.client.flushall()
@@ -198,11 +198,11 @@ def test_no_job_is_no_position(bus: Bus) -> None:
         job.commit(log, 1)
 
 
-# -- the cap of the log -----------------------------------------------------------------------------------------------
+# -- the size limit of the log ----------------------------------------------------------------------------------------
 
 
 def fill(job: Job, log: ResultLog, to_seq: int, from_seq: int = 1) -> None:
-    """Frames go through the bus and into the log, one at a time."""
+    """Commit the frames one at a time."""
     job.bus.client.hset(job.keys.state, "last", to_seq)
     for seq in range(from_seq, to_seq + 1):
         job.commit(log, seq)
@@ -212,7 +212,7 @@ def log_bytes(job: Job) -> int:
     return sum(len(fields[b"j"]) for _, fields in job.bus.client.xrange(job.keys.results))
 
 
-def test_without_readers_the_log_keeps_its_bytes(bus: Bus) -> None:
+def test_without_required_readers_the_log_is_trimmed_to_its_size_limit(bus: Bus) -> None:
     job = Job(bus, log_bytes=10 * FRAME_BYTES)
     log = job.log()
     fill(job, log, 300)
@@ -221,7 +221,7 @@ def test_without_readers_the_log_keeps_its_bytes(bus: Bus) -> None:
     assert job.state("results_bytes") == str(log_bytes(job))
 
 
-def test_the_log_never_forgets_what_the_slowest_reader_has_not_read(bus: Bus) -> None:
+def test_the_log_keeps_everything_that_the_slowest_reader_has_not_read(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl", "video"], log_bytes=10 * FRAME_BYTES)
     log = job.log()
     fill(job, log, 100)
@@ -235,7 +235,7 @@ def test_the_log_never_forgets_what_the_slowest_reader_has_not_read(bus: Bus) ->
     assert 8 <= len(job.result_ids()) <= 10
 
 
-def test_companions_go_with_their_number(bus: Bus) -> None:
+def test_companion_messages_are_trimmed_with_their_frame(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"], log_bytes=1)
     log = job.log()
     fill(job, log, 1)
@@ -250,7 +250,8 @@ def test_companions_go_with_their_number(bus: Bus) -> None:
         )
     set_read(bus, "cam1", "jsonl", 1)
     fill(job, log, 2, from_seq=2)
-    assert job.result_ids() == ["1-2", "2-0"]  # the newest of before stays, so that a repeated commit is known
+    # the last entry before the commit stays, so that a repeated commit is recognised
+    assert job.result_ids() == ["1-2", "2-0"]
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["lossless", "latest"])
@@ -265,14 +266,14 @@ def test_a_full_log_stops_the_decoder_until_the_reader_has_read(bus: Bus, live: 
     assert seq in (5, 6)
     set_read(bus, "cam1", "jsonl", 0)
     assert job.offer(writer) == [FULL]
-    # nothing is in flight, so no commit will trim the log: the decoder itself has to find the way out
+    # no frame is in flight, so no commit will trim the log: the offer itself must trim it
     set_read(bus, "cam1", "jsonl", seq - 1)
     assert job.offer(writer) == [ACCEPTED]
     assert job.covered()[0] > 1
     assert job.state("results_bytes") == str(log_bytes(job))
 
 
-def test_what_a_reader_far_behind_has_read_goes_at_once(bus: Bus) -> None:
+def test_entries_that_a_slow_reader_has_read_are_trimmed_at_once(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"], log_bytes=5 * FRAME_BYTES)
     writer, log = job.writer(), job.log()
     fill(job, log, 200)
@@ -283,7 +284,7 @@ def test_what_a_reader_far_behind_has_read_goes_at_once(bus: Bus) -> None:
     assert len(job.result_ids()) <= 5
 
 
-def test_results_carry_what_was_committed(bus: Bus) -> None:
+def test_results_contain_the_ids_of_stream_and_log(bus: Bus) -> None:
     job, log = running(bus)
     job.commit(log, 1)
     (result,) = job.results()

