@@ -150,9 +150,12 @@ def _cpu_fault(case: Case, found: NDArray[Any], expected: torch.Tensor) -> str |
 
 
 def cuda_fault(case: Case, found: torch.Tensor, expected: torch.Tensor) -> str | None:
-    """None when they agree: both compilers contract multiplications and additions where they like, which moves a
-    sample by some roundings of its place on the widest map, and neighbouring cells differ by 2 * 6.5 at most; then each
-    result is rounded to bf16."""
+    """Return how the results differ, or None.
+
+    The tolerance has two parts. The compilers fuse different multiplications and additions, so the position of a sample
+    differs by some roundings on the widest map, and neighbouring cells differ by at most 2 * _MAX_ACTIVATION. Then each
+    result is rounded to bf16.
+    """
     moved_cells = 4 * 2.0**-24 * case.image_hw[1] / STRIDES[0]
     wanted = expected.float()
     return _off(found.float(), wanted, moved_cells * 2 * _MAX_ACTIVATION + 2 * 2.0**-8 * wanted.abs())

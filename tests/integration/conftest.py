@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command line and returns exit code, standard output and standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = run_pipeline.main([str(argument) for argument in arguments])

@@ -27,7 +27,7 @@ from pipeline.api import run, segment
 from pipeline.contract.results import FrameResult
 from pipeline.errors import ConfigError, MaskStreamError, SourceError, UsageError
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 NUM_FRAMES = 10
 GONE_S = 10.0
@@ -56,7 +56,7 @@ def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def left_behind(private_tmp: Path) -> LeftBehind:
-    """Returns the processes and files of the test that are still there after GONE_S."""
+    """Return a function that waits up to GONE_S and returns the remaining processes and files of the test."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}  # servers that tests share
 
     def left() -> list[str]:
@@ -128,7 +128,7 @@ def test_a_failed_source_is_raised_after_the_frames_of_the_others(folder: Path, 
 
 
 def test_a_job_that_cannot_continue_is_an_error(folder: Path, own_redis: Callable[..., RedisServer]) -> None:
-    """Such a job leaves a log without an end message, for which the loop would wait for ever."""
+    """Such a job leaves a log without an end message, for which the loop would otherwise wait forever."""
     server = own_redis()
     results = run(folder / "video.mp4", model="street", redis_url=server.url, max_in_flight=1)
     assert next(results).frame_seq == 1

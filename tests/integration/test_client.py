@@ -342,7 +342,7 @@ def test_a_named_reader_stores_its_position(redis_url: str, redis_client: Any, p
     assert positions() <= 83, "at most what was read"
     results.close()
     assert positions() == 82, (
-        "100 messages are 84 frames, of which the last but one is surely read: the 84th was handed over only"
+        "message 100 is frame 84, which is not acknowledged; 83 counts as read only when 84 is acknowledged"
     )
     list(subscribe(redis_url, "cam1", start=82, reader="board"))
     assert positions() == 200

@@ -1,4 +1,4 @@
-"""The examples of docs/subscribing.md run as they stand, against a real log."""
+"""The examples of docs/subscribing.md run unchanged on a result log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fixtures other tests stand on."""
+"""The Redis fixtures of conftest.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_every_test_gets_an_empty_server(redis_client: redis.Redis, run: str) ->
     redis_client.set("left over by", run)
 
 
-def test_a_server_without_aof_comes_back_empty(own_redis: Callable[..., RedisServer]) -> None:
+def test_a_server_without_aof_is_empty_after_a_restart(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     with server.client() as client:
         client.set("key", "value")
@@ -23,7 +23,7 @@ def test_a_server_without_aof_comes_back_empty(own_redis: Callable[..., RedisSer
         assert client.get("key") is None
 
 
-def test_a_server_with_aof_comes_back_with_its_data(own_redis: Callable[..., RedisServer]) -> None:
+def test_a_server_with_aof_has_its_data_after_a_restart(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis(aof="always", maxmemory="64mb")
     with server.client() as client:
         client.set("key", "value")

@@ -1,4 +1,4 @@
-"""Environments that lack what most have: a home folder, a writable installation, an entry in passwd, UTF-8."""
+"""Environments without a home folder, a writable installation, an entry in passwd, or UTF-8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from support.paths import ROOT
 
 UID = 54321
-"""of no user"""
+"""a user ID without an entry in passwd"""
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WARNING = "maskstream: warning: {}: compiled kernels go to a temporary folder and are compiled again in the next run; "
 
@@ -35,7 +35,7 @@ if len(sys.argv) > 1:
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Path]:
-    """A copy of the packages that only root could write, in a folder that every user can enter."""
+    """Yield a read-only copy of the packages, in a folder that every user can enter."""
     folder = Path(tempfile.mkdtemp(prefix="installation-"))
     folder.chmod(0o755)
     for package in ("ops", "pipeline", "workers"):
@@ -52,7 +52,7 @@ def installation() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody(installation: Path) -> list[str]:
-    """A prefix for commands: they run as a user without an entry in passwd who can read, but not write, every file."""
+    """Return a prefix for commands that runs them as UID, with the right to read every file but to write none."""
     prefix = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
     readable = [*prefix, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     for candidate in (prefix, readable):
@@ -75,7 +75,7 @@ def run(command: list[str], installation: Path, cwd: Path, **environment: str) -
 
 
 def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Path, as_nobody: list[str]) -> None:
-    """One warning; a child process shares the folder; torch can be imported; the folder is removed at exit."""
+    """There is one warning, child processes use the same folder, and the folder is removed at exit."""
     children = ["-c", KERNEL, "-c", "import pipeline.engine"]
     done = run([*as_nobody, sys.executable, "-c", KERNEL, *children], installation, installation)
     assert done.returncode == 0, done.stderr
@@ -89,7 +89,7 @@ def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Pat
     assert not Path(first[2]).exists()
 
 
-def test_a_home_that_cannot_be_written_is_named(installation: Path, as_nobody: list[str]) -> None:
+def test_the_warning_names_a_home_that_cannot_be_written(installation: Path, as_nobody: list[str]) -> None:
     done = run([*as_nobody, sys.executable, "-c", KERNEL], installation, installation, HOME=str(installation))
     assert done.returncode == 0, done.stderr
     reason = f"{installation / '.cache'} cannot be created (permission denied)"
@@ -104,14 +104,14 @@ def test_models_are_listed_without_a_home_and_without_utf8(installation: Path, a
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "mot", "--help"], ["tschüß.mp4"]], ids=" ".join)
-def test_a_locale_without_utf8_is_no_reason_to_fail(installation: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_a_job_runs_in_a_locale_without_utf8(installation: Path, tmp_path: Path, arguments: list[str]) -> None:
     done = run([sys.executable, "-m", "run_pipeline", *arguments], installation, tmp_path, **NO_UTF8)
     assert done.returncode == (0 if "--help" in arguments else 2)
     assert "Traceback" not in done.stderr
 
 
 def test_the_files_of_the_package_are_read_as_utf8(installation: Path, tmp_path: Path) -> None:
-    """Every file that is opened as text while the modules that read package files are loaded names its encoding."""
+    """Python warns if a text file is opened without an encoding; loading the modules must not warn."""
     modules = "pipeline.bus.scripts, pipeline.job.yaml_file, pipeline.contract.results, workers.supervisor"
     code = f"import {modules}; pipeline.job.yaml_file.config_json_schema()"
     command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning", "-c", code]

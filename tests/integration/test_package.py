@@ -1,4 +1,4 @@
-"""The installed package: `import maskstream`, the command, the files that are not Python."""
+"""The installed package: `import maskstream`, the command, and the files other than Python modules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(pathlib.Path(maskstream.__file__).parent)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `pip install --target`, from a copy of the tree: building leaves files beside the sources."""
+    """Return the folder of `pip install --target`, run on a copy because a build writes files beside the sources."""
     folder = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT, folder / "source", ignore=IGNORED)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]

@@ -1,4 +1,4 @@
-"""Who may import whom, what starts without torch, how long a file may be: the rules of CONTRIBUTING.md."""
+"""Rules of CONTRIBUTING.md: allowed imports, modules that start without torch, and the length of files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from support.paths import ROOT
 
 LAYERS = ["ops", "pipeline", "maskstream", "workers", "run_pipeline"]
-"""each may import itself and those before it"""
+"""each may import itself and the ones before it"""
 ROOMS = [
     {"backoff", "console", "errors", "redaction"},
     {"contract"},
@@ -28,7 +28,7 @@ ROOMS = [
 """the rooms and files of pipeline/: each may import itself and those of the lines before its own"""
 TORCH = {"torch", "torchvision", "triton"}
 TORCH_MODULES = re.compile(r"pipeline/(engine|training)/|ops/\w+_triton\.py$")
-"""the only ones that may import torch when they are loaded"""
+"""the only modules that may import torch when they are loaded"""
 WITHOUT_TORCH = [
     "maskstream",
     "run_pipeline",
@@ -50,13 +50,13 @@ MAX_LINES = 400
 
 
 def source_files() -> list[Path]:
-    """Every Python file of the packages that are installed."""
+    """Return every Python file of the packages that are installed."""
     packages = (path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))
     return sorted([*packages, ROOT / "maskstream.py", ROOT / "run_pipeline.py"])
 
 
 def imports(text: str, package: str = "") -> Iterator[tuple[str, bool]]:
-    """Names of the imported modules, and whether each is imported when the file is loaded."""
+    """Yield the names of the imported modules, and whether each is imported when the file is loaded."""
     return _imports(ast.parse(text), package, loading=True)
 
 
@@ -67,7 +67,7 @@ def _imports(node: ast.AST, package: str, *, loading: bool) -> Iterator[tuple[st
         parents = package.split(".")
         base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
         module = ".".join(part for part in (base, node.module) if part)
-        # `from pipeline import a, b` names two rooms
+        # `from pipeline import a, b` imports two rooms
         yield from ((f"{module}.{alias.name}" if module == "pipeline" else module, loading) for alias in node.names)
     elif isinstance(node, ast.If):
         loading = loading and not ast.unparse(node.test).endswith("TYPE_CHECKING")
@@ -78,7 +78,7 @@ def _imports(node: ast.AST, package: str, *, loading: bool) -> Iterator[tuple[st
 
 
 def upward(path: str, text: str) -> list[str]:
-    """Modules of a higher layer, or of the tests, that the file imports anywhere."""
+    """Return the imported modules of higher layers, of the tests and of the benchmarks."""
     layer = LAYERS.index(path.split("/")[0].removesuffix(".py"))
     forbidden = {*LAYERS[layer + 1 :], "tests", "benchmarks"}
     package = ".".join(path.split("/")[:-1])
@@ -86,7 +86,7 @@ def upward(path: str, text: str) -> list[str]:
 
 
 def upward_in_pipeline(path: str, text: str) -> list[str]:
-    """Modules of pipeline/ that the file imports anywhere although their room is not below its own."""
+    """Return the imported modules of pipeline/ whose room is not below that of the file."""
     if not path.startswith("pipeline/") or path == "pipeline/__init__.py":
         return []
     room = room_of(path.removesuffix(".py").replace("/", "."))
@@ -97,18 +97,18 @@ def upward_in_pipeline(path: str, text: str) -> list[str]:
 
 
 def room_of(module: str) -> str:
-    """The second part of `pipeline.ROOM.file`."""
+    """Return the room of a module: the second part of `pipeline.ROOM.file`."""
     return module.split(".")[1]
 
 
 def level_of(room: str) -> int:
-    """The line of ROOMS that holds the room. Fails for a room that has no place there."""
+    """Return the index of the line of ROOMS that contains the room. Fail if no line does."""
     (level,) = (level for level, rooms in enumerate(ROOMS) if room in rooms)
     return level
 
 
 def torch_at_load(path: str, text: str) -> list[str]:
-    """Modules of torch that the file imports when it is loaded, where it may not."""
+    """Return the modules of torch that the file imports when it is loaded, if it must not import them."""
     if TORCH_MODULES.match(path):
         return []
     return [name for name, loading in imports(text) if loading and name.split(".")[0] in TORCH]
@@ -137,7 +137,7 @@ def test_a_module_starts_without_torch(module: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-# -- the rules can fail -----------------------------------------------------------------------------------------------
+# -- tests of the rules -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Credentials are hidden in URLs and in what other programs write about them."""
+"""Credentials are removed from URLs and from messages of other programs about URLs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_password_without_a_colon_before_it_is_hidden(url: str, shown: str) ->
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "/data/a@b:c/clip.mp4", "token=1.mp4", "webcam:0"])
-def test_what_is_no_url_is_shown_as_it_is(name: str) -> None:
+def test_text_that_is_not_a_url_is_unchanged(name: str) -> None:
     assert redact_url(name) == name
 
 
@@ -99,7 +99,7 @@ def test_text_of_another_program_about_a_url_shows_no_part_of_its_password(schem
     assert "\n" not in line
 
 
-def test_a_short_password_does_not_blot_out_other_words() -> None:
+def test_a_short_password_does_not_hide_other_words() -> None:
     text = "cannot open rtsp://a:e@cam/1: Server returned 404 for a:e@cam"
     assert (
         redact_secrets_of("rtsp://a:e@cam/1", text) == "cannot open rtsp://***@cam/1: Server returned 404 for ***@cam"
@@ -107,7 +107,7 @@ def test_a_short_password_does_not_blot_out_other_words() -> None:
 
 
 @pytest.mark.parametrize("password", [word for word in PASSWORDS if set(word) & set("#/?")])
-def test_a_redis_url_that_cannot_be_parsed_is_told_without_its_password(password: str) -> None:
+def test_the_error_of_an_invalid_redis_url_does_not_contain_its_password(password: str) -> None:
     with pytest.raises(BusError, match="a password are written as %2F %23 %3F %40") as caught:
         connect(f"redis://:{password}@127.0.0.1:6379/0").ping()
     assert "S3cret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A folder of unrelated pictures: one message and one annotated picture for each, nothing tracked."""
+"""A folder of unrelated pictures: one message and one annotated picture for each, without tracking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"a photo.jpg": (640, 360), "b.png": (320, 180), "c.webp": (480, 270), "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of the street, each in its own size and format, and a file that is not a picture."""
+    """Create a folder with four pictures of different sizes and formats and a file that is not a picture."""
     folder = tmp_path_factory.mktemp("pictures")
     make_scene(folder / "street.mp4", 40, width=640, height=360, num_people=3, seed=10)
     with av.open(str(folder / "street.mp4")) as container:
@@ -59,7 +59,7 @@ def test_nothing_is_tracked(job: Ended) -> None:
     assert end_of(results).num_tracks == 0
 
 
-def test_every_picture_comes_out_annotated_with_its_own_name_and_size(job: Ended) -> None:
+def test_every_annotated_picture_has_the_name_and_size_of_its_source(job: Ended) -> None:
     out = job.folder / "out"
     assert sorted(path.name for path in out.iterdir()) == ["photos-annotated", "photos.jsonl", "summary.json"]
     assert sorted(path.name for path in (out / "photos-annotated").iterdir()) == sorted(SIZES)
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_read_is_counted_and_named(job: Ended) -> None:
     assert "broken.jpg" in summary["streams"]["photos"]["detail"]
 
 
-def test_with_track_the_pictures_are_a_film(folder: Path) -> None:
+def test_with_track_the_pictures_are_one_video(folder: Path) -> None:
     ended = run("photos", "--output", "film", "--track", folder=folder)
     assert ended.code == 0
     out = folder / "film"

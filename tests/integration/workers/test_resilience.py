@@ -46,7 +46,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(clip: Path) -> list[AnyResult]:
-    """The results of the same job without a kill. A result does not depend on the other frames of its batch."""
+    """Return the results of the same job without a kill. Results do not depend on the other frames of a batch."""
     ended = run(clip, "--output", "out", "--save", "jsonl", folder=clip.parent)
     assert ended.code == 0
     results = read_results(clip.parent / "out" / "street.jsonl")
@@ -84,7 +84,7 @@ def test_killed_workers_lose_no_result(clip: Path, undisturbed: list[AnyResult],
 def test_nothing_outlives_a_killed_supervisor(clip: Path, tmp_path: Path) -> None:
     with running(clip, *BOTH, folder=tmp_path) as job:
         wait_for_results(job, job.redis_url(), 3)
-        assert len(job.family()) >= 7  # itself, four workers, the server and its guard
+        assert len(job.family()) >= 7  # the supervisor, four workers, the server and its guard
         job.process.send_signal(signal.SIGKILL)
         job.wait()
         deadline_s = time.monotonic() + GONE_S
@@ -96,7 +96,7 @@ def test_nothing_outlives_a_killed_supervisor(clip: Path, tmp_path: Path) -> Non
     assert covered(results) == list(range(1, len(frames_of(results)) + 1))
 
 
-def test_a_redis_that_is_killed_and_restarted_is_waited_for(
+def test_a_job_continues_after_redis_was_killed_and_restarted(
     clip: Path, undisturbed: list[AnyResult], own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis(aof="always")
@@ -114,7 +114,7 @@ def test_a_redis_that_is_killed_and_restarted_is_waited_for(
         assert [key.decode() for key in client.keys("*")] == [StreamKeys.of("street").results]
 
 
-def test_a_redis_that_comes_back_without_its_data_ends_the_job_with_one_line(
+def test_a_redis_restarted_without_its_data_ends_the_job_with_one_line(
     clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis()
@@ -131,7 +131,7 @@ def test_a_redis_that_comes_back_without_its_data_ends_the_job_with_one_line(
     assert "no end message in out/street.jsonl" in job.said
 
 
-def test_a_frame_whose_pixels_are_gone_becomes_a_gap_and_the_job_goes_on(
+def test_a_frame_whose_pixels_were_deleted_becomes_a_gap(
     clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis()

@@ -1,5 +1,6 @@
-"""Workers that crash again and again: with progress they are restarted, without progress they are given up with the
-cause. Signals to the job, and outages of Redis as the user sees them.
+"""Workers that crash repeatedly, signals to a job, and messages about outages of Redis.
+
+The supervisor restarts a crashed worker while the worker makes progress, and otherwise ends the job with the cause.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.contract.results import GapResult
 from workers.roles import ROLES
 from workers.supervisor import HARD_EXIT_S, MAX_CRASHES
 
-pytestmark = pytest.mark.timeout(300)  # real jobs, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # the jobs take minutes on a busy machine
 
 NUM_FRAMES = 160
 BAD_FRAME = 10
@@ -41,7 +42,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def crash_in(folder: Path, label: str, code: str) -> str:
-    """PYTHONPATH under which the workers whose label begins with `label` run this code when they start."""
+    """Return a PYTHONPATH with which workers whose label starts with `label` run this code at their start."""
     (folder / "site").mkdir()
     lines = ["import os, signal, sys", f"if ' -m workers {label}' in ' '.join(sys.orig_argv):"]
     lines += [f"    {line}" for line in code.splitlines()]
@@ -79,7 +80,7 @@ def test_workers_that_crash_any_number_of_times_but_make_progress_finish_the_job
     assert not any(isinstance(message, GapResult) for message in results)
 
 
-def test_a_frame_that_crashes_the_decoder_is_left_out_and_recorded(clip: Path, tmp_path: Path) -> None:
+def test_a_frame_that_crashes_the_decoder_becomes_a_gap(clip: Path, tmp_path: Path) -> None:
     code = f"""
 from pipeline.source import Converter
 convert = Converter.to_i420
@@ -102,7 +103,7 @@ Converter.to_i420 = to_i420
     assert any("crashed 4 times on the same frame, leaving it out" in line for line in job.err)
 
 
-def test_a_decoder_that_never_makes_progress_is_given_up_with_its_cause(clip: Path, tmp_path: Path) -> None:
+def test_a_decoder_without_progress_fails_with_the_cause(clip: Path, tmp_path: Path) -> None:
     python_path = crash_in(tmp_path, "decode", "os.kill(os.getpid(), signal.SIGSEGV)")
     with running(clip, "--output", "out", "--save", "jsonl", folder=tmp_path, PYTHONPATH=python_path) as job:
         assert job.wait() == 1
@@ -152,8 +153,8 @@ def test_a_second_signal_ends_a_job_at_once_even_if_redis_hangs(
             os.kill(server.pid, signal.SIGCONT)
 
 
-def test_a_job_that_is_stopped_before_its_source_was_reached_is_stopped(clip: Path, tmp_path: Path) -> None:
-    """Not "done": nothing was done."""
+def test_a_job_that_ends_before_it_reached_its_source_is_reported_as_stopped(clip: Path, tmp_path: Path) -> None:
+    """The report says "stopped" and not "done"."""
     with running("rtsp://127.0.0.1:1/cam", clip, "--output", "out", "--save", "jsonl", folder=tmp_path) as job:
         job.wait_for("Connection refused")
         job.wait_for("street: live")
@@ -172,7 +173,7 @@ def test_a_job_that_is_stopped_before_its_source_was_reached_is_stopped(clip: Pa
 # -- outages ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_outage_of_redis_is_one_line_for_all_workers_and_its_end_one(
+def test_an_outage_of_redis_and_its_end_are_one_line_each_for_all_workers(
     clip: Path, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = own_redis(aof="always")

@@ -1,4 +1,4 @@
-"""A whole job whose URLs hold secrets: none of them reaches the terminal, a file, a status, a result or a log."""
+"""A job whose URLs contain secrets: no secret appears in the terminal, a file, a status, a result or a log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.bus.connection import connect
 pytestmark = pytest.mark.timeout(300)  # a real job, on a machine that may be busy
 
 SECRET = "hunter2"
-"""part of every secret of the test; it must not be part of anything else"""
+"""part of every secret of the test and of no other text"""
 
 
 def test_no_secret_of_a_job_is_shown_anywhere(own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:

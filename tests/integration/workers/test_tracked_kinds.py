@@ -1,4 +1,4 @@
-"""From what a model finds to result messages, through the bus and the tracker: boxes, masks, keypoints."""
+"""Boxes, masks and keypoints of a model in the result messages, after bus and tracker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def person(output: str) -> Detections:
 
 
 def tracked(bus: Bus, output: str, found: Callable[[int], Detections], **options: Any) -> Job:
-    """A job over frames on which `found` is detected, tracked to its end. `options` are fields of StreamConfig."""
+    """Track a job with the detections `found` on its frames and return its results. `options`: StreamConfig fields."""
     job = Job(bus, model=MODELS[output], **options)
     writer = job.writer()
     job.offer(writer, NUM_FRAMES)
@@ -64,7 +64,7 @@ def tracked(bus: Bus, output: str, found: Callable[[int], Detections], **options
 
 
 @pytest.mark.parametrize("output", MODELS)
-def test_an_instance_carries_what_its_model_finds_and_nothing_else(bus: Bus, output: str) -> None:
+def test_an_instance_has_the_outputs_of_its_model_only(bus: Bus, output: str) -> None:
     job = tracked(bus, output, lambda _: person(output))
     frames = [result for result in job.results() if isinstance(result, FrameResult)]
     assert [frame.frame_seq for frame in frames] == list(range(1, NUM_FRAMES + 1))
@@ -86,7 +86,7 @@ def test_an_instance_carries_what_its_model_finds_and_nothing_else(bus: Bus, out
     assert frames[-1].instances[0].track_uid == "cam1:1"
 
 
-def test_a_frame_whose_keypoints_are_no_numbers_is_a_gap(bus: Bus) -> None:
+def test_a_frame_with_nan_keypoints_becomes_a_gap(bus: Bus) -> None:
     def found(index: int) -> Detections:
         detections = person("keypoints")
         if index == 3:
@@ -177,6 +177,6 @@ def test_without_tracking_every_detection_is_an_instance_of_its_own(bus: Bus) ->
     ],
     ids=str,
 )
-def test_what_infer_sends_and_what_begins_a_track(options: dict[str, Any], expected: tuple[float, float]) -> None:
+def test_score_thresholds_of_infer_and_tracker(options: dict[str, Any], expected: tuple[float, float]) -> None:
     stream = stream_config(conf=0.5, **options)
     assert (stream.score_floor, stream.birth_score) == expected

@@ -1,6 +1,4 @@
-"""One worker process by itself: signals, the drain deadline, a read-only Redis, a Redis without the job, too little
-memory.
-"""
+"""A single worker process: signals, drain deadline, read-only Redis, Redis without the job, too little memory."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ def test_a_second_signal_ends_a_worker_at_once(bus: Bus, clip: Path) -> None:
 
 @pytest.mark.parametrize("num_signals", [1, 2])
 def test_a_decoder_that_hangs_inside_its_source_obeys_signals(bus: Bus, tmp_path: Path, num_signals: int) -> None:
-    """A pipe without a writer: FFmpeg waits in a C call, during which the main thread runs no Python code."""
+    """The source is a pipe without a writer: FFmpeg blocks in C, so the main thread runs no Python signal handler."""
     os.mkfifo(tmp_path / "pipe.mp4")
     with worker_process(decode_task(bus, tmp_path / "pipe.mp4")) as decoder:
         deadline_s = time.monotonic() + 30
@@ -91,7 +89,7 @@ def test_a_decoder_that_hangs_inside_its_source_obeys_signals(bus: Bus, tmp_path
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_read_only_replica_is_waited_for_until_it_is_promoted(
+def test_a_worker_waits_until_a_read_only_replica_is_promoted(
     own_redis: Callable[..., RedisServer], clip: Path
 ) -> None:
     """Reads and PING succeed on the replica, writes fail."""
@@ -126,7 +124,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["while it decodes", "while it waits for results"])
-def test_a_decoder_whose_job_is_gone_says_so(bus: Bus, clip: Path, waits: bool) -> None:
+def test_a_decoder_whose_job_was_deleted_reports_it(bus: Bus, clip: Path, waits: bool) -> None:
     task = decode_task(bus, clip, result_ttl_s=60, max_in_flight=16 if waits else 4)
     with worker_process(task) as decoder:
         if waits:
@@ -141,7 +139,7 @@ def test_a_decoder_whose_job_is_gone_says_so(bus: Bus, clip: Path, waits: bool) 
     assert not any("took over" in line for line in decoder.lines)
 
 
-def test_a_tracker_whose_job_is_gone_says_so_and_goes_on(bus: Bus) -> None:
+def test_a_tracker_reports_a_deleted_job_and_continues(bus: Bus) -> None:
     job = Job(bus, "street")
     with worker_process(TrackTask(redis_url=bus.url, name="t")) as tracker:
         deadline_s = time.monotonic() + 60
@@ -168,7 +166,7 @@ def limit_address_space(mib: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("mib", [700, 1000, 1500])
-def test_an_infer_worker_without_enough_memory_says_so(bus: Bus, mib: int) -> None:
+def test_an_infer_worker_without_enough_memory_reports_it(bus: Bus, mib: int) -> None:
     """The limits fail in different places: the dynamic loader, an import, the model."""
     with worker_process(infer_task(bus), preexec=limit_address_space(mib), OMP_NUM_THREADS="1") as worker:
         code = worker.wait(90)

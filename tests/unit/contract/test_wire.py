@@ -55,7 +55,7 @@ def packed(detections: Detections) -> FrameDetections:
 
 @pytest.mark.parametrize("num", [3, 0])
 @pytest.mark.parametrize("output", ["boxes", "masks", "keypoints"])
-def test_detections_arrive_as_they_were(output: str, num: int) -> None:
+def test_detections_are_unchanged_by_encoding_and_decoding(output: str, num: int) -> None:
     sent = found(output, num)
     message = decode_message(encode(packed(sent)))
     assert isinstance(message, FrameDetections)
@@ -70,14 +70,14 @@ def test_detections_arrive_as_they_were(output: str, num: int) -> None:
             assert before == after, field.name
 
 
-def test_arrays_with_strides_and_of_float64_are_sent_too() -> None:
+def test_strided_and_float64_arrays_are_encoded_alike() -> None:
     sent = found("keypoints")
     assert sent.keypoints is not None
     strided = dataclasses.replace(sent, keypoints=np.asfortranarray(sent.keypoints.astype(np.float64)))
     assert packed(strided) == packed(sent)
 
 
-def test_a_message_that_says_nothing_of_keypoints_has_none() -> None:
+def test_a_message_without_the_field_keypoints_has_no_keypoints() -> None:
     fields = msgspec.msgpack.decode(encode(packed(found("boxes"))))
     del fields["keypoints"]
     message = decode_message(msgspec.msgpack.encode(fields))
@@ -86,7 +86,7 @@ def test_a_message_that_says_nothing_of_keypoints_has_none() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_keypoints_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_keypoints_that_are_not_finite_are_refused(bad: float) -> None:
     sent = found("keypoints")
     assert sent.keypoints is not None
     sent.keypoints[1, 4, 2] = bad

@@ -82,7 +82,7 @@ def test_read_jsonl_skips_an_incomplete_last_line(tmp_path: Path) -> None:
     assert [message.frame_seq for message in read_jsonl(path)] == [1]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "cam1.jsonl"
     path.symlink_to("/dev/full")
     writer = JsonlWriter(path)
@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         writer.finish()
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such file or directory"):
         JsonlWriter(tmp_path / "gone" / "cam1.jsonl")
 

@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command line and returns exit code, standard output and standard error."""
     monkeypatch.delenv("MASKSTREAM_REDIS_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
@@ -40,7 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return call
 
 
-# -- mistakes ---------------------------------------------------------------------------------------------------------
+# -- usage errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_help_shows_the_defaults_of_the_configuration(run: Run, monkeypatch: pyt
 
 @pytest.fixture
 def job_runner(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replaces the supervisor by a function that collects the jobs it is called with."""
+    """Replace the supervisor by a function that records the jobs. Return the list of jobs."""
     jobs: list[Any] = []
 
     def run_job(job: Any, display: Display) -> int:

@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command line and returns exit code, standard output and standard error."""
     monkeypatch.delenv("MASKSTREAM_REDIS_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
@@ -45,7 +45,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture
 def log(redis_client: Any) -> list[AnyResult]:
-    """The messages of an ended stream: one of every type, written to its result log."""
+    """Write the result log of an ended stream with a message of every type, and return the messages."""
     messages: list[AnyResult] = [
         frame(1, instances=[instance(7, score=0.984), instance(None, label="car", score=0.71)]),
         event(1),
@@ -207,7 +207,7 @@ def test_models_lists_names_and_classes(run: Run) -> None:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replaces the workers by a function that collects the tasks it is called with."""
+    """Replace the workers by a function that records the tasks. Return the list of tasks."""
     found: list[Any] = []
 
     def run_task(task: Any) -> int:

@@ -35,8 +35,8 @@ def test_a_track_is_confirmed_after_confirm_s() -> None:
 
 @pytest.mark.parametrize(
     ("scores", "first_seq"),
-    # at 20 frames a second, of 0.1 s at a mean of 0.85: a third of it at 0.925, three times that at 0.775, none at 1;
-    # two detections in any case; never at 0.7
+    # At 20 frames per second. The time to confirmation is 0.1 s at a mean score of 0.85, a third of it at 0.925, three
+    # times as long at 0.775 and 0 at 1. At 0.7 a track is never confirmed. At least two detections are required.
     [
         ([0.85] * 9, 3),
         ([0.925] * 9, 2),
@@ -241,7 +241,7 @@ def test_a_part_of_a_tracked_object_is_dropped() -> None:
     car's.
     """
     car = np.ones((28, 28), bool)
-    car[14:, 9:14] = False  # where the person stands
+    car[14:, 9:14] = False  # the pixels of the person
     full = np.ones((28, 28), bool)
     boxes = [[0, 0, 280, 140], [180, 5, 280, 135], [90, 70, 140, 140], [1, 1, 279, 139]]
     cells = [car, full, full, car]
