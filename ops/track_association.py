@@ -45,7 +45,7 @@ def associate(
     track_of = np.full(num_detections, -1, np.int64)
     with_masks = len(mask_bits) > 0 and rule["mask_weight"] > 0.0
     tracks_idx, detections_idx, iou = _candidates(
-        predicted, boxes_xyxy, strips, with_masks, min(rule["high_iou"], rule["low_iou"], rule["class_iou"])
+        predicted, boxes_xyxy, strips, with_masks, min(rule["high_score_iou"], rule["low_score_iou"], rule["class_iou"])
     )
     if len(iou) == 0:
         return track_of
@@ -96,11 +96,11 @@ def _stage(rule: Any, with_masks: bool, same_class: bool, confirmed: bool, score
     if not same_class:
         allowed = score >= rule["birth_score"] and iou >= rule["class_iou"] and confirmed
         return OTHER_CLASS if allowed else NUM_STAGES
-    if with_masks and confirmed and score >= rule["low_score"] and iou >= rule["high_iou"]:
+    if with_masks and confirmed and score >= rule["low_score"] and iou >= rule["high_score_iou"]:
         return 0
-    if score >= rule["high_score"] and iou >= rule["high_iou"]:
+    if score >= rule["high_score"] and iou >= rule["high_score_iou"]:
         return 0 if confirmed else 1
-    if score >= (rule["low_score"] if confirmed else rule["birth_score"]) and iou >= rule["low_iou"]:
+    if score >= (rule["low_score"] if confirmed else rule["birth_score"]) and iou >= rule["low_score_iou"]:
         return 2 if confirmed else 3
     return NUM_STAGES
 

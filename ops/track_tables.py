@@ -70,7 +70,7 @@ RULES = np.dtype(
     [
         (name, "<f8")
         for name in (
-            "high_score", "birth_score", "low_score", "high_iou", "low_iou", "class_iou", "mask_weight",
+            "high_score", "birth_score", "low_score", "high_score_iou", "low_score_iou", "class_iou", "mask_weight",
             "lost_discount", "duplicate_iou", "duplicate_share", "confirm_s", "lost_s",
         )
     ]

@@ -1,4 +1,4 @@
-"""What the pipeline asks of a tracker, and the types that go into it and come out of it."""
+"""The `Tracker` protocol, and its configuration and result types."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Thresholds of the tracker. Scores, IoUs and shares lie in [0, 1]."""
 
     high_score: Fraction = 0.7
-    """lowest score of a detection that takes part in the first association when there are no masks; also the lowest
-    mean score at which a tentative track can be confirmed"""
+    """lowest score of a detection that takes part in the first association when there are no masks; also, a
+    tentative track is confirmed only if the mean score of its detections exceeds this"""
     birth_score: Fraction = 0.5
-    """lowest score of a detection that can begin a track"""
+    """lowest score of a detection that can begin a track or continue a tentative one; also of a detection that can
+    continue a confirmed track of another class"""
     low_score: Fraction = 0.1
-    """lowest score of a detection that can continue a confirmed track"""
-    high_iou: Fraction = 0.2
-    """lowest IoU of the predicted box of a track with a high-score detection, or with any detection that has a mask"""
-    low_iou: Fraction = 0.3
-    """lowest IoU of the predicted box of a track with a low-score detection without a mask"""
+    """lowest score of a detection that can continue a confirmed track of its class"""
+    high_score_iou: Fraction = 0.2
+    """lowest IoU of the predicted box of a track and the box of a detection of its class with a score of at least
+    high_score or, for a confirmed track when masks are in use (there are masks and mask_weight is above 0), of at least
+    low_score"""
+    low_score_iou: Fraction = 0.3
+    """lowest IoU of the predicted box of a track and the box of any other detection of the track's class"""
     class_iou: Fraction = 0.6
-    """lowest IoU, of the boxes and of the masks, of a track with a detection of another class; such a detection is one
-    more vote on the class of the track"""
+    """lowest IoU, of the boxes and of the masks, of a confirmed track and a detection of another class with a score of
+    at least birth_score; such a detection is one more vote on the class of the track"""
     mask_weight: Fraction = 0.7
-    """weight of the mask IoU in the similarity of a track and a detection that compete with other pairs; the box IoU
-    has the rest. 0 ignores the masks"""
+    """weight of the mask IoU in the similarity of a track and a detection; the box IoU has the rest. It is used when
+    the track or the detection has another candidate of its class. 0 ignores the masks"""
     lost_discount: Fraction = 0.5
-    """factor by which the similarity falls while a track is lost: by lost_discount at lost_s, in proportion before"""
+    """share of the similarity that a track has lost after lost_s seconds without a detection; it grows linearly from
+    0"""
     duplicate_iou: Fraction = 0.7
     """a detection without a track is dropped as a duplicate if its box has a higher IoU than this with the box of a
     tracked detection of the same class, or its mask with the mask of a tracked detection of any class"""
@@ -49,7 +53,7 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
     the mask of a tracked detection of the same class"""
     confirm_s: Seconds = 0.1
     """seconds from the first to the latest detection after which a tentative track is confirmed, if the mean score of
-    its detections (two at least) is half-way from high_score to 1. A higher mean score needs less time; a mean score
+    its detections (at least two) is half-way from high_score to 1. A higher mean score needs less time; a mean score
     of high_score never suffices"""
     lost_s: Seconds = 1.5
     """seconds without a detection after which a confirmed track ends; must exceed the interval between frames"""
@@ -85,7 +89,7 @@ class TrackSpan(msgspec.Struct, frozen=True):
 
 
 class TrackedDetections(msgspec.Struct, frozen=True, eq=False):
-    """The K detections of a frame that have a track, in the order of the detections.
+    """The K detections of a frame that have a track, in input order.
 
     Left out are low-score detections that continue no confirmed track, duplicates and parts of tracked objects, and
     boxes without area.

@@ -32,24 +32,26 @@ def brief(spans: list[TrackSpan]) -> list[tuple[int, int, int, int]]:
 
 
 def moving_box(time_s: float, start_xy: tuple[float, float], velocity_xy: tuple[float, float]) -> NDArray[np.float64]:
-    """Return a box of 60 x 120 pixels; the velocity is in pixels per second."""
+    """Return the 60 x 120 px box at `time_s`; start_xy is its top left corner at 0 s in px, velocity_xy in px/s."""
     x, y = np.add(start_xy, np.multiply(velocity_xy, time_s))
     return np.array([x, y, x + 60, y + 120])
 
 
 def crowd(seed: int, num_objects: int = 25, num_frames: int = 60) -> Iterator[tuple[Detections, int, float]]:
-    """Yield objects of two classes on straight lines with noise, misses, low scores and uneven time steps."""
+    """Yield (detections, frame_seq, time_s) of each frame: objects of two classes on straight lines, with noise, missed
+    detections, low scores and uneven time steps.
+    """
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 600, (num_objects, 2))
     velocity = rng.normal(0, 60, (num_objects, 2))
     size = rng.uniform(30, 90, (num_objects, 2))
     class_ids = rng.integers(1, 3, num_objects)
-    likeness = rng.uniform(0.5, 0.9, num_objects)
+    mean_scores = rng.uniform(0.5, 0.9, num_objects)
     time_s = 0.0
     for frame_seq in range(1, num_frames + 1):
         corner = start + velocity * time_s
         boxes = np.hstack([corner, corner + size]) + rng.normal(0, 1, (num_objects, 4))
-        scores = np.clip(likeness + rng.normal(0, 0.2, num_objects), 0.0, 1.0)
+        scores = np.clip(mean_scores + rng.normal(0, 0.2, num_objects), 0.0, 1.0)
         order = np.argsort(-scores)
         seen = order[rng.random(num_objects) < 0.9]
         yield (
