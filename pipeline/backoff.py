@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.backoff import ExponentialBackoff
 
-_MOST_DOUBLINGS = 60
+_MAX_DOUBLINGS = 60
 """more would overflow redis-py's float arithmetic, and no cap is that far from its first pause"""
 
 
@@ -19,7 +19,7 @@ class Backoff:
 
     def next_s(self) -> float:
         """Count one more failed attempt; returns the seconds to wait before the next."""
-        pause_s = float(self._schedule.compute(min(self.num_failures, _MOST_DOUBLINGS)))
+        pause_s = float(self._schedule.compute(min(self.num_failures, _MAX_DOUBLINGS)))
         self.num_failures += 1
         return pause_s
 

@@ -109,7 +109,7 @@ class PictureDetections(Detections):
 class FrameJoiner:
     """Reads the source of a stream a second time and joins its pictures with the results by `frame_seq`.
 
-    The source must be finite. A context manager that closes it.
+    The source must be finite. Use as a context manager: it closes the source on exit.
     """
 
     def __init__(self, stream: StreamConfig) -> None:
@@ -119,11 +119,11 @@ class FrameJoiner:
     def join(self, result: FrameResult) -> Frame:
         """The result with the pixels of its frame. Results must come in ascending order.
 
-        Raises SourceError if the source yields fewer pictures than before.
+        Raises SourceError if the source yields fewer pictures than when the results were made.
         """
-        picture = self._pictures.next(result.frame_seq)
+        picture = self._pictures.read_next(result.frame_seq)
         while self._pictures.last_seq < result.frame_seq:
-            picture = self._pictures.next(result.frame_seq)
+            picture = self._pictures.read_next(result.frame_seq)
         bgr = self._converter.to_bgr(picture)
         return Frame(result, np.ascontiguousarray(bgr[..., ::-1]))
 

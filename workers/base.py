@@ -18,8 +18,8 @@ import redis
 from pipeline.backoff import Backoff
 from pipeline.bus import LOST_CONNECTION
 from pipeline.contract.exit_codes import (
-    EXIT_AWAY,
     EXIT_DEFECT,
+    EXIT_DISCONNECTED,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FENCED,
@@ -30,9 +30,9 @@ from pipeline.contract.exit_codes import (
 from pipeline.errors import FencedError, JobLostError, MaskStreamError, UsageError
 from workers.memory import describe_out_of_memory, is_out_of_memory
 
-DRAIN_S = 20.0
-"""drain deadline: maximum time from the request to stop until the process has ended"""
-RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.1, 5.0
+WORKER_DRAIN_S = 20.0
+"""drain deadline of a worker: maximum time from the request to stop until the process has ended"""
+RECONNECT_FIRST_PAUSE_S, RECONNECT_MAX_PAUSE_S = 0.1, 5.0
 
 log = logging.getLogger("maskstream")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Life:
     def stop(self) -> None:
         """Ask the worker to stop. The drain deadline counts from the first call."""
         if not self._stop.is_set():
-            self._leave_by_s = time.monotonic() + DRAIN_S
+            self._leave_by_s = time.monotonic() + WORKER_DRAIN_S
             self._stop.set()
 
     def sleep(self, seconds: float) -> None:
@@ -85,9 +85,9 @@ class Life:
         """Act on the signal numbers that arrive in the pipe."""
         os.read(read_end, 1)
         self.stop()
-        if select.select([read_end], [], [], DRAIN_S)[0]:
+        if select.select([read_end], [], [], WORKER_DRAIN_S)[0]:
             os._exit(128 + os.read(read_end, 1)[0])
-        log.error("did not finish within %.0f s after the request to stop, leaving", DRAIN_S)
+        log.error("did not finish within %.0f s after the request to stop, leaving", WORKER_DRAIN_S)
         os._exit(EXIT_FAILED)
 
 
@@ -132,7 +132,7 @@ def exit_code_of(work: Callable[[], None], memory_advice: str) -> int:
         work()
     except JobLostError as error:
         log_outage("%s", error)
-        return EXIT_AWAY
+        return EXIT_DISCONNECTED
     except FencedError as error:
         log.warning("%s", error)
         return EXIT_FENCED
@@ -144,7 +144,7 @@ def exit_code_of(work: Callable[[], None], memory_advice: str) -> int:
         return EXIT_FAILED
     except LOST_CONNECTION as error:
         log_outage("lost the connection to Redis: %s", error)
-        return EXIT_AWAY
+        return EXIT_DISCONNECTED
     except Exception as error:
         if is_out_of_memory(error):
             log.error("%s; %s", describe_out_of_memory(error), memory_advice)
@@ -159,7 +159,7 @@ class Reconnecting:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S)
+        self._backoff = Backoff(RECONNECT_FIRST_PAUSE_S, RECONNECT_MAX_PAUSE_S)
         self._lost_since_s = 0.0
 
     def __call__(self, call: Callable[[], T]) -> T:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.backoff import Backoff
-from pipeline.contract.exit_codes import EXIT_AWAY, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY, EXIT_USAGE, SUPERVISED
+from pipeline.contract.exit_codes import EXIT_DISCONNECTED, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY, EXIT_USAGE, SUPERVISED
 from pipeline.contract.path_json import encode_with_paths
 from workers.memory import num_oom_kills
 from workers.roles.role import Position, Role
 from workers.tasks import Task
 
-RESTART_FIRST_S = 0.25
-RESTART_MOST_S = 15.0
+RESTART_FIRST_PAUSE_S = 0.25
+RESTART_MAX_PAUSE_S = 15.0
 STEADY_S = 30.0
-"""a worker without work that has lived this long was sound: its earlier crashes no longer count"""
+"""a worker without work that has run this long was healthy: its earlier crashes no longer count"""
 
 FINAL_CODES = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE)
 """exit codes by which a worker says that starting it again would not help; any other end is a crash"""
@@ -40,7 +40,7 @@ class Child:
     def __init__(self, role: Role, task: Task, listener: LineListener) -> None:
         self.role = role
         self.task = task
-        """what the worker is told at its next start"""
+        """the task of the worker from its next start on"""
         self.name = task.label
         self.num_crashes = 0
         """crashes since the last progress"""
@@ -59,7 +59,7 @@ class Child:
         self._has_work = False
         self._leaving = False
         self._listener = listener
-        self._backoff = Backoff(RESTART_FIRST_S, RESTART_MOST_S)
+        self._backoff = Backoff(RESTART_FIRST_PAUSE_S, RESTART_MAX_PAUSE_S)
         self._start_at_s = 0.0
         self._started_at_s = 0.0
         self._oom_kills_before = 0
@@ -74,7 +74,7 @@ class Child:
     def reap(self) -> None:
         """Notice the end of the process."""
         if self._process is not None and (code := self._process.poll()) is not None:
-            self._bury(code)
+            self._handle_exit(code)
 
     def start_if_due(self) -> None:
         """Start the process if it is to be started."""
@@ -95,7 +95,10 @@ class Child:
         self._backoff.reset()
 
     def retry_with(self, task: Task) -> None:
-        """Start the worker once more with another task, at once; one more crash without progress is one too many."""
+        """Start the worker once more with another task, without a pause.
+
+        One more crash without progress reaches MAX_CRASHES again.
+        """
         self.task = task
         self.num_crashes -= 1
         self._backoff.reset()
@@ -131,7 +134,7 @@ class Child:
         """Wait until the process has ended; returns False if it still runs after `timeout_s`."""
         if self._process is not None:
             try:
-                self._bury(self._process.wait(timeout_s))
+                self._handle_exit(self._process.wait(timeout_s))
             except subprocess.TimeoutExpired:
                 return False
         return True
@@ -157,7 +160,7 @@ class Child:
         self._reader = threading.Thread(target=self._forward, args=(self._process.stderr,), daemon=True)
         self._reader.start()
 
-    def _bury(self, code: int) -> None:
+    def _handle_exit(self, code: int) -> None:
         process, self._process = self._process, None
         if process is not None:
             self._close(process)
@@ -167,7 +170,7 @@ class Child:
             self.final_code, self.completed = code, code == EXIT_DONE and not self._leaving
             if error and self.role.when_given_up != "job":  # else the job ends with this error
                 self._listener("error", error)
-        elif code == EXIT_AWAY:  # no crash: the supervisor reports outages of Redis itself
+        elif code == EXIT_DISCONNECTED:  # no crash: the supervisor reports outages of Redis itself
             self._restart_later(f"{self.name} lost Redis", "debug")
         elif code == EXIT_MEMORY:
             self._crashed(self.last_error)

@@ -22,22 +22,23 @@ from pipeline.redaction import redact_url
 from pipeline.segments import SegmentWriter
 from pipeline.source import Converter, Picture, Reader, Selection, open_source
 from pipeline.source.release import CATCH_UP, ReleaseClock
-from workers.base import DRAIN_S, Life, Reconnecting, log, log_outage
+from workers.base import WORKER_DRAIN_S, Life, Reconnecting, log, log_outage
 from workers.roles.decode import DecodeTask
 
 LEASE_POLL_S = 0.25
 FINISH_S = 10.0
-"""part of the drain deadline in which a decoder without a supervisor waits for the last results"""
+"""maximum time that a decoder without a supervisor waits for the last results after a request to stop; it must be less
+than WORKER_DRAIN_S"""
 FULL_FIRST_PAUSE_S = 0.005
-FULL_MOST_PAUSE_S = 0.1
+FULL_MAX_PAUSE_S = 0.1
 """pauses while the bus is full; with 40 decoders on two cores, constant pauses of 5 ms took more CPU time than the
 model"""
 STATUS_INTERVAL_S = 0.5
-REOPEN_FIRST_S = 0.5
-REOPEN_MOST_S = 15.0
+REOPEN_FIRST_PAUSE_S = 0.5
+REOPEN_MAX_PAUSE_S = 15.0
 """pauses before a live source is opened again"""
-DENIED_FIRST_S = 30.0
-DENIED_MOST_S = 600.0
+DENIED_FIRST_PAUSE_S = 30.0
+DENIED_MAX_PAUSE_S = 600.0
 """pauses between attempts after the server of a source refused the user or the password"""
 SOURCE_TIMEOUT_S = 5.0
 """maximum time a network source may send nothing; a request to stop takes effect at the latest after it"""
@@ -76,7 +77,7 @@ def _finish(bus: Bus, stream_id: str, result_ttl_s: int, life: Life) -> None:
             break
         if reconnecting(lambda: bus.log_id(stream_id)) is None:
             raise JobLostError(f"Redis no longer holds the job of {stream_id}")
-        if life.drain_left_s <= DRAIN_S - FINISH_S:
+        if life.drain_left_s <= WORKER_DRAIN_S - FINISH_S:
             log.warning(
                 "leaving before the last results of %s: %d of %d frames have one; check that infer, track and the "
                 "readers of the log run (maskstream status)",
@@ -152,7 +153,7 @@ class Decoder:
     def _run_live(self) -> None:
         """Decode a live source. Open it again after every loss, without limit; the pauses grow until frames arrive."""
         opened, problem, is_denied = False, "", False
-        backoff = Backoff(REOPEN_FIRST_S, REOPEN_MOST_S)
+        backoff = Backoff(REOPEN_FIRST_PAUSE_S, REOPEN_MAX_PAUSE_S)
         while not self._life.stopping:
             try:
                 with self._keeping_packets(), self._open_source() as reader:
@@ -179,7 +180,7 @@ class Decoder:
                     backoff.reset()
                 if isinstance(error, AccessDeniedError) and not is_denied:
                     # Cameras lock accounts after a few attempts with a wrong password.
-                    backoff, is_denied = Backoff(DENIED_FIRST_S, DENIED_MOST_S), True
+                    backoff, is_denied = Backoff(DENIED_FIRST_PAUSE_S, DENIED_MAX_PAUSE_S), True
             self._num_offered = 0
             self._num_reconnects += 1
             pause_s = backoff.next_s()
@@ -299,7 +300,7 @@ class Decoder:
             full_range=frame.full_range,
             source_name=picture.source_name,
         )
-        backoff = Backoff(FULL_FIRST_PAUSE_S, FULL_MOST_PAUSE_S)
+        backoff = Backoff(FULL_FIRST_PAUSE_S, FULL_MAX_PAUSE_S)
         while self._reconnecting(lambda: self._writer.offer(header, frame.data.data)) is Offer.FULL:
             if self._life.stopping:
                 return

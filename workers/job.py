@@ -31,7 +31,9 @@ from workers.supervisor import Supervisor
 def run_job(job: Job, observer: JobObserver) -> int:
     """Run a job to its end and return the exit code of the command.
 
-    0: every stream ran to its end. 1: a stream or an output failed. 130: SIGINT or SIGTERM ended the job.
+    0: every stream ran to its end. 1: a stream or an output failed, or a source file ended early. 130: SIGINT or
+    SIGTERM ended the job.
+
     Raises UsageError or BusError if the job cannot start, and MaskStreamError if it cannot continue.
     """
     set_cache_folders()  # the workers inherit them

@@ -24,7 +24,7 @@ class RedisWatch:
         self._lost_since_s: float | None = None
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether the last calls failed."""
         return self._lost_since_s is not None
 

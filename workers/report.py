@@ -57,7 +57,7 @@ class JobReport:
         """Whether the result log of the stream has its end message."""
         return stream_id in self.statuses and self.statuses[stream_id].is_over
 
-    def name_incomplete_files(self, stream_ids: Iterable[str]) -> None:
+    def report_incomplete_files(self, stream_ids: Iterable[str]) -> None:
         """Report which result files of these streams have no end message."""
         paths = [
             EXPORTS["jsonl"].path(self._job.output, stream)

@@ -13,7 +13,7 @@ from pipeline.bus import Bus
 from pipeline.bus.log_cursor import LogCursor
 from pipeline.bus.log_entry import LogEntry
 from pipeline.contract.config import StreamConfig
-from pipeline.contract.exports import EXPORTS, check_source_safe, has_content, would_replace
+from pipeline.contract.exports import EXPORTS, check_source_safe, has_content, would_replace_error
 from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
 from pipeline.exports.summary import Summary
@@ -53,7 +53,7 @@ class FileSink:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Give the messages of the JSONL file to the other writers, and continue behind its last one."""
+        """Give the messages of the JSONL file to the other writers, and continue after the last of them."""
         for writer, position in self._writers:
             if isinstance(writer, MessageStore) and position is not None:
                 for place, message, payload in writer.read_back():
@@ -145,5 +145,5 @@ def _open_writers(
             fresh_paths.append(path)
     is_resumed = any(isinstance(writer, MessageStore) and position is not None for writer, position in opened)
     if fresh_paths and not is_resumed and not task.overwrite:
-        raise OutputError(would_replace(fresh_paths[0]))
+        raise OutputError(would_replace_error(fresh_paths[0]))
     return opened

@@ -1,7 +1,7 @@
 """Finds the local sources of a job that cannot be read, while the workers start and the model is loaded.
 
 `SourceProbe` runs `python -m workers.source_probe`, which opens the sources one after the other and decodes the first
-picture of each. It is a process of its own because a damaged file may crash a decoder. The sources behind such a file
+picture of each. It is a process of its own because a damaged file may crash a decoder. The sources after such a file
 are not probed: their own decoders report what is wrong with them.
 """
 

@@ -16,14 +16,14 @@ from pipeline.errors import MaskStreamError, OutputError, UsageError
 from pipeline.job.build import Job
 from pipeline.redaction import redact_url
 from workers.child import Child
-from workers.given_up import GivenUpStreams
 from workers.outage import RedisWatch
 from workers.processes import Processes
 from workers.report import JobObserver, JobReport
 from workers.source_probe import SourceProbe
+from workers.stream_ender import StreamEnder
 
 TICK_S = 0.1
-DRAIN_S = 60.0
+JOB_DRAIN_S = 60.0
 """drain deadline of a job: maximum time from the request to stop until its frames in flight are finished"""
 STOP_S = 5.0
 """maximum time for the workers to end at the end of the job"""
@@ -44,9 +44,9 @@ class Supervisor:
         self._report = JobReport(job, bus, observer)
         self._watch = RedisWatch(bus, server, self._report.tell)
         self._processes = Processes(job, bus.url, self._report.tell)
-        self._given_up = GivenUpStreams(bus)
+        self._stream_ender = StreamEnder(bus)
         self._is_ready = False
-        """whether the sources may start; no worker holds frames before"""
+        """whether the sources may start; before that, the bus holds no frames"""
         self._num_signals = 0
         self._drain_until_s: float | None = None
         self._output_failed = False
@@ -75,7 +75,10 @@ class Supervisor:
     # -- the phases ---------------------------------------------------------------------------------------------------
 
     def _wait_until_ready(self) -> None:
-        """Start every worker but the sources, and wait until all are ready or the job is over."""
+        """Start every worker but the sources.
+
+        Wait until the required workers are ready, the job is over, an output has failed or a stop is requested.
+        """
         needed = set(self._processes.heartbeats)
         with contextlib.closing(SourceProbe(self._job.streams)) as probe:
             while not (self._num_signals or self._output_failed or self._is_over()):
@@ -97,11 +100,14 @@ class Supervisor:
             self._report.tell("error", f"{child.name}: {problem}")
             child.terminate()
             self._bus.set_status(stream_id, source=redact_url(streams[stream_id].source))
-            self._given_up.add(streams[stream_id], "failed", problem)
-        self._given_up.write_ends()
+            self._stream_ender.add(streams[stream_id], "failed", problem)
+        self._stream_ender.write_ends()
 
     def _work(self) -> None:
-        """Run until every stream is over and its outputs are written, or the drain deadline has passed."""
+        """Run until every stream is over and its outputs are written.
+
+        Return early when the drain deadline has passed or a second signal arrives.
+        """
         while not self._is_over():
             with self._watch:
                 self._tend(list(self._processes))
@@ -121,7 +127,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Stop the sources; frames that are on the bus are still inferred, tracked and written."""
         if self._drain_until_s is None:
-            self._drain_until_s = time.monotonic() + DRAIN_S
+            self._drain_until_s = time.monotonic() + JOB_DRAIN_S
             if self._num_signals:
                 self._report.tell("warning", "finishing the frames in flight; press Ctrl-C again to leave at once")
             for child in self._processes.sources.values():
@@ -129,9 +135,9 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._processes.stop(STOP_S if self._is_ready and self._num_signals < 2 else 0.0)
-        self._name_incomplete_files()
+        self._report_incomplete_files()
         self._report.show_lines()
-        if self._watch.is_away:
+        if self._watch.is_unreachable:
             return
         with contextlib.suppress(*LOST_CONNECTION):
             try:
@@ -151,20 +157,22 @@ class Supervisor:
     # -- restarts -----------------------------------------------------------------------------------------------------
 
     def _tend(self, children: list[Child]) -> None:
-        """Start the children, start those again that crashed, and give up those that crash without progress."""
+        """Start the children, restart crashed ones, and give up those that crash repeatedly without progress."""
         self._watch.check_jobs()
         for child in children:
             child.reap()
         self._report.refresh()
         self._processes.take_positions(self._report.statuses)
         for child in children:
+            # Results of the worker's last frames may be committed during the pause before a restart. They count as
+            # progress, so the decision waits for the end of the pause.
             if child.is_due and child.num_crashes >= MAX_CRASHES:
-                self._give_up(child)
+                self._handle_repeated_crashes(child)
             self._check_end(child)
             child.start_if_due()
 
-    def _give_up(self, child: Child) -> None:
-        """Act on a worker that crashed MAX_CRASHES times without progress."""
+    def _handle_repeated_crashes(self, child: Child) -> None:
+        """Act on a worker that crashed MAX_CRASHES times without progress, as its role demands (`when_given_up`)."""
         problem = f"{child.name} cannot be kept running: {child.num_crashes} crashes without progress; {child.last_end}"
         if child.last_end == "SIGKILL":
             problem += f" (the kernel sends it when memory runs out; {child.role.memory_advice})"
@@ -177,14 +185,14 @@ class Supervisor:
             self._step_over_or_end(child, stream, problem)
 
     def _step_over_or_end(self, child: Child, stream: StreamConfig, problem: str) -> None:
-        """Leave out the frame on which the worker crashes; end the stream if that is not possible, or did not help."""
+        """Leave out the frame on which the worker crashes. End the stream if that is not possible or did not help."""
         status = self._report.statuses[stream.stream_id]
         task = child.role.step_over(child.task, child.best, status) if child.role.step_over else None
         if task is None:
             child.kill()
-            self._given_up.add(stream, "failed", problem)
+            self._stream_ender.add(stream, "failed", problem)
         else:
-            self._report.tell("warning", f"{child.name} crashed {MAX_CRASHES} times on the same frame, leaving it out")
+            self._report.tell("warning", f"{child.name} keeps crashing without progress; leaving out the next frame")
             child.retry_with(task)
 
     def _check_end(self, child: Child) -> None:
@@ -199,18 +207,20 @@ class Supervisor:
             self._output_failed = True
 
     def _end_abandoned_streams(self) -> None:
-        """End the streams whose source worker left without the end of the source, or start that worker again."""
+        """Act on source workers that exited without writing the end of the source: end the stream while draining, else
+        restart the worker.
+        """
         for stream in self._job.streams:
             stream_id, child = stream.stream_id, self._processes.sources[stream.stream_id]
-            if child.final_code is None or stream_id in self._given_up or self._report.is_over(stream_id):
+            if child.final_code is None or stream_id in self._stream_ender or self._report.is_over(stream_id):
                 continue
             if self._bus.source_ended(stream_id):
                 continue
             if self._drain_until_s is not None:
-                self._given_up.add(stream, "stopped", "")
+                self._stream_ender.add(stream, "stopped", "")
             else:  # the server lost its latest writes, among them the end of the source
                 child.revive()
-        self._given_up.write_ends()
+        self._stream_ender.write_ends()
 
     def _stream_of(self, child: Child) -> StreamConfig | None:
         sources = self._processes.sources
@@ -224,10 +234,10 @@ class Supervisor:
         failed = [status for status in self._report.statuses.values() if status.phase in ("failed", "truncated")]
         return EXIT_FAILED if failed or self._output_failed else EXIT_DONE
 
-    def _name_incomplete_files(self) -> None:
+    def _report_incomplete_files(self) -> None:
         writers = self._processes.where(lambda role: role.when_given_up == "outputs")
         cut_short = [child for child in writers if not child.completed and child.final_code == EXIT_DONE]
-        self._report.name_incomplete_files(
+        self._report.report_incomplete_files(
             stream_id for child in cut_short if (stream_id := getattr(child.task, "stream_id", None)) is not None
         )
 

@@ -13,7 +13,7 @@ EXIT_USAGE = 2
 """wrong use, or no Redis: starting again with the same arguments would not help"""
 EXIT_FENCED = 3
 """a worker lost its role to another process"""
-EXIT_AWAY = 4
+EXIT_DISCONNECTED = 4
 """a worker lost its connection to Redis where it could not wait; starting it again helps"""
 EXIT_ABORTED = 5
 """of `python -m workers job`: the job could not continue, so its result logs may lack their end messages"""

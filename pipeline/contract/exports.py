@@ -82,13 +82,13 @@ def has_content(path: Path) -> bool:
 
 
 def check_source_safe(path: Path, streams: Iterable[StreamConfig]) -> None:
-    """Raises ConfigError if a file or folder of results at `path` is, or contains, the source of one of the streams."""
+    """Raise ConfigError if `path` is the source of one of the streams, or a folder that contains one."""
     for stream in streams:
         source = Path(stream.source).resolve()
         if not stream.live and path.resolve() in (source, *source.parents):
             raise ConfigError(f"output: {path} is a source that a result would replace: give another --output")
 
 
-def would_replace(path: Path) -> str:
+def would_replace_error(path: Path) -> str:
     """The error line for a result that would replace the result of an earlier run."""
     return f"{path} holds results of an earlier run: add --overwrite to replace them, or give another --output"

@@ -1,4 +1,4 @@
-"""An MP4 of annotated pictures that gets its name when it is complete; the part that both video writers share."""
+"""An MP4 of annotated pictures, written to NAME.part and renamed on completion. Both video writers use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENCODER_THREADS = 2
 
 
 class AnnotatedMp4:
-    """Pictures with their results drawn in, encoded into `NAME.part`. `complete` gives the file its name."""
+    """Encodes pictures with their results drawn in. Writes `NAME.part`; `complete` renames it to `NAME`."""
 
     def __init__(self, path: Path, num_threads: int = ENCODER_THREADS) -> None:
         self._path = path
@@ -63,7 +63,8 @@ class AnnotatedMp4:
     def add(self, picture: Picture, result: FrameResult | None, time_s: float) -> None:
         """Draw the result into a picture and encode it.
 
-        time_s   when the video shows the picture, in seconds; moved behind the picture before if it is not later
+        time_s   when the video shows the picture, in seconds; moved to just after the previous picture's time if it is
+                 not later
         """
         if self._file is None:
             return
@@ -94,7 +95,7 @@ class AnnotatedMp4:
             self._part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def errors(self, clean_up: Callable[[], None]) -> Iterator[None]:
+    def translating_errors(self, clean_up: Callable[[], None]) -> Iterator[None]:
         """Call `clean_up` if the block raises, and turn errors of the system and of FFmpeg into OutputError."""
         try:
             yield

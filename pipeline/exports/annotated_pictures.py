@@ -21,7 +21,7 @@ ENCODING = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"qualit
 class AnnotatedPicturesWriter(Writer):
     """Writes every picture with its instances drawn in to a folder, under the picture's own name.
 
-    A picture without a result is copied without annotation. Each file appears as a whole.
+    A picture without a result is encoded without annotation. Files are replaced atomically.
     """
 
     def __init__(self, folder: Path, stream: StreamConfig) -> None:
@@ -36,12 +36,12 @@ class AnnotatedPicturesWriter(Writer):
         """
         if isinstance(message, FrameResult | GapResult):
             while self._pictures.last_seq < message.frame_seq:
-                picture = self._pictures.next(message.frame_seq)
+                picture = self._pictures.read_next(message.frame_seq)
                 result = message if isinstance(message, FrameResult) else None
                 self._write(picture, result if message.frame_seq == self._pictures.last_seq else None)
 
     def finish(self) -> None:
-        """Close the source: every file is complete already."""
+        """Close the source; every file is complete already."""
         self._pictures.close()
 
     def discard(self) -> None:

@@ -13,7 +13,7 @@ from pipeline.exports.writer import Writer
 from pipeline.source import Picture
 
 
-class VideoWriter(Writer):
+class FileVideoWriter(Writer):
     """Writes the MP4 of a stream whose source can be read again.
 
     The video shows one picture for every frame number that the log covers, at the time at which the source shows it;
@@ -34,18 +34,18 @@ class VideoWriter(Writer):
         Raises OutputError if the file cannot be written, SourceError if the source does not yield the picture again.
         """
         if isinstance(message, FrameResult | GapResult):
-            with self._mp4.errors(self.discard):
+            with self._mp4.translating_errors(self.discard):
                 while self._pictures.last_seq < message.frame_seq:
                     self._write_next(message)
 
     def finish(self) -> None:
         """Complete the file with the pictures written so far. Raises OutputError."""
         if self._mp4.begun:
-            with self._mp4.errors(self.discard):
+            with self._mp4.translating_errors(self.discard):
                 end_s = self._mp4.next_s
                 self._mp4.flush()
                 if self._sound is not None:
-                    self._sound.copy_until(float("inf") if self._pictures.is_over() else end_s)
+                    self._sound.copy_until(float("inf") if self._pictures.read_past_end() else end_s)
                 self._mp4.complete()
         self.discard()
 
@@ -57,7 +57,7 @@ class VideoWriter(Writer):
         self._mp4.discard()
 
     def _write_next(self, message: FrameResult | GapResult) -> None:
-        picture = self._pictures.next(message.frame_seq)
+        picture = self._pictures.read_next(message.frame_seq)
         if not self._mp4.begun:
             self._begin(picture)
         result = message if isinstance(message, FrameResult) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.contract.config import StreamConfig
-from pipeline.contract.exports import would_replace
+from pipeline.contract.exports import would_replace_error
 from pipeline.contract.results import AnyResult, EndResult, FrameResult, GapResult, decode_result
 from pipeline.errors import OutputError
 from pipeline.exports.files import output_error
@@ -67,7 +67,7 @@ class JsonlWriter(Writer):
         if self.tail.log_id == log_id:
             return self.tail.position
         if not self._overwrite:
-            raise OutputError(would_replace(self.path))
+            raise OutputError(would_replace_error(self.path))
         self._truncate(0)
         self.tail = None
         return None
@@ -121,7 +121,7 @@ class JsonlWriter(Writer):
             size = content.rfind(b"\n") + 1
             torn = content[size : size + len(_LINE_START)].rstrip(b"\0")
             if not (torn.startswith(_LINE_START) or _LINE_START.startswith(torn)):
-                raise self._foreign()
+                raise self._foreign_error()
             tail = self._tail(content, size)
             is_torn = size < len(content)
         if is_torn:
@@ -137,7 +137,7 @@ class JsonlWriter(Writer):
             try:
                 message = decode_result(content[start : size - 1])
             except msgspec.DecodeError:
-                raise self._foreign() from None
+                raise self._foreign_error() from None
             last = last or message
             if message.frame_seq != last.frame_seq:
                 break
@@ -149,7 +149,7 @@ class JsonlWriter(Writer):
         index = num_same - 1 if last.frame_seq > 0 else num_same
         return JsonlTail((last.frame_seq, index), last.log_id, isinstance(last, EndResult))
 
-    def _foreign(self) -> OutputError:
+    def _foreign_error(self) -> OutputError:
         return OutputError(
             f"{self.path} exists and holds something other than result messages; move it or give another --output"
         )

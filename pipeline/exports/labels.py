@@ -1,7 +1,8 @@
-"""Labels of instances: chips with class, track id and score, placed where they hide the fewest objects.
+"""Labels of instances: chips (filled rectangles with text: class, track ID and score), placed where they hide the
+fewest objects.
 
-Coordinates are whole pixels. Rectangles are int32 arrays [..., 4] of left, top, right and bottom, without the pixels at
-right and bottom.
+Coordinates are whole pixels. Rectangles are int32 arrays [..., 4] of left, top, right and bottom; right and bottom are
+exclusive.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ FONT_PX = 17
 """size of the text in a picture whose shorter side is REFERENCE_SIDE_PX"""
 REFERENCE_SIDE_PX = 720
 FONT_GROWTH = 0.8
-"""exponent: text grows more slowly than the picture, which a viewer shows larger or looks at more closely"""
+"""the text size is proportional to the shorter side of the picture to this power: large pictures are shown larger or
+looked at more closely, so their text may be relatively smaller"""
 MIN_FONT_PX = 9
 """the smallest text that can be read"""
 SCORE_MAX_WIDTHS = 1.6
 """the score is left out where it would make the chip wider than this multiple of its box"""
 COVER_CELL_PX = 4
-"""side of the cells of the map of objects: labels need no finer one"""
+"""side of the cells of `CoverMap`; the placement of labels needs no finer grid"""
 CHIP_WEIGHT = 8.0
 """cost of a pixel of another label, when a pixel of an object costs 1"""
 TEXT_DARK: Bgr = (22, 18, 16)
@@ -55,7 +57,10 @@ class CoverMap:
         self._integral = None
 
     def covered_px(self, rects: _Rects) -> NDArray[np.int32]:
-        """Pixels of objects inside each of the (N, 4) rectangles, to the precision of a cell."""
+        """Number of object pixels inside each of the (N, 4) rectangles, to the precision of a cell.
+
+        A pixel that n objects cover counts n times.
+        """
         if self._integral is None:
             self._integral = np.asarray(cv2.integral(self._counts), np.int32)
         left, top = rects[:, 0] // COVER_CELL_PX, rects[:, 1] // COVER_CELL_PX

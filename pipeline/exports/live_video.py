@@ -1,4 +1,6 @@
-"""The annotated video of a camera: pictures that decode stored, joined with their results by epoch and media time."""
+"""The annotated video of a camera: it joins the pictures that the decode worker stored with their results, by epoch and
+media time.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from pipeline.exports.writer import Writer
 from pipeline.segments import SegmentReader, StoredPicture
 
 MAX_WAITING = 1024
-"""Results that wait for their pictures. Pictures arrive when their segment is complete, after at most ten seconds."""
+"""Maximum number of results that wait for their pictures. Pictures arrive when their segment is complete, after at most
+ten seconds."""
 
 _log = logging.getLogger(__name__)
 _Place = tuple[int, float]
@@ -20,7 +23,7 @@ _Place = tuple[int, float]
 
 
 class LiveVideoWriter(Writer):
-    """Writes the MP4 of a live stream: the pictures that have a result, in real time, without sound.
+    """Writes the MP4 of a live stream: the pictures that have a result, at the speed of the source, without sound.
 
     Within a connection the video follows media time; between connections it follows the time of arrival. Results whose
     pictures are gone are left out and counted: the store is bounded, and a writer that was killed loses the pictures
@@ -45,12 +48,15 @@ class LiveVideoWriter(Writer):
             if len(self._waiting) == MAX_WAITING:
                 self._leave_out()
             self._waiting.append(((message.stream_epoch, message.pts_s), message))
-            with self._mp4.errors(self.discard):
+            with self._mp4.translating_errors(self.discard):
                 self._join(at_end=False)
 
     def finish(self) -> None:
-        """Write the remaining pictures and complete the file; the decoder stores no more. Raises OutputError."""
-        with self._mp4.errors(self.discard):
+        """Write the remaining pictures and complete the file. Raises OutputError.
+
+        Call it when the decoder has stopped.
+        """
+        with self._mp4.translating_errors(self.discard):
             self._join(at_end=True)
             self._num_without_picture += len(self._waiting)
             self._waiting.clear()

@@ -18,7 +18,8 @@ from pipeline.errors import OutputError
 from pipeline.source.colour import FULL_SIZE, Coding
 
 TIME_BASE = Fraction(1, 60_000)
-"""The finest time base that MPEG-4 part 2 allows: exact for the usual picture rates, else within 9 us."""
+"""MPEG-4 part 2 allows at most 65,535 ticks per second. 60,000 is exact for 24, 25, 29.97, 30, 50, 59.94 and 60 fps;
+for other rates, such as 23.976 fps, times are rounded by at most 9 us."""
 ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "mpeg4")
 """In order of preference: an FFmpeg build may lack some of them."""
 X264_OPTIONS = {"crf": "20", "preset": "veryfast"}
@@ -26,6 +27,7 @@ BITS_PER_PIXEL = 0.12
 """bit rate of encoders without a constant-quality mode"""
 DEFAULT_FPS = 25.0
 UNSPECIFIED = 2
+"""colour matrix tag of a file that does not state its matrix; the tags are those of ITU-T H.273"""
 
 _TAG_OF_MATRIX = {ColourMatrix.BT601: 6, ColourMatrix.BT709: 1, ColourMatrix.BT2020: 9}
 _MATRIX_TAGS = frozenset({1, 5, 6, 9, UNSPECIFIED})
@@ -84,7 +86,7 @@ class Mp4File:
         context.color_trc = like.color_trc
 
     def encode(self, picture_bgr: NDArray[np.uint8], pts: int) -> Iterator[Any]:
-        """Encode one picture and return the packets that are ready. `pts` is in units of TIME_BASE and must grow."""
+        """Encode one picture and return the packets that are ready. `pts` counts TIME_BASE and must increase."""
         frame = av.VideoFrame.from_ndarray(self._fit(picture_bgr), format="bgr24")
         converted: Any = self._reformatter.reformat(
             frame,

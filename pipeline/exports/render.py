@@ -25,12 +25,13 @@ LIMB_PX = 3
 LIMBS_PER_BOX = 80
 """a limb is at most 1/80 of the longer side of its box, so that people far away stay recognisable"""
 SUBPIXEL_BITS = 4
+# Track colours in CIELAB, hues in radians. Of the values tried, these keep the first 20 colours farthest apart and the
+# first ten bright.
 LIGHTNESS = (84.0, 70.0, 58.0)
 CHROMA = 75.0
 FIRST_HUE = 4.8
-"""in CIELAB; of the values tried, these keep the first 20 colours farthest apart and the first ten bright"""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
-"""step of the hue from one track to the next: it keeps any number of hues well spread"""
+"""step of the hue from one track to the next, in radians: it keeps any number of hues well spread"""
 OUTLINE: Bgr = TEXT_DARK
 """drawn around skeletons, which are invisible on clothes of their own colour otherwise"""
 
@@ -69,7 +70,7 @@ def draw_result(picture_bgr: NDArray[np.uint8], result: Drawable) -> None:
     painted = sorted(_coloured(result.instances), key=lambda one: -_area_px(one.instance))
     cover = CoverMap((result.height, result.width))
     for instance, colour in painted:
-        _draw_object(picture_bgr, instance, colour, line_px, cover)
+        _draw_mask(picture_bgr, instance, colour, line_px, cover)
     for instance, colour in painted:
         _draw_box(picture_bgr, instance, colour, line_px)
     for instance, colour in painted:
@@ -80,22 +81,22 @@ def draw_result(picture_bgr: NDArray[np.uint8], result: Drawable) -> None:
         labels.draw(instance, colour)
 
 
-class _Painted(NamedTuple):
+class _Coloured(NamedTuple):
     instance: Instance
     colour: Bgr
 
 
-def _coloured(instances: list[Instance]) -> list[_Painted]:
+def _coloured(instances: list[Instance]) -> list[_Coloured]:
     """Each instance with its colour: that of its track or, without tracking, one that differs from the others'."""
     return [
-        _Painted(one, track_colour(number if one.state == "untracked" else one.track_id))
+        _Coloured(one, track_colour(number if one.state == "untracked" else one.track_id))
         for number, one in enumerate(instances, start=1)
     ]
 
 
 @lru_cache(maxsize=4096)
 def track_colour(track_id: int | None) -> Bgr:
-    """The BGR colour of a track: a function of its id; grey for None, a track that is not confirmed."""
+    """The BGR colour of a track: a function of its ID; grey for None, a track that is not confirmed."""
     if track_id is None:
         return UNCONFIRMED
     hue = FIRST_HUE + track_id * GOLDEN_ANGLE
@@ -110,7 +111,7 @@ def _area_px(instance: Instance) -> float:
     return (x2 - x1) * (y2 - y1)
 
 
-def _draw_object(picture: NDArray[np.uint8], instance: Instance, colour: Bgr, line_px: int, cover: CoverMap) -> None:
+def _draw_mask(picture: NDArray[np.uint8], instance: Instance, colour: Bgr, line_px: int, cover: CoverMap) -> None:
     """Tint and outline the mask, and add its pixels to `cover`; without a mask, add those of the box."""
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = instance.box_xyxy

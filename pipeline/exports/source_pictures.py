@@ -11,7 +11,9 @@ from pipeline.source import Picture, Reader, Selection, open_source
 
 
 class SourcePictures:
-    """Decodes a source a second time and numbers its pictures as decode did. `next` opens the source when first called.
+    """Decodes a source a second time and numbers its pictures as the decode worker did.
+
+    The first call of `read_next` opens the source.
 
     reader   None before the first picture
     """
@@ -24,8 +26,13 @@ class SourcePictures:
         self.last_seq = 0
         """number of the last picture that was returned"""
 
-    def next(self, wanted_seq: int) -> Picture:
-        """The picture of frame `last_seq + 1`. Raises SourceError if the source ends before frame `wanted_seq`."""
+    def read_next(self, result_seq: int) -> Picture:
+        """Read the picture of frame `last_seq + 1` and return it.
+
+        result_seq   number of the result that the caller reads pictures for, for the error text; above `last_seq`
+
+        Raises SourceError if the source has no further picture.
+        """
         if self.reader is None:
             self.reader = open_source(self._stream.source, self._stream.kind)
             self._numbered = self._number(self.reader)
@@ -33,13 +40,16 @@ class SourcePictures:
         if found is None:
             raise SourceError(
                 f"{redact_url(self._stream.source)} yielded {self.last_seq} pictures when it was read again, but its "
-                f"results reach frame {wanted_seq}: the source was changed meanwhile; run the job again"
+                f"results reach frame {result_seq}: the source was changed meanwhile; run the job again"
             )
         self.last_seq, picture = found
         return picture
 
-    def is_over(self) -> bool:
-        """Whether the picture returned last is the last of the source. Reads on to find out: ask at the end only."""
+    def read_past_end(self) -> bool:
+        """Try to read one more picture, discard it, and return whether the source had none.
+
+        Returns False before the first picture, and if the source cannot be read on.
+        """
         if self.reader is None:
             return False
         try:

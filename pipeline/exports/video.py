@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.contract.config import StreamConfig
 from pipeline.errors import OutputError
 from pipeline.exports.annotated_pictures import AnnotatedPicturesWriter
-from pipeline.exports.file_video import VideoWriter
+from pipeline.exports.file_video import FileVideoWriter
 from pipeline.exports.live_video import LiveVideoWriter
 from pipeline.exports.writer import Writer
 from pipeline.segments import SegmentReader
@@ -21,7 +21,7 @@ def open_writer(path: Path, stream: StreamConfig, *, overwrite: bool) -> Writer 
     if stream.separate_pictures:
         return AnnotatedPicturesWriter(path, stream)
     if not stream.live:
-        return VideoWriter(path, stream)
+        return FileVideoWriter(path, stream)
     reason = "its decoder stores no pictures"
     if stream.segment_folder is not None:
         try:

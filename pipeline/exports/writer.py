@@ -23,7 +23,7 @@ class Writer(Protocol):
     """
 
     needs_whole_log: bool = True
-    """False if the file may lack the results that left the log before the sink read them"""
+    """False if the file may be incomplete when results were trimmed from the log before the sink read them"""
 
     def begin(self, log_id: str) -> Position | None:
         """Prepare to write the log `log_id`, before the first `write`. The default starts from nothing.
@@ -38,9 +38,9 @@ class Writer(Protocol):
         ...
 
     def flush(self) -> None:
-        """Make what `write` took safe on disk, if `begin` returns positions: the log may drop it afterwards.
+        """Persist every message passed to `write`. Raises OutputError.
 
-        Raises OutputError.
+        Required of a writer whose `begin` returns positions: the log may trim those messages afterwards.
         """
         return
 
@@ -49,7 +49,10 @@ class Writer(Protocol):
         ...
 
     def discard(self) -> None:
-        """Release all resources and remove a file that is not complete; may be called at any time."""
+        """Release all resources; may be called at any time.
+
+        A file that is useless until complete is removed. Other files keep what was written.
+        """
         ...
 
     def __enter__(self) -> Self:

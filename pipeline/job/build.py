@@ -27,7 +27,7 @@ from pipeline.contract.config import (
     StreamOptions,
     check_stream_id,
 )
-from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, check_source_safe, has_content, would_replace
+from pipeline.contract.exports import EXPORTS, SUMMARY_NAME, check_source_safe, has_content, would_replace_error
 from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.contract.source_kinds import SOURCE_KINDS
 from pipeline.errors import ConfigError, OutputError, UsageError
@@ -258,7 +258,7 @@ def _check_output(streams: list[StreamConfig], save: list[ExportName], output: P
     if not overwrite:
         for path in [*paths, output / SUMMARY_NAME]:
             if has_content(path):
-                raise ConfigError(f"output: {would_replace(path)}")
+                raise ConfigError(f"output: {would_replace_error(path)}")
 
 
 def make_output_folder(output: str | None, stream_ids: list[str]) -> Path:

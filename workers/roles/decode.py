@@ -52,12 +52,12 @@ def position(task: DecodeTask, statuses: Statuses) -> Position:
 
 
 def step_over(task: DecodeTask, best: tuple[int, ...], status: StreamStatus) -> DecodeTask | None:
-    """Leave out the frame behind the last one that was ever put on the bus; up to MAX_SKIPPED frames in a row."""
+    """Leave out the frame after the last one that was ever put on the bus; up to MAX_SKIPPED frames in a row."""
     last_seq = best[0]
-    skipped_behind = [seq for seq in task.skipped_seqs if seq > last_seq]
-    if status.phase != "live" or len(skipped_behind) == MAX_SKIPPED:  # not live: the source was not even opened
+    skipped_after = [seq for seq in task.skipped_seqs if seq > last_seq]
+    if status.phase != "live" or len(skipped_after) == MAX_SKIPPED:  # not live: the source was not even opened
         return None
-    next_seq = max([last_seq, *skipped_behind]) + 1
+    next_seq = max([last_seq, *skipped_after]) + 1
     return replace(task, skipped_seqs=[*task.skipped_seqs, next_seq])
 
 

@@ -55,8 +55,8 @@ def tasks(job: Job, redis_url: str) -> Sequence[InferTask]:
 
 
 def position(task: InferTask, statuses: Statuses) -> Position:
-    """The number of frames with a result, summed over the streams. Gaps do not count: a frame becomes one, too, if it
-    makes the worker crash again and again.
+    """The number of frames with a result, summed over the streams. Gaps do not count, because a frame that
+    repeatedly crashes the worker also becomes a gap.
     """
     num_frames = sum(status.num_frames for status in statuses.values())
     return Position((num_frames,), has_work=any(status.last_seq > status.seq for status in statuses.values()))

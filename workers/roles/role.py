@@ -29,8 +29,8 @@ class Position(NamedTuple):
 class Role:
     """One row of the table of roles.
 
-    A worker that ends unexpectedly is started again, after growing pauses. A worker that crashes repeatedly without any
-    progress in between is given up.
+    A worker that crashes is restarted after a pause that grows with each crash. A worker that crashes repeatedly
+    without progress in between is given up.
     """
 
     task: type[Task]
@@ -42,8 +42,12 @@ class Role:
     position: Callable[[Any, Statuses], Position]
     """how far the worker with this task has got"""
     when_given_up: Literal["job", "stream", "outputs"]
-    """what ends when a worker is given up: the job, with an error; the stream of the worker, as failed; or the job,
-    after it has finished the frames in flight, because an output cannot be written"""
+    """what happens when a worker is given up or ends with an error:
+
+    job      the job ends with an error
+    stream   the stream of the worker ends as failed
+    outputs  an output cannot be written: the job finishes the frames in flight, then ends
+    """
     step_over: Callable[[Any, tuple[int, ...], StreamStatus], Task | None] | None = None
     """`step_over(task, best, status)`: the task that leaves out the frame on which the worker of one stream crashes
     again and again; None if there is no such frame, or if leaving out more of them would be too much"""

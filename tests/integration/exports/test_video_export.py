@@ -20,7 +20,7 @@ from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import FrameResult
 from pipeline.errors import OutputError, SourceError
 from pipeline.exports import mp4
-from pipeline.exports.file_video import VideoWriter
+from pipeline.exports.file_video import FileVideoWriter
 from pipeline.source import open_source
 
 WIDTH, HEIGHT, BLOCK, BITS = 96, 64, 8, 11
@@ -106,7 +106,7 @@ def result(seq: int) -> FrameResult:
 
 
 def annotate(source: Path, output: Path, num: int, **options: Any) -> None:
-    with VideoWriter(output, config(source, **options)) as writer:
+    with FileVideoWriter(output, config(source, **options)) as writer:
         for seq in range(1, num + 1):
             writer.write(result(seq))
 
@@ -128,7 +128,7 @@ def sound_packets(path: Path) -> list[tuple[float, bytes]]:
 
 def test_every_frame_of_a_long_clip_has_its_own_annotation(tmp_path: Path) -> None:
     source, output = make_clip(tmp_path / "clip.mp4", 1394), tmp_path / "cam1.mp4"
-    with VideoWriter(output, config(source)) as writer:
+    with FileVideoWriter(output, config(source)) as writer:
         for seq in range(1, 1395):
             marked = [result_samples.instance(box_xyxy=MARK, mask=None)] if seq % 3 == 0 else []
             writer.write(result_samples.frame(seq, width=WIDTH, height=HEIGHT, instances=marked))
@@ -221,7 +221,7 @@ def test_selected_pictures_keep_their_times_and_the_whole_sound(
 
 def test_frames_of_gaps_and_of_trimmed_results_have_no_annotation(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 12)
-    with VideoWriter(tmp_path / "cam1.mp4", config(source)) as writer:
+    with FileVideoWriter(tmp_path / "cam1.mp4", config(source)) as writer:
         for message in [result(1), result(2), result_samples.gap(3, 5), result(6), result(9), result(9), result(2)]:
             writer.write(message)
         writer.write(result_samples.gap(10, 12))
@@ -232,7 +232,7 @@ def test_frames_of_gaps_and_of_trimmed_results_have_no_annotation(tmp_path: Path
 
 def test_a_job_that_stops_early_leaves_a_playable_file(tmp_path: Path) -> None:
     source, output = make_clip(tmp_path / "clip.mp4", 100, sound="aac"), tmp_path / "cam1.mp4"
-    writer = VideoWriter(output, config(source))
+    writer = FileVideoWriter(output, config(source))
     for seq in range(1, 31):
         writer.write(result(seq))
     assert not output.exists()
@@ -244,7 +244,7 @@ def test_a_job_that_stops_early_leaves_a_playable_file(tmp_path: Path) -> None:
 
 
 def test_a_stream_without_a_frame_writes_nothing(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "cam1.mp4", config(tmp_path / "gone.mp4")) as writer:
+    with FileVideoWriter(tmp_path / "cam1.mp4", config(tmp_path / "gone.mp4")) as writer:
         writer.write(result_samples.end(0))
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_joined_recordings_follow_each_other_with_their_sound(tmp_path: Path) ->
 @pytest.mark.parametrize("size", [(97, 65), (96, 65), (97, 64)], ids=str)
 def test_odd_sides_repeat_their_last_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
     source, output = make_clip(tmp_path / "clip.mp4", 10, size=size), tmp_path / "cam1.mp4"
-    with VideoWriter(output, config(source)) as writer:
+    with FileVideoWriter(output, config(source)) as writer:
         for seq in range(1, 11):
             writer.write(result_samples.gap(seq, seq))
     found = pictures(output)
@@ -282,7 +282,7 @@ def test_pictures_of_other_sizes_get_black_bars(tmp_path: Path) -> None:
     folder.mkdir()
     for k, (width, height) in enumerate([(160, 120), (160, 120), (120, 240), (400, 100)], 1):
         cv2.imwrite(str(folder / f"{k}.png"), np.full((height, width, 3), 200, np.uint8))
-    with VideoWriter(tmp_path / "cam1.mp4", config(folder, kind="pictures")) as writer:
+    with FileVideoWriter(tmp_path / "cam1.mp4", config(folder, kind="pictures")) as writer:
         for seq, size in enumerate([(160, 120), (160, 120), (120, 240), (400, 100)], 1):
             writer.write(result_samples.frame(seq, width=size[0], height=size[1], instances=[]))
     found = [picture for _, picture in pictures(tmp_path / "cam1.mp4")]
@@ -308,7 +308,7 @@ def test_colours_and_their_tags_are_kept(
     source, output = shared_data / "videos" / "odd" / name, tmp_path / "cam1.mp4"
     with open_source(str(source), "file") as reader:
         size = reader.width, reader.height
-    with VideoWriter(output, config(source)) as writer:
+    with FileVideoWriter(output, config(source)) as writer:
         for seq in range(1, 6):
             writer.write(result_samples.gap(seq, seq))
     with av.open(str(source)) as before, av.open(str(output)) as after:
@@ -325,7 +325,7 @@ def test_colours_and_their_tags_are_kept(
 
 def test_every_frame_of_a_real_video_with_sound_keeps_its_time(tmp_path: Path, shared_data: Path) -> None:
     source, output = shared_data / "videos" / "intel_car-detection.mp4", tmp_path / "cam1.mp4"
-    with VideoWriter(output, config(source)) as writer:
+    with FileVideoWriter(output, config(source)) as writer:
         for seq in range(1, 378):
             marked = result_samples.instance(box_xyxy=(100.0, 100.0, 300.0, 300.0), mask=None)
             writer.write(result_samples.frame(seq, width=768, height=432, instances=[marked]))
@@ -380,7 +380,7 @@ def test_a_source_that_changed_during_the_job_is_one_line(tmp_path: Path) -> Non
 
 def test_an_error_elsewhere_removes_the_unfinished_file(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 10)
-    writer = VideoWriter(tmp_path / "cam1.mp4", config(source))
+    writer = FileVideoWriter(tmp_path / "cam1.mp4", config(source))
     writer.write(result(1))
     writer.__exit__(RuntimeError, RuntimeError(), None)
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]

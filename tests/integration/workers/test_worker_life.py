@@ -17,8 +17,8 @@ from support.redis_server import RedisServer
 from support.worker_processes import worker_process
 
 from pipeline.bus import Bus
-from pipeline.contract.exit_codes import EXIT_AWAY, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY
-from workers.base import DRAIN_S
+from pipeline.contract.exit_codes import EXIT_DISCONNECTED, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY
+from workers.base import WORKER_DRAIN_S
 from workers.decode import FINISH_S
 from workers.roles.decode import DecodeTask
 from workers.roles.infer import InferTask
@@ -82,8 +82,8 @@ def test_a_decoder_that_hangs_inside_its_source_obeys_signals(bus: Bus, tmp_path
         if num_signals == 2:
             assert decoder.wait(1.0) == 128 + signal.SIGTERM
         else:
-            assert decoder.wait(DRAIN_S + SLACK_S) == EXIT_FAILED
-            assert f"did not finish within {DRAIN_S:.0f} s after the request to stop" in decoder.lines[-1]
+            assert decoder.wait(WORKER_DRAIN_S + SLACK_S) == EXIT_FAILED
+            assert f"did not finish within {WORKER_DRAIN_S:.0f} s after the request to stop" in decoder.lines[-1]
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_decoder_whose_job_was_deleted_reports_it(bus: Bus, clip: Path, waits:
             while bus.stream_status("street", None).last_seq < 4 and time.monotonic() < deadline_s:
                 time.sleep(0.05)
         bus.client.flushall()
-        assert decoder.wait(20) == EXIT_AWAY
+        assert decoder.wait(20) == EXIT_DISCONNECTED
     assert decoder.lines[-1] == "WARNING decode street: Redis no longer holds the job of street"
     assert not any("took over" in line for line in decoder.lines)
 

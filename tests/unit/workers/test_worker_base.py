@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from pipeline.contract.exit_codes import (
-    EXIT_AWAY,
     EXIT_DEFECT,
+    EXIT_DISCONNECTED,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FENCED,
@@ -29,8 +29,8 @@ from workers.child import FINAL_CODES
         (BusError("too old"), EXIT_FAILED),
         (ModelError("no such model"), EXIT_USAGE),
         (FencedError("another process took over"), EXIT_FENCED),
-        (JobLostError("the data is gone"), EXIT_AWAY),
-        (redis.ConnectionError("gone"), EXIT_AWAY),
+        (JobLostError("the data is gone"), EXIT_DISCONNECTED),
+        (redis.ConnectionError("gone"), EXIT_DISCONNECTED),
         (MemoryError(), EXIT_MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"), EXIT_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), EXIT_MEMORY),

@@ -1,4 +1,4 @@
-"""Ends the streams whose decoder was given up."""
+"""Writes the end of streams whose decoder did not: it never started, crashed repeatedly, or exited while draining."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.contract.wire import SourceEnd
 from pipeline.errors import FencedError, JobLostError, PositionMovedError
 
 
-class GivenUpStreams:
-    """Takes the `decode` role of streams over from their dead decoders and writes the end of the source."""
+class StreamEnder:
+    """Takes over the `decode` lease of such streams and writes the end of the source."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -22,11 +22,13 @@ class GivenUpStreams:
         return stream_id in self._pending
 
     def add(self, stream: StreamConfig, reason: EndReason, detail: str) -> None:
-        """End the stream for this reason, as soon as the role is free."""
+        """End the stream for this reason as soon as its lease is free."""
         self._pending[stream.stream_id] = self._bus.frame_writer(stream), reason, detail
 
     def write_ends(self) -> None:
-        """Write the ends whose role is free. To be called in a loop: a dead decoder's lease has to expire first."""
+        """Write the end of each added stream whose lease is free. Call it in a loop: a dead decoder's lease must
+        expire first.
+        """
         for stream_id, (writer, reason, detail) in list(self._pending.items()):
             if writer.lease.try_take():
                 self._write_end(writer, reason, detail)
