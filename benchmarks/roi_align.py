@@ -2,14 +2,16 @@
 
     python -m benchmarks.roi_align [--runs N] [--threads N] [--case TEXT] [--json]
 
-CPU: ours reads channels-last maps in float32 or bf16. torchvision supports NCHW in float32 only; in cases "from bf16",
-the conversion of the bf16 network's maps is part of its time.
+CPU: our kernel reads channels-last maps in float32 or bf16. torchvision reads NCHW maps in float32 only. In cases "from
+bf16", torchvision's time includes the conversion of bf16 channels-last maps.
 
-CUDA: both get channels-last bf16 maps, torchvision under autocast, which converts them. Ours is timed called from
-Python, and captured in a CUDA graph as in the engine. torchvision's synchronises with the host and cannot be captured.
+CUDA: both get channels-last bf16 maps; torchvision runs under autocast, which converts them. Our kernel is timed twice:
+called from Python, and captured in a CUDA graph as in the engine. torchvision's kernel synchronises with the host and
+cannot be captured.
 
-Boxes are anywhere in the picture, with log-uniform sides from 16 to 600 pixels (250 for `street`). Both use the same
-number of threads, allocate their result and take turns. Before a figure is printed, the results are compared.
+Box centres are uniformly distributed over the picture, and box sides log-uniformly from 16 to 600 pixels (250 for
+`street`) before clipping to the picture. Both use the same number of threads, allocate their result and take turns.
+Before a figure is printed, the results are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from ops.roi_align import infer_scales, roi_align
 STRIDES = (4, 8, 16, 32)
 
 _MAX_ACTIVATION = 6.5
-"""upper bound of the normally distributed values of the maps"""
+"""magnitude that no map value exceeds; the tolerances assume it (the values are normally distributed)"""
 
 
 class Case(NamedTuple):
@@ -39,9 +41,10 @@ class Case(NamedTuple):
     num_boxes: int
     """number of boxes of each image"""
     side: int
+    """output side in cells"""
     bf16: bool
     from_bf16: bool = False
-    """whether the peer starts from bf16 maps too"""
+    """whether torchvision starts from bf16 maps too"""
     num_images: int = 1
 
 

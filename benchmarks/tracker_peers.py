@@ -28,7 +28,7 @@ _ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
 }
 _MARK = "installed.txt"
-_MOST_SHOWN = 2000
+_MAX_SHOWN = 2000
 
 
 class Peer(NamedTuple):
@@ -105,7 +105,7 @@ class Child:
         if not line:
             self._process.wait()
             self._errors.seek(0)
-            sys.exit(f"{self.peer.tracker} failed:\n{self._errors.read()[-_MOST_SHOWN:]}")
+            sys.exit(f"{self.peer.tracker} failed:\n{self._errors.read()[-_MAX_SHOWN:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -146,4 +146,4 @@ def _started(peer: Peer, python: Path | None) -> Iterator[Child]:
 def _call(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-_MOST_SHOWN:]}")
+        sys.exit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-_MAX_SHOWN:]}")

@@ -79,7 +79,7 @@ def _printable(text: str) -> str:
 def _credentials(url: str) -> str:
     """`user:password` of a URL as written, or an empty string.
 
-    An @ behind the first / can belong to the path of a camera or of a socket, but not to a redis:// URL.
+    An @ after the first / can belong to the path of a camera or of a socket, but not to a redis:// URL.
     """
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]

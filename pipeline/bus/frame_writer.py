@@ -95,7 +95,7 @@ class FrameWriter:
     def open(self, mode: Mode | None = None) -> Opened:
         """Begin a session; the lease must have been taken.
 
-        mode   how the job goes on where an earlier session ended: a `file` behind the last committed frame, a `live`
+        mode   how the job goes on where an earlier session ended: a `file` after the last committed frame, a `live`
                source in a new epoch; None: as the job began
 
         Raises FencedError, JobLostError, or PositionMovedError if the job is over.
@@ -165,14 +165,14 @@ class FrameWriter:
 
     def _offer_arguments(self, kind: str, payload: bytes, pixel_key: str) -> tuple[list[str], list[str | int | bytes]]:
         stream = self._stream
-        most = stream.max_in_flight if self.policy == "lossless" else LATEST_BACKLOG
+        max_in_flight = stream.max_in_flight if self.policy == "lossless" else LATEST_BACKLOG
         keys = [self.keys.state, self.keys.frames, self.keys.detections, self.keys.results]
         numbers: list[str | int | bytes] = [
             self.session,
             self._last,
             self._num_skipped,
             self.policy,
-            most,
+            max_in_flight,
             LATEST_QUEUE,
             stream.log_bytes,
         ]

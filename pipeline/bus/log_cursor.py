@@ -63,7 +63,7 @@ class _StreamPosition:
     stream_id: str
     keys: StreamKeys
     last_id: EntryId | None
-    """id of the last entry read; None: start behind the newest entry, whose id is not known yet"""
+    """id of the last entry read; None: start after the newest entry, whose id is not known yet"""
     log_id: str | None = None
     """the log being read; None while unknown"""
     replaced_log_ids: set[str] = field(default_factory=set)

@@ -57,7 +57,7 @@ class Script:
 def _typed(error: redis.ResponseError) -> redis.ResponseError:
     """The error of a script as redis-py raises it for a plain command.
 
-    Redis 6.2 puts the error of a command inside a script behind a text of its own, where redis-py finds no error code.
+    Redis 6.2 puts a text of its own before the error of a command inside a script, where redis-py finds no error code.
     """
     return redis.exceptions.ReadOnlyError(str(error)) if "-READONLY " in str(error) else error
 

@@ -1,4 +1,4 @@
-"""Batching: a batch is due when it is full, or when its first frame has waited for the batch timeout."""
+"""Batching: a batch is due when it is full, or when its first item has waited for the batch timeout."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Collects up to `most` items. It has no clock: the caller passes the time, in seconds of any monotonic clock."""
+    """Collects up to `max_items` items. It has no clock: the caller passes the time in seconds of a monotonic clock."""
 
-    def __init__(self, most: int, timeout_s: float) -> None:
-        self._most = most
+    def __init__(self, max_items: int, timeout_s: float) -> None:
+        self._max_items = max_items
         self._timeout_s = timeout_s
         self._items: list[T] = []
         self._due_at_s = float("inf")
@@ -20,7 +20,7 @@ class Batcher(Generic[T]):
     @property
     def room(self) -> int:
         """Number of items that still fit."""
-        return self._most - len(self._items)
+        return self._max_items - len(self._items)
 
     def add(self, items: Iterable[T], now_s: float) -> None:
         """Add items. The first item of a batch starts its timeout. Raises ValueError if the items do not fit."""

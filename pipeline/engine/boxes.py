@@ -68,15 +68,15 @@ def propose(
     xyxy = _clipped(_decoded(codes, starts, rpn.box_coder.weights), input_hws[:, None, None])
     scores = logits.sigmoid()
     is_candidate = (logits > -math.inf) & _has_size(xyxy, rpn.min_size) & (scores >= rpn.score_thresh)
-    most = min(widest, rpn.post_nms_top_n())
-    kept, num_kept = nms(xyxy.flatten(0, 1), is_candidate.flatten(0, 1), rpn.nms_thresh, most, None)
-    kept = kept.view(num_images, num_levels, most)
-    is_kept = torch.arange(most, device=kept.device) < num_kept.view(num_images, num_levels, 1)
+    max_kept = min(widest, rpn.post_nms_top_n())
+    kept, num_kept = nms(xyxy.flatten(0, 1), is_candidate.flatten(0, 1), rpn.nms_thresh, max_kept, None)
+    kept = kept.view(num_images, num_levels, max_kept)
+    is_kept = torch.arange(max_kept, device=kept.device) < num_kept.view(num_images, num_levels, 1)
 
     scores = torch.where(is_kept, scores.gather(2, kept), -1.0).flatten(1)
     xyxy = xyxy.gather(2, kept.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2)
     scores, chosen = scores.topk(min(scores.shape[1], rpn.post_nms_top_n()), dim=1)
-    return Boxes(_rows(xyxy, chosen), scores, chosen // most, (scores >= 0).sum(dim=1))
+    return Boxes(_rows(xyxy, chosen), scores, chosen // max_kept, (scores >= 0).sum(dim=1))
 
 
 def detect(
@@ -113,12 +113,12 @@ def detect(
     return Boxes(_rows(xyxy, kept), scores.gather(1, kept), outputs.gather(1, kept), num)
 
 
-def _best_of_level(most: int, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _best_of_level(max_kept: int, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (B, K), codes (B, K, 4) and anchors (B, K, 4) of the best anchors of a level, float32, by descending
     score.
     """
     logits = objectness.permute(0, 2, 3, 1).flatten(1).float()
-    logits, chosen = logits.topk(min(most, logits.shape[1]), dim=1)
+    logits, chosen = logits.topk(min(max_kept, logits.shape[1]), dim=1)
     codes = deltas.permute(0, 2, 3, 1).reshape(len(logits), -1, 4)
     return logits, _rows(codes, chosen).float(), anchors[chosen]
 

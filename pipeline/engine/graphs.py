@@ -156,10 +156,12 @@ class GraphRunner:
 
     def _capacities(self, num_images: int) -> list[int]:
         """Instance capacities that graphs are captured for, ascending; the last is the maximum number of instances."""
-        most = self._network.max_detections
+        max_detections = self._network.max_detections
         if not self._network.detail_shape:
             return [0]
-        return [num_images * per_image for per_image in (*_INSTANCE_BUCKETS, most) if per_image <= most]
+        return [
+            num_images * per_image for per_image in (*_INSTANCE_BUCKETS, max_detections) if per_image <= max_detections
+        ]
 
     def _lane(self, padded_hw: tuple[int, int], num_images: int) -> _Lane:
         key = (padded_hw, num_images)
@@ -222,14 +224,14 @@ class GraphRunner:
 
     def _unpacked(self, output: Tensor, lane_images: int, num_images: int, num_instances: int) -> RunnerOutput:
         """Split the output of `_forward` and copy the part of the first num_images images."""
-        most, detail_shape = self._network.max_detections, self._network.detail_shape
-        sizes = [lane_images * size for size in (1, most, 4 * most, most)]
+        max_detections, detail_shape = self._network.max_detections, self._network.detail_shape
+        sizes = [lane_images * size for size in (1, max_detections, 4 * max_detections, max_detections)]
         num, scores, xyxy, outputs, details = np.split(output.numpy(), np.cumsum(sizes))
         of_instances = details[: num_instances * math.prod(detail_shape)].reshape(-1, *detail_shape)
         return RunnerOutput(
-            xyxy=xyxy.reshape(-1, most, 4)[:num_images].copy(),
-            scores=scores.reshape(-1, most)[:num_images].copy(),
-            outputs=outputs.reshape(-1, most)[:num_images].astype(np.int64),
+            xyxy=xyxy.reshape(-1, max_detections, 4)[:num_images].copy(),
+            scores=scores.reshape(-1, max_detections)[:num_images].copy(),
+            outputs=outputs.reshape(-1, max_detections)[:num_images].astype(np.int64),
             num=num[:num_images].astype(np.int64),
             details=of_instances.copy() if detail_shape else None,
         )

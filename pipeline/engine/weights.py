@@ -55,12 +55,17 @@ def _read(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor]:
             f"expected safetensors or a torch state dict of architecture {spec.architecture}"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"weights {path}: expected a state dict of architecture {spec.architecture}, names to tensors")
+        raise ModelError(
+            f"weights {path}: expected a state dict of architecture {spec.architecture}, "
+            "a dict that maps names to tensors"
+        )
     return state
 
 
 def _check_categories(path: Path, spec: ModelSpec, metadata: dict[str, Any]) -> None:
-    """Raise ModelError if the file names other categories than the model: equal shapes do not imply equal classes."""
+    """Raise ModelError if the file's metadata lists other classes than the model has: equal shapes do not imply equal
+    classes. A file whose metadata lists no classes passes.
+    """
     if "categories" not in metadata:
         return
     stored = {int(class_id): label for class_id, label in dict(json.loads(metadata["categories"])).items()}

@@ -9,10 +9,13 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Starts to show the progress of one stage."""
+    """Shows the progress of one stage."""
 
     def __call__(self, description: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """A context manager that lasts as long as the stage; its value is called once after each of `total` steps."""
+        """Return a context manager for one stage of `total` steps.
+
+        The callable that it yields is called once per step.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.console import make_console
 
-_MOST_NAMES = 6
+_MAX_NAMES = 6
 _MEANING = {
     "AP": "average precision, IoU 0.50:0.95",
     "AP50": "at IoU 0.50",
@@ -40,7 +40,7 @@ _MOT_NAMES = {
 def print_coco(metrics: dict[str, Any]) -> None:
     """Print the metrics of `evaluate coco` to standard output."""
     console, num = make_console(sys.stdout), metrics["num_pictures"]
-    _head(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
+    _print_header(console, metrics, f"{num} picture{'s' if num > 1 else ''} of {metrics['data']}")
     kinds = [kind for kind in ("box", "mask") if metrics[kind] is not None]
     _print_columns(
         console,
@@ -67,10 +67,10 @@ def print_coco(metrics: dict[str, Any]) -> None:
         _say(console, f"No mask metrics: {metrics['no_masks']}.")
     if metrics["left_out_classes"]:
         names = metrics["left_out_classes"]
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         _say(
             console,
-            f"Classes that {metrics['model']} does not know are left out: {', '.join(names[:_MOST_NAMES])}{more}.",
+            f"Classes that {metrics['model']} does not know are left out: {', '.join(names[:_MAX_NAMES])}{more}.",
         )
     _say(
         console,
@@ -83,23 +83,25 @@ def print_video(metrics: dict[str, Any]) -> None:
     """Print the metrics of `evaluate video` to standard output."""
     console = make_console(sys.stdout)
     scene = metrics["scene"]
-    _head(
+    _print_header(
         console,
         metrics,
         f"{scene['num_frames']} frames of {scene['width']}x{scene['height']} at {scene['fps']:g} fps",
     )
-    through, alone = metrics["pipeline"], metrics["engine_alone"]
+    pipeline, engine_alone = metrics["pipeline"], metrics["engine_alone"]
     rows: list[list[Any]] = []
     for kind in ("mask", "box"):
-        if through[kind] is not None:
-            rows += [[f"{kind} {name}", through[kind][name], alone[kind][name]] for name in ("AP", "AP50", "AP75")]
+        if pipeline[kind] is not None:
+            rows += [
+                [f"{kind} {name}", pipeline[kind][name], engine_alone[kind][name]] for name in ("AP", "AP50", "AP75")
+            ]
             of_class = f"{kind}_ap_of_class"
             rows += [
-                [f"{kind} AP, {label}", through[of_class][label], alone[of_class][label]]
+                [f"{kind} AP, {label}", pipeline[of_class][label], engine_alone[of_class][label]]
                 for label in metrics["classes"]
             ]
-    rows += [[name.upper(), through[name], alone[name]] for name in ("mota", "motsa", "idf1")]
-    rows += [[name, through[f"num_{name}"], alone[f"num_{name}"]] for name in ("missed", "false", "switches")]
+    rows += [[name.upper(), pipeline[name], engine_alone[name]] for name in ("mota", "motsa", "idf1")]
+    rows += [[name, pipeline[f"num_{name}"], engine_alone[f"num_{name}"]] for name in ("missed", "false", "switches")]
     _print_columns(
         console,
         ["", "pipeline", "engine alone", "difference"],
@@ -119,7 +121,10 @@ def print_mot(metrics: dict[str, Any]) -> None:
     """Print the metrics of `evaluate mot` to standard output."""
     console, num = make_console(sys.stdout), len(metrics["sequences"])
     what = "results" if metrics["tracker"] is None else "detections, tracked by MaskStream's tracker"
-    _say(console, f"{what} on {num} sequence{'s' if num > 1 else ''} of {metrics['gt']}, by IoU of {metrics['iou_of']}")
+    _say(
+        console,
+        f"{what} on {num} sequence{'s' if num > 1 else ''} of {metrics['gt']}, matched by IoU of {metrics['iou_of']}",
+    )
     rows = [*metrics["sequences"].items(), ("all", metrics["combined"])]
     counts = ["num_objects", "num_ids", "fp", "fn", "idsw", "frag", "mt", "ml"]
     shares = [name for name in metrics["combined"] if name not in counts]
@@ -130,10 +135,10 @@ def print_mot(metrics: dict[str, Any]) -> None:
             [[label, *(row[name] for name in names)] for label, row in rows],
         )
     left_out = "objects in ignored regions" if metrics["iou_of"] == "masks" else "ground truth rows with flag 0"
-    _say(console, f"Computed by TrackEval {metrics['trackeval']} without {left_out} and without further preprocessing.")
+    _say(console, f"Computed by TrackEval {metrics['trackeval']}, excluding {left_out}; no other preprocessing.")
 
 
-def _head(console: Console, metrics: dict[str, Any], what: str) -> None:
+def _print_header(console: Console, metrics: dict[str, Any], what: str) -> None:
     name = metrics["model"] if metrics["weights"] is None else f"{metrics['model']} with {metrics['weights']}"
     _say(console, f"{name} ({metrics['precision']}, {metrics['device']}) on {what}")
 
@@ -143,17 +148,19 @@ def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _difference(through: float | None, alone: float | None) -> str:
-    if through is None or alone is None:
+def _difference(pipeline: float | None, engine_alone: float | None) -> str:
+    """The signed difference of two metrics as text; empty if one of them is missing."""
+    if pipeline is None or engine_alone is None:
         return ""
-    return f"{through - alone:+d}" if isinstance(through, int) else f"{through - alone:+.3f}"
+    difference = pipeline - engine_alone
+    return f"{difference:+d}" if isinstance(difference, int) else f"{difference:+.3f}"
 
 
 def _print_columns(console: Console, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for number, heading in enumerate(headings):
-        words = number == 0 or not heading
-        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+        is_text = number == 0 or not heading
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(_cell, row))
     console.print()

@@ -138,7 +138,7 @@ TrackFlag = Annotated[
     typer.Option(
         "--track/--no-track",
         metavar=" ",
-        help=r"link instances over frames [dim]\[default: --track for videos, --no-track for pictures][/]",
+        help=r"link instances across frames [dim]\[default: --track for videos, --no-track for pictures][/]",
         rich_help_panel=STREAM_PANEL,
         show_default=False,
     ),
@@ -164,7 +164,7 @@ MaxStalenessFlag = Annotated[
     str | None,
     option(
         "--max-staleness-s",
-        "drop frames that are older than this before inference, in seconds (with drop policy latest)",
+        "before inference, drop frames older than this, in seconds (with drop policy latest)",
         "S",
         STREAM_PANEL,
         default=defaults.MAX_STALENESS_S,
@@ -174,7 +174,8 @@ MaxFramesFlag = Annotated[
     str | None,
     option(
         "--max-frames",
-        "end each stream after N selected frames; frames that a live stream drops count too",
+        "end each stream after N frames, counted after --stride and --max-fps; "
+        "frames that a live stream drops count too",
         "N",
         STREAM_PANEL,
         default="no limit",

@@ -145,8 +145,8 @@ class Row:
 
 def render_table(rows: Sequence[Row], workers_text: str, size: ConsoleDimensions) -> RenderableType:
     """The rows, the errors of streams in trouble and the workers' line, cut to a terminal of `size` in characters."""
-    most = max(size.height - NUM_FREE_LINES, 1)
-    shown = rows if len(rows) <= most else sorted(rows, key=lambda row: row.over)[:most]
+    max_rows = max(size.height - NUM_FREE_LINES, 1)
+    shown = rows if len(rows) <= max_rows else sorted(rows, key=lambda row: row.over)[:max_rows]
     cells = [_cells(row) for row in shown]
     longest_name = max((len(row.stream_id) for row in shown), default=0)
     widths = _column_widths({heading for row in cells for heading in row}, longest_name, size.width)

@@ -42,7 +42,7 @@ RUN_EPILOG = """
 [bold]Exit codes[/]
 
   0    every stream ran to its end
-  1    a stream or an output file failed, or a source file ends early (its results are complete up to there)
+  1    a stream, an output file or the job failed, or a source file ended early (its results are complete up to there)
   2    the request cannot be carried out: wrong arguments, or no usable Redis server
   130  interrupted by Ctrl-C or SIGTERM
 
@@ -68,7 +68,9 @@ def run(
     ] = None,
     config_file: Annotated[
         Path | None,
-        cli.option("--config", "YAML file with options for all streams and for each; flags override it", "FILE.yaml"),
+        cli.option(
+            "--config", "YAML file with options for all streams and for single streams; flags override it", "FILE.yaml"
+        ),
     ] = None,
     output: cli.OutputFlag = None,
     save: cli.SaveFlag = None,

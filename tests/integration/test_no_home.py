@@ -18,7 +18,7 @@ UID = 54321
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WARNING = "maskstream: warning: {}: compiled kernels go to a temporary folder and are compiled again in the next run; "
 
-KERNEL = """
+KERNEL_SCRIPT = """
 import os, subprocess, sys
 from ops.masks import decode_rle
 from ops import masks
@@ -35,7 +35,7 @@ if len(sys.argv) > 1:
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Path]:
-    """Yield a read-only copy of the packages, in a folder that every user can enter."""
+    """Yield a copy of the packages that is not writable for other users, in a folder that every user can enter."""
     folder = Path(tempfile.mkdtemp(prefix="installation-"))
     folder.chmod(0o755)
     for package in ("ops", "pipeline", "workers"):
@@ -76,8 +76,8 @@ def run(command: list[str], installation: Path, cwd: Path, **environment: str) -
 
 def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Path, as_nobody: list[str]) -> None:
     """There is one warning, child processes use the same folder, and the folder is removed at exit."""
-    children = ["-c", KERNEL, "-c", "import pipeline.engine"]
-    done = run([*as_nobody, sys.executable, "-c", KERNEL, *children], installation, installation)
+    children = ["-c", KERNEL_SCRIPT, "-c", "import pipeline.engine"]
+    done = run([*as_nobody, sys.executable, "-c", KERNEL_SCRIPT, *children], installation, installation)
     assert done.returncode == 0, done.stderr
     first, second = (line.split() for line in done.stdout.splitlines())
     assert first[:2] == ["False", "True"], "the first process compiles"
@@ -90,7 +90,7 @@ def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Pat
 
 
 def test_the_warning_names_a_home_that_cannot_be_written(installation: Path, as_nobody: list[str]) -> None:
-    done = run([*as_nobody, sys.executable, "-c", KERNEL], installation, installation, HOME=str(installation))
+    done = run([*as_nobody, sys.executable, "-c", KERNEL_SCRIPT], installation, installation, HOME=str(installation))
     assert done.returncode == 0, done.stderr
     reason = f"{installation / '.cache'} cannot be created (permission denied)"
     assert done.stderr.startswith(WARNING.format(reason))

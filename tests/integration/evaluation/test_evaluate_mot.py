@@ -106,7 +106,7 @@ def test_the_table_lists_all_sequences(run: Run, tmp_path: Path, monkeypatch: py
     files = [item for path in sorted(results.iterdir()) for item in ("--results", path)]
     code, out, err = run("evaluate", "mot", "--gt", truth, *files)
     assert (code, err) == (0, "")
-    assert out.startswith(f"results on 3 sequences of {truth}, by IoU of boxes\n")
+    assert out.startswith(f"results on 3 sequences of {truth}, matched by IoU of boxes\n")
     lines = [line.split() for line in out.splitlines()]
     starts = [place for place, words in enumerate(lines) if words[:1] == ["sequence"]]
     shares, counts = (lines[place : place + 5] for place in starts)
@@ -121,7 +121,7 @@ def test_the_table_of_masks_has_motsa_and_smotsa(run: Run, tmp_path: Path, monke
     truth, results = mask_crowd(tmp_path)
     code, out, err = run("evaluate", "mot", "--gt", truth, "--results", results)
     assert (code, err) == (0, "")
-    assert f"results on 2 sequences of {truth}, by IoU of masks" in out
+    assert f"results on 2 sequences of {truth}, matched by IoU of masks" in out
     assert "IDF1   MOTSA   sMOTSA" in out
 
 
