@@ -101,7 +101,7 @@ def _boxes(case: Case) -> NDArray[np.float32]:
 
 
 def _cpu_calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], torch.Tensor]]:
-    """The calls of ours, which returns (N, side, side, C), and of torchvision, which returns (N, C, side, side)."""
+    """The calls of our kernel, which returns (N, side, side, C), and of torchvision: (N, C, side, side)."""
     inputs = inputs_of(case)
     nchw = {str(stride): level.float().contiguous() for stride, level in zip(STRIDES, inputs.levels, strict=True)}
     bits = [level.view(torch.uint16) if case.bf16 else level for level in inputs.levels]
@@ -123,7 +123,7 @@ def _cpu_calls(case: Case) -> tuple[Callable[[], NDArray[Any]], Callable[[], tor
 
 
 def _cuda_calls(case: Case) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
-    """The calls of ours and of torchvision under autocast; both return (N, C, side, side) on CUDA."""
+    """The calls of our kernel and of torchvision under autocast; both return (N, C, side, side) on CUDA."""
     from ops.roi_align_triton import roi_align as roi_align_on_cuda
 
     inputs = inputs_of(case)

@@ -174,7 +174,7 @@ MaxFramesFlag = Annotated[
     str | None,
     option(
         "--max-frames",
-        "end each stream after N frames, counted after --stride and --max-fps; "
+        "end each stream after N frames, counted after the selection by stride and frame rate; "
         "frames that a live stream drops count too",
         "N",
         STREAM_PANEL,
