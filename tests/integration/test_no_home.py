@@ -30,7 +30,7 @@ print(hits > 0, misses > 0, os.environ["XDG_CACHE_HOME"], flush=True)
 if len(sys.argv) > 1:
     sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)
 """
-"""calls a compiled kernel, prints whether it was found in the cache, and starts its arguments in Python"""
+"""calls a compiled kernel, prints whether it was found in the cache, then runs Python with its own arguments"""
 
 
 @pytest.fixture(scope="module")
