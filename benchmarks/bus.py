@@ -4,7 +4,7 @@
 
 One process writes I420 frames as a decoder does, another reads and delivers them as an infer worker does, through a
 private server on a Unix socket. Each row is one combination: redis-py's own parser or hiredis, and glibc's malloc with
-its defaults or keeping large blocks (`pipeline.bus.allocator`). The combinations take turns; the peer is the first one.
+its defaults or keeping large blocks (`pipeline.bus.malloc`). The combinations take turns; the peer is the first one.
 Checksums are compared before a figure is printed.
 """
 
@@ -121,7 +121,7 @@ def _play_role(role: str, url: str, width: str, height: str, num_frames: str, pa
         sys.modules["hiredis"] = None  # type: ignore[assignment]
     else:
         import hiredis  # noqa: F401
-    from pipeline.bus.allocator import keep_large_blocks
+    from pipeline.bus.malloc import keep_large_blocks
 
     if blocks != "glibc":
         keep_large_blocks()

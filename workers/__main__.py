@@ -14,7 +14,7 @@ import sys
 import msgspec
 
 from pipeline.bus import Bus
-from pipeline.bus.allocator import keep_large_blocks
+from pipeline.bus.malloc import keep_large_blocks
 from pipeline.contract.path_json import decode_with_paths
 from workers.base import Life, Reconnecting, exit_code_of, set_up_logging
 from workers.roles import ROLES

@@ -28,7 +28,7 @@ from pipeline.contract.exit_codes import (
     SUPERVISED,
 )
 from pipeline.errors import FencedError, JobLostError, MaskStreamError, UsageError
-from workers.memory import describe_out_of_memory, is_out_of_memory
+from workers.oom import describe_out_of_memory, is_out_of_memory
 
 WORKER_DRAIN_S = 20.0
 """drain deadline of a worker: maximum time from the request to stop until the process has ended"""

@@ -16,8 +16,8 @@ from typing import BinaryIO
 from pipeline.backoff import Backoff
 from pipeline.contract.exit_codes import EXIT_DISCONNECTED, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY, EXIT_USAGE, SUPERVISED
 from pipeline.contract.path_json import encode_with_paths
-from workers.memory import num_oom_kills
-from workers.roles.role import Position, Role
+from workers.oom import num_oom_kills
+from workers.roles.role import Role, WorkerPosition
 from workers.tasks import Task
 
 RESTART_FIRST_PAUSE_S = 0.25
@@ -81,7 +81,7 @@ class Child:
         if self.is_due:
             self._start()
 
-    def take_position(self, position: Position) -> None:
+    def take_position(self, position: WorkerPosition) -> None:
         """Compare the worker's position with its best. After progress, earlier crashes no longer count."""
         best = self.best or tuple(-1 for _ in position.values)
         if any(value > highest for value, highest in zip(position.values, best, strict=True)):

@@ -248,7 +248,7 @@ class Decoder:
                 decoded_s = time.monotonic()
                 wait_s = 0.0
                 if self._writer.policy == "latest" and self._is_live:
-                    wait_s = release.wait_s(picture.pts_s, decoded_s)
+                    wait_s = release.schedule(picture.pts_s, decoded_s)
                 elif self._writer.policy == "latest":
                     first_pts_s = picture.pts_s if first_pts_s is None else first_pts_s
                     wait_s = picture.pts_s - first_pts_s - (decoded_s - start_s)

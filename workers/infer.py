@@ -12,7 +12,7 @@ from pipeline.engine import Engine, Pending, load_engine
 from pipeline.engine.batching import Batcher
 from pipeline.models.registry import bus_hw
 from workers.base import Life, Reconnecting, log
-from workers.memory import describe_out_of_memory, is_out_of_memory
+from workers.oom import describe_out_of_memory, is_out_of_memory
 from workers.roles.infer import InferTask
 
 TYPICAL_SOURCE_HW = (1080, 1920)

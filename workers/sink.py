@@ -17,7 +17,7 @@ from pipeline.contract.exports import EXPORTS, check_source_safe, has_content, w
 from pipeline.contract.results import AnyResult, EndResult
 from pipeline.errors import BusError, OutputError
 from pipeline.exports.summary import Summary
-from pipeline.exports.writer import MessageStore, Position, Writer, open_writer
+from pipeline.exports.writer import LogPosition, MessageStore, Writer, open_writer
 from pipeline.redaction import redact_url
 from workers.base import Life, log
 from workers.roles.sink import SINK_NAME, SinkTask
@@ -103,7 +103,7 @@ class FileSink:
         self._write(entry.entry_id, entry.message, entry.payload)
         self._unflushed.append(entry)
 
-    def _write(self, place: Position, message: AnyResult, payload: bytes) -> None:
+    def _write(self, place: LogPosition, message: AnyResult, payload: bytes) -> None:
         self._summary.add(message)
         for writer, position in self._writers:
             if position is None or place > position:
@@ -121,13 +121,13 @@ class FileSink:
 
 def _open_writers(
     task: SinkTask, stream: StreamConfig, log_id: str, stack: ExitStack
-) -> list[tuple[Writer, Position | None]]:
+) -> list[tuple[Writer, LogPosition | None]]:
     """The writer of each export that the task asks for, with the position up to which its file is written.
 
     Raises OutputError rather than replace the results of another log, unless the task allows it, and ConfigError rather
     than replace the source. A file without a position of its own belongs to this log if the JSONL file beside it does.
     """
-    opened: list[tuple[Writer, Position | None]] = []
+    opened: list[tuple[Writer, LogPosition | None]] = []
     fresh_paths: list[Path] = []
     for export in EXPORTS.values():
         if export.name not in task.save:

@@ -27,7 +27,7 @@ class StreamTracker:
     def __init__(self, bus: Bus, stream: StreamConfig) -> None:
         self.stream = stream
         self._bus = bus
-        self.log = bus.result_log(stream)
+        self.result_writer = bus.result_writer(stream)
         self._labels = spec_of_stream(stream).labels
         self._has_lease = False
         self._loaded = False
@@ -56,16 +56,16 @@ class StreamTracker:
         be read, and the errors of LOST_CONNECTION.
         """
         if not self._has_lease:
-            if not self.log.lease.try_take():
+            if not self.result_writer.lease.try_take():
                 return
             self._has_lease = True
         if not self._loaded:
             self._load()
         if self._ended:
             return
-        self.log.lease.beat()
+        self.result_writer.lease.beat()
         try:
-            for entry_id, message in self.log.read():
+            for entry_id, message in self.result_writer.read():
                 self._enqueue(entry_id, message)
             self._advance()
             if time.monotonic() - self._moved_at_s >= LOST_CHECK_S:
@@ -82,7 +82,7 @@ class StreamTracker:
     def release(self) -> None:
         """Give the lease back."""
         if self._has_lease:
-            self.log.lease.release()
+            self.result_writer.lease.release()
             self._has_lease = False
 
     def _new_assembler(self, seq: int = 0, checkpoint: bytes = b"") -> ResultAssembler:
@@ -92,7 +92,7 @@ class StreamTracker:
     def _load(self) -> None:
         self._waiting.clear()
         self._moved_at_s = time.monotonic()
-        position = self.log.load()
+        position = self.result_writer.load()
         if position is None:
             raise JobLostError(f"Redis no longer holds the job of {self.stream.stream_id}")
         self._log_id, self._ended = position.log_id, position.ended
@@ -110,11 +110,11 @@ class StreamTracker:
         seq = self._assembler.seq
         first, last = seq_range(message)
         if last <= seq:
-            self.log.discard([entry_id])
+            self.result_writer.discard([entry_id])
             return
         first = max(first, seq + 1)
         if first in self._waiting:
-            self.log.discard([self._waiting[first][0]])
+            self.result_writer.discard([self._waiting[first][0]])
         self._waiting[first] = (entry_id, message)
 
     def _advance(self) -> None:
@@ -138,10 +138,10 @@ class StreamTracker:
         """
         self._moved_at_s = time.monotonic()
         seq = self._assembler.seq
-        last = self.log.last_assigned_seq()
+        last = self.result_writer.refresh_last_assigned()
         if last <= seq:
             return
-        present = self.log.first_present_seq(seq + 1)
+        present = self.result_writer.first_present_seq(seq + 1)
         to_seq = last if present is None else min(last, present - 1)
         if to_seq > seq:
             self._commit_gap(to_seq, "lost", "no worker has it any more", [], "")
@@ -151,7 +151,7 @@ class StreamTracker:
         self._commit(self._assembler.gap(to_seq, cause, detail), consumed, session)
 
     def _commit(self, commit: Commit, consumed: list[bytes], session: str) -> None:
-        self.log.commit(
+        self.result_writer.commit(
             seq_before=commit.seq_before,
             seq_after=commit.seq_after,
             session=session,

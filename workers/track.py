@@ -68,7 +68,7 @@ class TrackWorker:
             except JobLostError as error:
                 log_outage("%s", error)
                 self._drop(stream_id)
-        positions = dict(tracker.log.wait_position for tracker in self._trackers.values() if tracker.active)
+        positions = dict(tracker.result_writer.wait_position for tracker in self._trackers.values() if tracker.active)
         wait_for_entries(self._bus.client, positions, IDLE_WAIT_S)
 
     def _drop(self, stream_id: str) -> None:

@@ -5,7 +5,7 @@ from pipeline.bus.connection import LOST_CONNECTION, StreamKeys
 from pipeline.bus.embedded import EmbeddedRedis
 from pipeline.bus.frame_queue import FrameQueue, QueuedFrame
 from pipeline.bus.frame_writer import FrameWriter, Offer, Opened
-from pipeline.bus.result_log import ResultLog, seq_range
+from pipeline.bus.result_writer import ResultWriter, seq_range
 from pipeline.bus.status import StreamStatus, WorkerStatus
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Offer",
     "Opened",
     "QueuedFrame",
-    "ResultLog",
+    "ResultWriter",
     "StreamKeys",
     "StreamStatus",
     "WorkerStatus",

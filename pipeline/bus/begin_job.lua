@@ -1,6 +1,6 @@
 -- begin_job: starts a job under a stream id and removes everything of an earlier job, its result log included.
 -- A role of the earlier job is free if it has no owner, or if its owner and heartbeat are those that the caller saw
--- unchanged for the length of a lease.
+-- unchanged for the 3 s of a lease. Otherwise the reply is `owned`, and nothing is written.
 -- KEYS state, frames, detections, results, status
 -- ARGV log_id, mode (file|live), required readers (comma-separated), prefix of the pixel keys,
 --      then the unchanged values: decode owner, decode beat, track owner, track beat
@@ -13,7 +13,7 @@ for i = 1, 3, 2 do
   end
 end
 local old = redis.call('HMGET', KEYS[1], 'session', 'last', 'refused_seq')
-drop_unoffered(ARGV[4], old[1], old[2], old[3])
+drop_unaccepted_pixels(ARGV[4], old[1], old[2], old[3])
 drop_frames(KEYS[2])
 redis.call('DEL', KEYS[1], KEYS[3], KEYS[4], KEYS[5])
 redis.call('HSET', KEYS[1], 'log_id', ARGV[1], 'mode', ARGV[2], 'sinks', ARGV[3],

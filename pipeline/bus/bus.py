@@ -1,6 +1,6 @@
 """A connection to the bus: jobs, the desired state, status and heartbeats.
 
-FrameWriter, FrameQueue and ResultLog are the interfaces of the worker roles.
+FrameWriter, FrameQueue and ResultWriter are the interfaces of the worker roles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.bus.connection import (
 from pipeline.bus.frame_queue import FrameQueue
 from pipeline.bus.frame_writer import FrameWriter
 from pipeline.bus.lease import LEASE_S
-from pipeline.bus.result_log import ResultLog
+from pipeline.bus.result_writer import ResultWriter
 from pipeline.bus.server_check import check_server, denied_channels, explained_errors
 from pipeline.bus.status import Phase, StreamStatus, WorkerStatus
 from pipeline.contract.config import StreamConfig
@@ -141,9 +141,9 @@ class Bus:
         """The infer worker's interface; `worker_name` is the name of its consumer."""
         return FrameQueue(self.client, worker_name)
 
-    def result_log(self, stream: StreamConfig) -> ResultLog:
+    def result_writer(self, stream: StreamConfig) -> ResultWriter:
         """The tracker's interface to one stream."""
-        return ResultLog(self.client, stream)
+        return ResultWriter(self.client, stream)
 
     def lost_jobs(self) -> dict[str, str | None]:
         """Streams whose job began through this object and is no longer on the server.
@@ -162,7 +162,7 @@ class Bus:
         source_ended, ended = self.client.hmget(StreamKeys.of(stream_id).state, "source_ended", "ended")
         return bool(source_ended or ended)
 
-    # -- results, for sinks -------------------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------------------
 
     def log_id(self, stream_id: str) -> str | None:
         """The id of the stream's current log; None without a job."""

@@ -1,5 +1,6 @@
 -- claim: an infer worker takes over one pending frame of a worker whose heartbeat stopped. It is one step, so that two
--- workers cannot claim the same frame. A consumer of the stopped worker without pending frames is deleted.
+-- workers cannot claim the same frame. The stopped worker's consumer is deleted once it
+-- has no pending frames.
 -- KEYS frames
 -- ARGV consumer group, consumer that claims, consumer of the stopped worker
 -- -> {id, number of deliveries, fields} | false
@@ -11,7 +12,8 @@ for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 64, 
     claimed = {pending[1], pending[4] + 1, entry[2]}
     break
   end
-  redis.call('XACK', KEYS[1], ARGV[1], pending[1]) -- removed from the stream; Redis 6.2 would keep it pending for ever
+  -- the frame was removed from the stream; Redis 6.2 would keep it pending for ever
+  redis.call('XACK', KEYS[1], ARGV[1], pending[1])
 end
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[3]) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])

@@ -12,23 +12,23 @@ local count = tonumber(ARGV[9])
 local seq, before, after = tonumber(state[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 local last_id = ARGV[8 + 2 * count]
--- a repetition, because the first reply was lost
+-- repeated call: the reply to the first one was lost
 if newest and newest[1] == last_id and seq == after then return {'ok'} end
 if seq ~= before or after > tonumber(state[7]) then return {'moved', seq} end
 if state[3] == 'file' and ARGV[4] ~= '' and ARGV[4] ~= state[4] then return {'moved', seq} end
-local number, companion = 0, 0
+local number, index = 0, 0
 if newest then
-  number, companion = string.match(newest[1], '^(%d+)-(%d+)$')
-  number, companion = tonumber(number), tonumber(companion)
+  number, index = string.match(newest[1], '^(%d+)-(%d+)$')
+  number, index = tonumber(number), tonumber(index)
 end
 for i = 1, count do
-  local c, d = string.match(ARGV[8 + 2 * i], '^(%d+)-(%d+)$')
-  c, d = tonumber(c), tonumber(d)
-  if c < number or (c == number and d <= companion) then return {'moved', seq} end
-  number, companion = c, d
+  local next_seq, next_index = string.match(ARGV[8 + 2 * i], '^(%d+)-(%d+)$')
+  next_seq, next_index = tonumber(next_seq), tonumber(next_index)
+  if next_seq < number or (next_seq == number and next_index <= index) then return {'moved', seq} end
+  number, index = next_seq, next_index
 end
 
--- XDEL frees memory, so that Redis lets the script go on at maxmemory
+-- first write: a command that Redis accepts at maxmemory; the later ones are then accepted too
 redis.call('XDEL', KEYS[3], '0-0', unpack(ARGV, 10 + 2 * count))
 local bytes = tonumber(state[6])
 for i = 1, count do bytes = bytes + #ARGV[9 + 2 * i] end

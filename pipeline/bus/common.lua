@@ -9,7 +9,7 @@ end
 
 -- Removes pixels whose frame was never accepted by `offer`: those of number `last + 1`, and those of the last refused frame,
 -- which has a higher number if numbers before it were skipped.
-local function drop_unoffered(prefix, session, last, refused_seq)
+local function drop_unaccepted_pixels(prefix, session, last, refused_seq)
   if not session then return end
   redis.call('DEL', prefix .. session .. ':' .. (last + 1))
   if refused_seq and tonumber(refused_seq) > tonumber(last) then
@@ -35,7 +35,7 @@ local function trim_log(state, results, bytes, max_bytes, seq, sinks)
   end
   local newest = redis.call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
   local from, to = '-', string.format('%d-18446744073709551615', read)
-  local trim_from
+  local keep_from -- the lowest id that stays
   while bytes > max_bytes do
     local entries = redis.call('XRANGE', results, from, to, 'COUNT', 64)
     if #entries == 0 then break end
@@ -45,13 +45,13 @@ local function trim_log(state, results, bytes, max_bytes, seq, sinks)
         break
       end
       bytes = bytes - #entry[2][2]
-      local number, companion = string.match(entry[1], '^(%d+)-(%d+)$')
-      trim_from = number .. '-' .. string.format('%d', tonumber(companion) + 1)
+      local number, index = string.match(entry[1], '^(%d+)-(%d+)$')
+      keep_from = number .. '-' .. string.format('%d', tonumber(index) + 1)
     end
     if not to then break end
     from = '(' .. entries[#entries][1]
   end
-  if trim_from then redis.call('XTRIM', results, 'MINID', trim_from) end
+  if keep_from then redis.call('XTRIM', results, 'MINID', keep_from) end
   return bytes
 end
 

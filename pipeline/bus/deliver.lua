@@ -1,5 +1,5 @@
 -- deliver: an infer worker appends the detections (or the gap) of one frame, and acknowledges and removes the frame and
--- its pixels. Nothing is written if the frame was removed or belongs to another decode session by now.
+-- its pixels. No detections are written if the frame was removed or belongs to another decode session by now.
 -- KEYS frames, detections
 -- ARGV consumer group, id of the frame, decode session of the frame, message
 -- -> 1 | 0

@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 10.0
 MAX_SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 104 bytes on macOS, 108 on Linux"""
 
-_GUARD = Path(__file__).with_name("guard.py")
+_WATCHDOG = Path(__file__).with_name("server_watchdog.py")
 _VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
 
 
@@ -82,7 +82,7 @@ def read_version(path: Path) -> tuple[int, int, int] | None:
 
 
 class EmbeddedRedis:
-    """A running private server; a context manager. A guard process stops the server when this process ends."""
+    """A running private server; a context manager. A watchdog process stops the server when this process ends."""
 
     def __init__(self, maxmemory_bytes: int, binary: ServerBinary | None = None) -> None:
         """Start the server and wait until it answers. If it does not, raises BusError with the last line of its log."""
@@ -92,10 +92,10 @@ class EmbeddedRedis:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="maskstream-", dir="/tmp"))
         self.url = f"unix://{self._folder}/redis.sock"
-        command = [sys.executable, "-I", str(_GUARD), str(self._folder), *self._server_command(maxmemory_bytes)]
-        # not in the folder: the guard removes the folder, and the log is needed for the error text
+        command = [sys.executable, "-I", str(_WATCHDOG), str(self._folder), *self._server_command(maxmemory_bytes)]
+        # not in the folder: the watchdog removes the folder, and the log is needed for the error text
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._guard = subprocess.Popen(
+        self._watchdog = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
@@ -130,7 +130,7 @@ class EmbeddedRedis:
                 try:
                     client.ping()
                 except redis.RedisError:
-                    if self._guard.poll() is not None or time.monotonic() > deadline_s:
+                    if self._watchdog.poll() is not None or time.monotonic() > deadline_s:
                         raise BusError(f"the private Redis server did not start: {self._last_log_line()}") from None
                     time.sleep(0.01)
                 else:
@@ -144,7 +144,7 @@ class EmbeddedRedis:
     @property
     def alive(self) -> bool:
         """Whether the server is running."""
-        return self._guard.poll() is None
+        return self._watchdog.poll() is None
 
     @property
     def version(self) -> str:
@@ -153,13 +153,13 @@ class EmbeddedRedis:
 
     def close(self) -> None:
         """Stop the server and remove its folder. Can be called more than once."""
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+        if self._watchdog.stdin is not None:
+            self._watchdog.stdin.close()
         try:
-            self._guard.wait(STOP_TIMEOUT_S)
+            self._watchdog.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._guard.kill()
-            self._guard.wait()
+            self._watchdog.kill()
+            self._watchdog.wait()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 -- offer: the only script by which a decoder writes frames. It appends a frame under the next number, or the end of the
 -- source, and before either one gap for each run of skipped numbers. In policy `latest` it drops the oldest undelivered
--- frames of a queue that is too long.
+-- frames of a queue that is too long. It answers `full`, and appends nothing, if too many numbers are in flight or if the log
+-- is over its limit although all results that may go are removed; the pixels stay stored, and the caller may repeat the call.
 -- KEYS state, frames, detections, results
 -- ARGV 1 token, 2 last number before the skipped ones, 3 number of skipped numbers, 4 policy (lossless|latest),
 --      5 maximum numbers in flight (`last - seq`), 6 maximum undelivered frames (latest), 7 maximum bytes of the log,
@@ -14,8 +15,8 @@ local before, skipped = tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_frame = ARGV[10] == 'frame'
 local number = before + skipped + (is_frame and 1 or 0)
 
--- The pixels were set just before this script: removes them, unless a frame in the queue refers to them.
-local function answer_without_frame(...)
+-- Removes the pixels that were set just before this call, unless a frame in the queue refers to them, and returns the answer.
+local function drop_pixels_and_answer(...)
   if is_frame then
     local entry = redis.call('XRANGE', KEYS[2], number .. '-0', number .. '-0')[1]
     if not entry or field(entry, 'px') ~= ARGV[12] then redis.call('DEL', ARGV[12]) end
@@ -23,14 +24,16 @@ local function answer_without_frame(...)
   return {...}
 end
 
-if not state[8] then return answer_without_frame('none') end
-if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return answer_without_frame('fenced', state[1] or '') end
--- a repetition, because the first reply was lost
-if last == number and (is_frame or state[7]) then return answer_without_frame('ok') end
-if last ~= before then return answer_without_frame('moved', last) end
+if not state[8] then return drop_pixels_and_answer('none') end
+-- also for the owner of the role that has not called `open`: the session is then another one
+if state[1] ~= ARGV[1] or state[5] ~= ARGV[1] then return drop_pixels_and_answer('fenced', state[1] or '') end
+-- repeated call: the reply to the first one was lost
+if last == number and (is_frame or state[7]) then return drop_pixels_and_answer('ok') end
+if last ~= before then return drop_pixels_and_answer('moved', last) end
 if is_frame and redis.call('EXISTS', ARGV[12]) == 0 then return {'unset'} end
 
-redis.call('HDEL', KEYS[1], 'refused_seq') -- frees memory, so that Redis lets the script go on at maxmemory
+-- first write: a command that Redis accepts at maxmemory; the later ones are then accepted too
+redis.call('HDEL', KEYS[1], 'refused_seq')
 redis.call('HINCRBY', KEYS[1], 'decode_beat', 1)
 if is_frame then
   local bytes, max_bytes = tonumber(state[4]), tonumber(ARGV[7])

@@ -5,16 +5,16 @@
 -- KEYS state, frames, detections
 -- ARGV token of the decoder (also the id of the session), highest number that the decoder assigned, consumer group,
 --      prefix of the pixel keys, mode (file|live; '' for the mode with which the job began)
--- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} | {'none'} (no job)
+-- -> {'ok', seq, last, epoch} | {'fenced', owner} | {'ended'} (the last result is committed) | {'none'} (no job)
 local state = redis.call('HMGET', KEYS[1], 'log_id', 'decode', 'mode', 'seq', 'last', 'session', 'ended', 'refused_seq')
 if not state[1] then return {'none'} end
 if state[2] ~= ARGV[1] then return {'fenced', state[2] or ''} end
 if state[7] then return {'ended'} end
 local seq, last = tonumber(state[4]), tonumber(state[5])
 
--- HDEL frees memory, so that Redis lets the script go on at maxmemory
+-- first write: a command that Redis accepts at maxmemory; the later ones are then accepted too
 redis.call('HDEL', KEYS[1], 'refused_seq', 'source_ended')
-drop_unoffered(ARGV[4], state[6], last, state[8])
+drop_unaccepted_pixels(ARGV[4], state[6], last, state[8])
 local mode = ARGV[5] ~= '' and ARGV[5] or state[3]
 local epoch
 if mode == 'file' then

@@ -70,7 +70,7 @@ EXPORTS: dict[str, Export] = {
     ]
 }
 SUMMARY_NAME = "summary.json"
-"""the figures of a job, beside its exports"""
+"""statistics of a job's streams, beside its exports"""
 DEFAULT_EXPORTS = [export.name for export in EXPORTS.values() if export.is_default]
 
 

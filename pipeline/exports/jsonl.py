@@ -15,7 +15,7 @@ from pipeline.contract.exports import would_replace_error
 from pipeline.contract.results import AnyResult, EndResult, FrameResult, GapResult, decode_result
 from pipeline.errors import OutputError
 from pipeline.exports.files import output_error
-from pipeline.exports.writer import Position, Writer
+from pipeline.exports.writer import LogPosition, Writer
 
 _LINE_START = b'{"type":'
 """The first bytes of every encoded message. They distinguish a torn line of ours from a file of another program."""
@@ -30,7 +30,7 @@ class JsonlTail:
     ended     whether its last message is an `end`
     """
 
-    position: Position
+    position: LogPosition
     log_id: str
     ended: bool
 
@@ -60,7 +60,7 @@ class JsonlWriter(Writer):
             os.close(self._file)
             raise
 
-    def begin(self, log_id: str) -> Position | None:
+    def begin(self, log_id: str) -> LogPosition | None:
         """Continue a file of this log. Empties a file of another log, or raises OutputError without `overwrite`."""
         if self.tail is None:
             return None
@@ -101,7 +101,7 @@ class JsonlWriter(Writer):
         if self._file >= 0:
             self.finish()
 
-    def read_back(self) -> Iterator[tuple[Position, AnyResult, bytes]]:
+    def read_back(self) -> Iterator[tuple[LogPosition, AnyResult, bytes]]:
         """Position, message and JSON of each message in the file."""
         seq, companion = 0, 0
         for message, payload in _read_lines(self.path):

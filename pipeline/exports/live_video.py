@@ -18,7 +18,7 @@ MAX_WAITING = 1024
 ten seconds."""
 
 _log = logging.getLogger(__name__)
-_Place = tuple[int, float]
+_EpochTime = tuple[int, float]
 """(epoch, pts_s), which rises strictly over a stream"""
 
 
@@ -37,8 +37,8 @@ class LiveVideoWriter(Writer):
         self._path = path
         self._reader = reader
         self._mp4 = AnnotatedMp4(path, num_threads)
-        self._waiting: deque[tuple[_Place, FrameResult]] = deque()
-        self._picture: tuple[_Place, StoredPicture] | None = None
+        self._waiting: deque[tuple[_EpochTime, FrameResult]] = deque()
+        self._picture: tuple[_EpochTime, StoredPicture] | None = None
         self._timeline = _Timeline()
         self._num_without_picture = 0
 
@@ -77,30 +77,30 @@ class LiveVideoWriter(Writer):
         self._mp4.discard()
 
     def _join(self, *, at_end: bool) -> None:
-        """Merge results and pictures, both ordered by place; an item without its counterpart is left out."""
+        """Merge results and pictures, both in order of `_EpochTime`. Leave out an item without its counterpart."""
         while self._waiting:
             if self._picture is None:
                 stored = self._reader.read(at_end=at_end)
                 if stored is None:
                     return
                 self._picture = ((stored.epoch, stored.picture.pts_s), stored)
-            picture_place, stored = self._picture
-            result_place, result = self._waiting[0]
-            if picture_place > result_place:
+            picture_time, stored = self._picture
+            result_time, result = self._waiting[0]
+            if picture_time > result_time:
                 self._leave_out()
                 continue
             self._picture = None
-            if picture_place == result_place:
-                self._write(stored, result, result_place)
+            if picture_time == result_time:
+                self._write(stored, result, result_time)
 
-    def _write(self, stored: StoredPicture, result: FrameResult, place: _Place) -> None:
+    def _write(self, stored: StoredPicture, result: FrameResult, epoch_time: _EpochTime) -> None:
         if (stored.picture.width, stored.picture.height) != (result.width, result.height):
             self._leave_out()
             return
         self._waiting.popleft()
         if not self._mp4.begun:
             self._mp4.begin(stored.picture, stored.fps, stored.picture.pixel_aspect)
-        self._mp4.add(stored.picture, result, self._timeline.time_of(place, result))
+        self._mp4.add(stored.picture, result, self._timeline.time_of(epoch_time, result))
 
     def _leave_out(self) -> None:
         self._waiting.popleft()
@@ -116,8 +116,8 @@ class _Timeline:
         self._last_s = 0.0
         self._last_arrived_at_ns = 0
 
-    def time_of(self, place: _Place, result: FrameResult) -> float:
-        epoch, pts_s = place
+    def time_of(self, epoch_time: _EpochTime, result: FrameResult) -> float:
+        epoch, pts_s = epoch_time
         if self._epoch != epoch:
             passed_s = 0.0
             if self._epoch is not None:

@@ -1,4 +1,4 @@
-"""summary.json: the figures of a job's streams, computed from the result messages alone."""
+"""summary.json: statistics of a job's streams, computed from the result messages alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.exports.files import write_atomically
 
 
 class StreamSummary(msgspec.Struct, kw_only=True):
-    """The figures of one stream, from the messages so far; num_corrupt and num_tracks are final after `end`."""
+    """Statistics of one stream, from the messages so far; num_corrupt and num_tracks are final after `end`."""
 
     stream_id: str
     source: str = ""
@@ -107,7 +107,7 @@ class Summary:
 
     @property
     def streams(self) -> dict[str, StreamSummary]:
-        """stream id -> figures so far, in the order of the first messages"""
+        """stream id -> statistics so far, in the order of the first messages"""
         return self._streams
 
 

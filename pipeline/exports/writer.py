@@ -12,7 +12,7 @@ from pipeline.contract.config import StreamConfig
 from pipeline.contract.exports import Export
 from pipeline.contract.results import AnyResult
 
-Position = tuple[int, int]
+LogPosition = tuple[int, int]
 """(frame_seq, n): the id of a message in the result log; n is 0 for a frame or gap, 1 and up for what follows it"""
 
 
@@ -25,7 +25,7 @@ class Writer(Protocol):
     needs_whole_log: bool = True
     """False if the file may be incomplete when results were trimmed from the log before the sink read them"""
 
-    def begin(self, log_id: str) -> Position | None:
+    def begin(self, log_id: str) -> LogPosition | None:
         """Prepare to write the log `log_id`, before the first `write`. The default starts from nothing.
 
         Returns the position of the last message that the file already holds on disk: `write` gets only later messages.
@@ -71,7 +71,7 @@ class Writer(Protocol):
 class MessageStore(Protocol):
     """A writer whose file holds every message whole, so that the other writers can start over from it."""
 
-    def read_back(self) -> Iterator[tuple[Position, AnyResult, bytes]]:
+    def read_back(self) -> Iterator[tuple[LogPosition, AnyResult, bytes]]:
         """Position, message and JSON of each message in the file, in the order of the log."""
         ...
 

@@ -1,4 +1,4 @@
-"""Releases the frames of a live source at the rate of their media time, so that a burst causes no dropped frames."""
+"""Paces the frames of a live source at the rate of their media time, so that a burst causes no dropped frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ MAX_WAIT_S = 1.0
 
 
 class ReleaseClock:
-    """Computes how long to hold each frame, so that frames are released at the intervals of their pts_s.
+    """Computes how long to hold each frame, so that frames are released at the intervals of their pts_s divided
+    by `speed`.
 
-    A late frame is released at once, and the release times of the following frames count from that release. So a frame
-    is never held for longer than the source delivered it early.
+    A late frame is released at once, and the schedule of the following frames starts at that release. A frame is held
+    only for as long as it is ahead of the schedule that starts at the latest late frame, at most MAX_WAIT_S.
 
     speed   media seconds per second: 1 for a source that waits for its reader (HLS), else CATCH_UP
     """
@@ -22,8 +23,11 @@ class ReleaseClock:
         self._last_pts_s: float | None = None
         self._last_due_s = 0.0
 
-    def wait_s(self, pts_s: float, now_s: float) -> float:
-        """Return the time in seconds from `now_s` on the monotonic clock to the release of the next frame."""
+    def schedule(self, pts_s: float, now_s: float) -> float:
+        """Schedule the frame with `pts_s`, and return the time in seconds from `now_s` to its release.
+
+        Call once per frame, in order. `now_s` is time on the monotonic clock.
+        """
         due_s = now_s
         if self._last_pts_s is not None:
             due_s = self._last_due_s + (pts_s - self._last_pts_s) / self._speed

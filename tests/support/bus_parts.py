@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from support import result_samples
 
-from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultLog, StreamKeys, scripts
+from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultWriter, StreamKeys, scripts
 from pipeline.contract.arrays import ColourMatrix, Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import AnyResult, GapResult, decode_result
@@ -140,21 +140,23 @@ class Job:
 
     # -- track --------------------------------------------------------------------------------------------------------
 
-    def log(self) -> ResultLog:
+    def result_writer(self) -> ResultWriter:
         """Return the log of a tracker that holds the lease and has loaded the position."""
-        log = self.bus.result_log(self.stream)
-        assert log.lease.try_take()
-        log.load()
-        return log
+        tracker = self.bus.result_writer(self.stream)
+        assert tracker.lease.try_take()
+        tracker.load()
+        return tracker
 
     def result(self, seq: int, **changes: Any) -> AnyResult:
         """Return a frame message of this job."""
         fields = {"stream_id": self.stream.stream_id, "log_id": self.log_id}
         return result_samples.frame(seq, **(fields | changes))
 
-    def commit(self, log: ResultLog, seq: int, *, session: str = "", consumed: list[bytes] | None = None) -> None:
+    def commit(
+        self, tracker: ResultWriter, seq: int, *, session: str = "", consumed: list[bytes] | None = None
+    ) -> None:
         """Commit the frame message of `seq`, which follows `seq - 1`."""
-        log.commit(
+        tracker.commit(
             seq_before=seq - 1,
             seq_after=seq,
             session=session,

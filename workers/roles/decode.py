@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pipeline.errors import UsageError
-from workers.roles.role import Position, Role, Statuses
+from workers.roles.role import Role, Statuses, WorkerPosition
 from workers.tasks import StreamTask
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def tasks(job: Job, redis_url: str) -> Sequence[DecodeTask]:
     ]
 
 
-def position(task: DecodeTask, statuses: Statuses) -> Position:
+def position(task: DecodeTask, statuses: Statuses) -> WorkerPosition:
     """The number of the last frame on the bus, and of the last result."""
     status = statuses[task.stream_id]
-    return Position((status.last_seq, status.seq), has_work=not status.live_source)
+    return WorkerPosition((status.last_seq, status.seq), has_work=not status.live_source)
 
 
 def step_over(task: DecodeTask, best: tuple[int, ...], status: StreamStatus) -> DecodeTask | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from workers.roles.decode import num_cores
-from workers.roles.role import Position, Role, Statuses
+from workers.roles.role import Role, Statuses, WorkerPosition
 from workers.tasks import NamedTask
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def tasks(job: Job, redis_url: str) -> Sequence[InferTask]:
     ]
 
 
-def position(task: InferTask, statuses: Statuses) -> Position:
+def position(task: InferTask, statuses: Statuses) -> WorkerPosition:
     """The number of frames with a result, summed over the streams. Gaps do not count, because a frame that
     repeatedly crashes the worker also becomes a gap.
     """
     num_frames = sum(status.num_frames for status in statuses.values())
-    return Position((num_frames,), has_work=any(status.last_seq > status.seq for status in statuses.values()))
+    return WorkerPosition((num_frames,), has_work=any(status.last_seq > status.seq for status in statuses.values()))
 
 
 def command(

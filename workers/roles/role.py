@@ -16,7 +16,7 @@ Statuses: TypeAlias = "Mapping[str, StreamStatus]"
 """stream id -> status, for every stream of the job"""
 
 
-class Position(NamedTuple):
+class WorkerPosition(NamedTuple):
     """How far a worker has got."""
 
     values: tuple[int, ...]
@@ -39,7 +39,7 @@ class Role:
     """import path of the module with `run(task, life)`, which does the work; loaded in the worker process only"""
     tasks: Callable[[Job, str], Sequence[Task]]
     """the tasks of one job on the Redis server with this URL: one worker process for each"""
-    position: Callable[[Any, Statuses], Position]
+    position: Callable[[Any, Statuses], WorkerPosition]
     """how far the worker with this task has got"""
     when_given_up: Literal["job", "stream", "outputs"]
     """what happens when a worker is given up or ends with an error:
@@ -66,8 +66,8 @@ class Role:
     is_awaited: bool = False
     """whether the job waits for the worker to end by itself after its stream has ended"""
     reader: str | None = None
-    """name under which the workers confirm that they have read the result log, which keeps results until then; None for
-    a role that does not"""
+    """name of the worker as a required reader of the result log, which keeps results until the worker has read them;
+    None for a role that reads no results"""
     is_multithreaded: bool = False
     """whether the worker may use all cores; the libraries of other workers are limited to one thread"""
 

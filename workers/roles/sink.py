@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from workers.roles.role import Position, Role, Statuses
+from workers.roles.role import Role, Statuses, WorkerPosition
 from workers.tasks import StreamTask
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def tasks(job: Job, redis_url: str) -> Sequence[SinkTask]:
     ]
 
 
-def position(task: SinkTask, statuses: Statuses) -> Position:
+def position(task: SinkTask, statuses: Statuses) -> WorkerPosition:
     """The number of the last result that is safe in the files."""
     status = statuses[task.stream_id]
     written = status.sinks.get(SINK_NAME, 0)
-    return Position((written,), has_work=status.seq > written or status.is_over)
+    return WorkerPosition((written,), has_work=status.seq > written or status.is_over)
 
 
 def command(

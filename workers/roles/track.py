@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from workers.roles.role import Position, Role, Statuses
+from workers.roles.role import Role, Statuses, WorkerPosition
 from workers.tasks import NamedTask
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def tasks(job: Job, redis_url: str) -> Sequence[TrackTask]:
     return [TrackTask(redis_url=redis_url, name=_default_name())]
 
 
-def position(task: TrackTask, statuses: Statuses) -> Position:
+def position(task: TrackTask, statuses: Statuses) -> WorkerPosition:
     """The number of the last result, summed over the streams."""
-    return Position(
+    return WorkerPosition(
         (sum(status.seq for status in statuses.values()),),
         has_work=any(status.last_seq > status.seq for status in statuses.values()),
     )

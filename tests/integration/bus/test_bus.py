@@ -187,11 +187,11 @@ def take_over(job: Job, clock: Clock) -> FrameWriter:
 
 def test_a_reopened_file_continues_after_the_last_commit(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
-    old, queue, log = job.writer(), job.queue(), job.log()
+    old, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(old, 6)
     job.answer(queue, queue.read(3))
-    job.commit(log, 1)
-    job.commit(log, 2)
+    job.commit(tracker, 1)
+    job.commit(tracker, 2)
     new = take_over(job, clock)
     assert new.next_seq == 3
     assert job.frames() == []
@@ -204,16 +204,16 @@ def test_a_reopened_file_continues_after_the_last_commit(bus: Bus, clock: Clock)
 
 def test_entry_ids_of_detections_increase_after_a_file_is_reopened(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(writer)
     bus.client.xadd(job.keys.detections, {"m": b"", "s": b""}, id="9999999999999-0")  # from a clock that was ahead
     bus.client.xdel(job.keys.detections, "9999999999999-0")
     job.answer(queue, queue.read(1))
-    assert len(log.read()) == 1
+    assert len(tracker.read()) == 1
     writer = take_over(job, clock)
     job.offer(writer)
     job.answer(queue, queue.read(1))
-    assert len(log.read()) == 1
+    assert len(tracker.read()) == 1
 
 
 def test_a_reopened_live_source_continues_its_numbers_and_starts_an_epoch(bus: Bus, clock: Clock) -> None:
@@ -260,7 +260,7 @@ def test_an_ended_job_cannot_be_opened(bus: Bus) -> None:
 
 def test_every_writer_distinguishes_a_lost_job_from_a_lost_lease(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
-    writer, log = job.writer(), job.log()
+    writer, tracker = job.writer(), job.result_writer()
     header = job.header(writer)
     bus.client.flushall()
     clock.now_s += BEAT_INTERVAL_S
@@ -269,8 +269,8 @@ def test_every_writer_distinguishes_a_lost_job_from_a_lost_lease(bus: Bus, clock
         writer.lease.beat,
         lambda: writer.offer(header, PIXELS.data),
         lambda: job.end(writer),
-        log.lease.beat,
-        lambda: job.commit(log, 1),
+        tracker.lease.beat,
+        lambda: job.commit(tracker, 1),
     ):
         with pytest.raises(JobLostError, match=r"no longer holds the job of .*cam1"):
             write()
@@ -314,11 +314,11 @@ def test_pixels_without_an_accepted_frame_are_removed_when_the_decoder_is_replac
 
 def test_lossless_waits_at_max_in_flight_and_continues_after_a_commit(bus: Bus) -> None:
     job = Job(bus, max_in_flight=3)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     assert job.offer(writer, 4) == [ACCEPTED, ACCEPTED, ACCEPTED, FULL]
     job.answer(queue, queue.read(3))
     assert job.offer(writer) == [FULL]  # inferred frames count until they are committed
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     assert job.offer(writer, 2) == [ACCEPTED, FULL]
     assert job.state("last") == "4"
 
@@ -376,9 +376,9 @@ def test_numbers_skipped_at_the_end_become_a_gap_too(bus: Bus) -> None:
 
 def test_pixels_that_redis_has_lost_are_sent_again(bus: Bus) -> None:
     job = Job(bus, max_in_flight=1)
-    writer, log = job.writer(), job.log()
+    writer, tracker = job.writer(), job.result_writer()
     assert job.offer(writer, 2) == [ACCEPTED, FULL]
     bus.client.delete(*job.pixel_keys())
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     assert job.offer(writer, 2) == [FULL, ACCEPTED]
     assert len(job.pixel_keys()) == 1

@@ -42,7 +42,7 @@ def fill_memory(bus: Bus) -> None:
 @pytest.mark.parametrize("live", [False, True], ids=["lossless", "latest"])
 def test_at_maxmemory_only_frames_are_refused(own_bus: Bus, clock: Clock, live: bool) -> None:
     job = Job(own_bus, live=live)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(writer, 2)
     held = queue.read(1)
     fill_memory(own_bus)
@@ -50,16 +50,16 @@ def test_at_maxmemory_only_frames_are_refused(own_bus: Bus, clock: Clock, live: 
     assert job.frames() == [1, 2]
     assert len(job.pixel_keys()) == 2
     assert job.answer(queue, held) == [True]
-    (entry_id, message), *_ = log.read()
-    job.commit(log, 1, session=message.header.session, consumed=[entry_id])
+    (entry_id, message), *_ = tracker.read()
+    job.commit(tracker, 1, session=message.header.session, consumed=[entry_id])
     fill_memory(own_bus)
-    job.commit(log, 2)  # consumes no message, so it frees no memory
+    job.commit(tracker, 2)  # consumes no message, so it frees no memory
     assert job.result_ids() == ["1-0", "2-0"]
     clock.now_s += BEAT_INTERVAL_S
     writer.lease.beat()
-    log.lease.beat()
-    log.lease.release()
-    assert own_bus.result_log(job.stream).lease.try_take()
+    tracker.lease.beat()
+    tracker.lease.release()
+    assert own_bus.result_writer(job.stream).lease.try_take()
     assert writer.open().seq == 2
     job.end(writer)
     own_bus.set_status("cam1", phase="live", error="x" * 500)
@@ -107,13 +107,13 @@ def test_a_job_on_a_full_server_is_a_clear_error(own_bus: Bus) -> None:
 
 def test_scripts_are_loaded_again_after_the_server_has_lost_them(bus: Bus) -> None:
     job = Job(bus)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     bus.client.script_flush()
     assert job.offer(writer) == [Offer.ACCEPTED]
     bus.client.script_flush()
     assert job.answer(queue, queue.read(1)) == [True]
     bus.client.script_flush()
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     bus.client.script_flush()
     bus.set_status("cam1", phase="live")
     assert job.result_ids() == ["1-0"]
@@ -121,7 +121,7 @@ def test_scripts_are_loaded_again_after_the_server_has_lost_them(bus: Bus) -> No
 
 def test_every_call_raises_a_connection_error_if_the_server_is_gone(server: RedisServer, own_bus: Bus) -> None:
     job = Job(own_bus)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     queue.reload()
     server.kill()
     calls: list[Callable[[], object]] = [
@@ -129,9 +129,9 @@ def test_every_call_raises_a_connection_error_if_the_server_is_gone(server: Redi
         lambda: queue.read(1),
         queue.read_pending,
         lambda: queue.wait(0.1),
-        log.load,
-        log.read,
-        lambda: job.commit(log, 1),
+        tracker.load,
+        tracker.read,
+        lambda: job.commit(tracker, 1),
         lambda: own_bus.set_status("cam1", phase="live"),
         lambda: own_bus.beat("infer", "w1", "running"),
         own_bus.clock.now_ns,
@@ -145,19 +145,19 @@ def test_with_aof_a_job_continues_after_the_server_was_killed(own_redis: Callabl
     server = own_redis(aof="always")
     bus = Bus(server.url)
     job = Job(bus)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(writer, 4)
     job.answer(queue, queue.read(2))
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     server.restart()
-    position = log.load()
+    position = tracker.load()
     assert position is not None
     assert (position.seq, job.state("last"), position.log_id) == (1, "4", job.log_id)
     queue.reload()
     assert queue.read_pending() is None
     job.answer(queue, queue.read(4))
     for seq in (2, 3, 4):
-        job.commit(log, seq)
+        job.commit(tracker, seq)
     assert job.offer(writer) == [Offer.ACCEPTED]
     assert job.covered() == [1, 2, 3, 4]
     bus.close()
@@ -185,13 +185,13 @@ def test_without_rights_on_channels_results_are_written_to_the_log(server: Redis
     own_bus.client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "resetchannels")
     bus = Bus(server.url.replace("unix://", "unix://worker:pw@"))
     job = Job(bus)
-    writer, log = job.writer(), job.log()
+    writer, tracker = job.writer(), job.result_writer()
     job.offer(writer, 2)
     with pytest.raises(redis.exceptions.NoPermissionError):
         bus.client.publish(job.keys.channel, "x")
-    job.commit(log, 1)
-    job.commit(log, 1)
-    job.commit(log, 2)
+    job.commit(tracker, 1)
+    job.commit(tracker, 1)
+    job.commit(tracker, 2)
     assert job.covered() == [1, 2]
     assert job.state("seq") == "2"
     bus.close()

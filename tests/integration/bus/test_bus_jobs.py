@@ -18,7 +18,7 @@ from pipeline.redaction import redact_url
 @pytest.mark.parametrize("role", ["decode", "track"])
 def test_a_stream_id_in_use_cannot_be_begun_again(bus: Bus, clock: Clock, role: str) -> None:
     job = Job(bus)
-    lease = job.writer().lease if role == "decode" else job.log().lease
+    lease = job.writer().lease if role == "decode" else job.result_writer().lease
     clock.when_asleep = lease.beat
     with pytest.raises(BusError, match=r"'cam1' is in use .* --stream-id"):
         Job(bus)
@@ -27,10 +27,10 @@ def test_a_stream_id_in_use_cannot_be_begun_again(bus: Bus, clock: Clock, role: 
 
 def test_a_new_job_removes_all_keys_of_a_dead_job(bus: Bus, clock: Clock) -> None:
     job = Job(bus)
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(writer, 4)
     job.answer(queue, queue.read(2))
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     again = Job(bus)
     assert again.log_id != job.log_id
     assert (job.frames(), job.messages(), job.results(), job.pixel_keys()) == ([], [], [], [])
@@ -41,10 +41,10 @@ def test_a_new_job_removes_all_keys_of_a_dead_job(bus: Bus, clock: Clock) -> Non
 
 def test_the_results_of_a_finished_job_remain_for_a_limited_time(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"])
-    writer, queue, log = job.writer(), job.queue(), job.log()
+    writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
     job.offer(writer, 3)
     job.answer(queue, queue.read(1))
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     bus.set_status("cam1", phase="live")
     bus.finish_job("cam1", 60)
     assert bus.client.keys("*") == [job.keys.results.encode()]
@@ -84,9 +84,9 @@ def test_the_bus_returns_the_configuration_of_a_stream(bus: Bus) -> None:
 
 def test_status_of_a_stream(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"])
-    writer, log = job.writer(), job.log()
+    writer, tracker = job.writer(), job.result_writer()
     job.offer(writer, 3)
-    job.commit(log, 1)
+    job.commit(tracker, 1)
     bus.set_status("cam1", phase="live", num_frames=1, num_frames_expected="", **{"gap:stale": 2})
     set_read(bus, "cam1", "jsonl", 1)
     (status,) = bus.stream_statuses()

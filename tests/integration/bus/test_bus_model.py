@@ -12,7 +12,7 @@ from support import result_samples
 from support.bus_parts import Clock, Job
 from support.redis_server import RedisServer
 
-from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultLog, seq_range
+from pipeline.bus import Bus, FrameQueue, FrameWriter, Offer, QueuedFrame, ResultWriter, seq_range
 from pipeline.bus.frame_queue import INFER_LEASE_S
 from pipeline.bus.lease import LEASE_S
 from pipeline.contract.results import AnyResult
@@ -44,7 +44,7 @@ class World:
 
     # -- starts and kills ----------------------------------------------------------------------------------------------
 
-    def take(self, end: FrameWriter | ResultLog) -> None:
+    def take(self, end: FrameWriter | ResultWriter) -> None:
         while not end.lease.try_take():
             self.clock.now_s += LEASE_S
 
@@ -59,17 +59,17 @@ class World:
         self.start_decoder()
 
     def start_tracker(self) -> None:
-        self.log = self.job.bus.result_log(self.job.stream)
-        self.take(self.log)
+        self.tracker = self.job.bus.result_writer(self.job.stream)
+        self.take(self.tracker)
         self.load()
 
     def load(self) -> None:
-        position = self.log.load()
+        position = self.tracker.load()
         assert position is not None
         self.seq, self.waiting = position.seq, {}
 
     def kill_tracker(self) -> None:
-        old, seq = self.log, self.seq
+        old, seq = self.tracker, self.seq
         self.zombies.append(lambda: self.job.commit(old, seq + 1))
         self.start_tracker()
 
@@ -131,7 +131,7 @@ class World:
 
     def track(self) -> None:
         try:
-            for entry_id, message in self.log.read():
+            for entry_id, message in self.tracker.read():
                 self.store(entry_id, message)
             while (found := self.waiting.pop(self.seq + 1, None)) is not None:
                 self.commit(*found)
@@ -143,7 +143,7 @@ class World:
     def store(self, entry_id: bytes, message: BusMessage) -> None:
         first, last = seq_range(message)
         if last <= self.seq or isinstance(message, SourceEnd):
-            self.log.discard([entry_id])
+            self.tracker.discard([entry_id])
         else:
             self.waiting[max(first, self.seq + 1)] = (entry_id, message)
 
@@ -154,7 +154,7 @@ class World:
             result = result_samples.gap(self.seq + 1, last, message.cause)
         times = 2 if self.random.random() < 0.1 else 1  # if a reply is lost, the commit is repeated
         for _ in range(times):
-            self.log.commit(
+            self.tracker.commit(
                 seq_before=self.seq,
                 seq_after=last,
                 session=message.session if not isinstance(message, FrameDetections) else message.header.session,
@@ -179,9 +179,9 @@ class World:
                     self.job.answer(self.queues[name], [pending])
                 self.job.answer(self.queues[name], self.queues[name].read(16))
             self.track()
-            if self.seq == self.log.last_assigned_seq():
+            if self.seq == self.tracker.refresh_last_assigned():
                 return
-        raise AssertionError(f"stands still at {self.seq} of {self.log.last_assigned_seq()}")
+        raise AssertionError(f"stands still at {self.seq} of {self.log.refresh_last_assigned()}")
 
 
 @pytest.mark.parametrize("seed", range(4))

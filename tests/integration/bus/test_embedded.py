@@ -128,7 +128,7 @@ def test_the_server_ends_with_its_parent(redis_binary: ServerBinary, end: signal
         assert child.stdout is not None
         folder = Path(child.stdout.readline().strip().removeprefix("unix://")).parent
         assert folder.is_dir()
-        assert len(servers_of(folder)) == 2  # guard and server
+        assert len(servers_of(folder)) == 2  # watchdog and server
         child.send_signal(end)
         child.wait()
     assert wait_until(lambda: not servers_of(folder) and not folder.exists())
@@ -141,12 +141,12 @@ def test_ctrl_c_does_not_end_the_server(server: EmbeddedRedis) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
-def test_the_server_ends_with_its_guard(server: EmbeddedRedis) -> None:
+def test_the_server_ends_with_its_watchdog(server: EmbeddedRedis) -> None:
     folder = folder_of(server)
-    guard = next(pid for pid in servers_of(folder) if "guard.py" in " ".join(psutil.Process(pid).cmdline()))
-    os.kill(guard, signal.SIGKILL)
+    watchdog = next(pid for pid in servers_of(folder) if "watchdog.py" in " ".join(psutil.Process(pid).cmdline()))
+    os.kill(watchdog, signal.SIGKILL)
     assert wait_until(lambda: not server.alive)
-    assert wait_until(lambda: not [pid for pid in servers_of(folder) if pid != guard])
+    assert wait_until(lambda: not [pid for pid in servers_of(folder) if pid != watchdog])
 
 
 def test_a_long_temporary_folder_is_avoided(

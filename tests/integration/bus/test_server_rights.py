@@ -122,10 +122,10 @@ def mute(server: RedisServer) -> Iterator[Bus]:
 
 def test_results_that_could_not_be_published_are_counted(mute: Bus) -> None:
     job = Job(mute)
-    log = job.log()
+    tracker = job.result_writer()
     job.offer(job.writer(), 2)
-    job.commit(log, 1)
-    job.commit(log, 2)
+    job.commit(tracker, 1)
+    job.commit(tracker, 2)
     assert job.result_ids() == ["1-0", "2-0"]
     status = mute.stream_status("cam1", None)
     assert status.num_unpublished == 2

@@ -84,7 +84,7 @@ def test_killed_workers_lose_no_result(clip: Path, undisturbed: list[AnyResult],
 def test_nothing_outlives_a_killed_supervisor(clip: Path, tmp_path: Path) -> None:
     with running(clip, *BOTH, folder=tmp_path) as job:
         wait_for_results(job, job.redis_url(), 3)
-        assert len(job.family()) >= 7  # the supervisor, four workers, the server and its guard
+        assert len(job.family()) >= 7  # the supervisor, four workers, the server and its watchdog
         job.process.send_signal(signal.SIGKILL)
         job.wait()
         deadline_s = time.monotonic() + GONE_S

@@ -17,8 +17,8 @@ READ_COUNT = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """The committed position of a stream."""
+class CommittedState:
+    """The committed position of a stream, and the state of its tracker."""
 
     log_id: str
     seq: int
@@ -28,7 +28,7 @@ class Position:
     """state of the tracker after `seq`; empty before the first commit"""
 
 
-class ResultLog:
+class ResultWriter:
     """Reads the detections of one stream and commits its results; holds the `track` lease."""
 
     def __init__(self, client: Client, stream: StreamConfig) -> None:
@@ -39,13 +39,13 @@ class ResultLog:
         self._cursor = b"-"
         self._session = b""
 
-    def load(self) -> Position | None:
-        """Return the committed position, or None without a job, and restart `read` at the first message."""
+    def load(self) -> CommittedState | None:
+        """Return the committed state, or None if there is no job, and restart `read` at the first message."""
         self._cursor = b"-"
         fields = self._client.hmget(self.keys.state, "log_id", "seq", "ended", "tracker")
         if fields[0] is None:
             return None
-        return Position(
+        return CommittedState(
             log_id=fields[0].decode(),
             seq=int(fields[1]),
             ended=fields[2] is not None,
@@ -74,8 +74,11 @@ class ResultLog:
                 numbers.append(max(first, from_seq))
         return min(numbers, default=None)
 
-    def last_assigned_seq(self) -> int:
-        """The highest number assigned to a frame; `commit` attributes results without a session to its session."""
+    def refresh_last_assigned(self) -> int:
+        """Return the highest number assigned to a frame, and read the decode session that assigned it.
+
+        `commit` attributes results without a session to the session read here.
+        """
         last, session = self._client.hmget(self.keys.state, "last", "session")
         self._session = session or b""
         return int(last or 0)
@@ -95,7 +98,7 @@ class ResultLog:
 
         results   (id, message) pairs in ascending order; an id is `seq-n`
         session   decode session of the results; "" for gaps of lost numbers, which belong to the session that the last
-                  call of `last_assigned_seq` found
+                  call of `refresh_last_assigned` read
         consumed  ids of the detections messages to remove
         ended     reason of the end of the stream; "" if more results follow
 
