@@ -69,6 +69,15 @@ def test_at_maxmemory_only_frames_are_refused(own_bus: Bus, clock: Clock, live: 
     assert set(own_bus.client.keys("*")) == {job.keys.results.encode(), b"ms:worker:infer:w1"}
 
 
+def test_a_required_reader_is_added_at_maxmemory(own_bus: Bus) -> None:
+    job = Job(own_bus)
+    fill_memory(own_bus)
+    assert own_bus.add_sink("cam1", "jsonl")
+    set_read(own_bus, "cam1", "jsonl", 7)
+    assert own_bus.add_sink("cam1", "jsonl")  # after a restart of the sink
+    assert (job.state("sinks"), job.state("sink:jsonl")) == ("jsonl", "7")
+
+
 def test_a_skipped_frame_at_maxmemory_leaves_no_pixels(own_bus: Bus) -> None:
     job = Job(own_bus, live=True)
     writer = job.writer()
