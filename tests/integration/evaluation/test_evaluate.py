@@ -331,17 +331,17 @@ def test_a_folder_that_cannot_be_created_gives_one_error_line(run: Run, scene_da
 
 @pytest.mark.timeout(300)
 def test_video_through_the_pipeline(run: Run, tmp_path: Path, redis_binary: object) -> None:
-    """The demo scene with a quarter of its pixels."""
+    """The demo scene with a quarter of its pixels and half of its frames."""
     output, (width, height) = tmp_path / "report", (480, 270)
     code, out, err = run(
-        "evaluate", "video", "--size", f"{width}x{height}", "--model", "street",
+        "evaluate", "video", "--size", f"{width}x{height}", "--fps", "12.5", "--model", "street",
         "--json", "--output", output,
     )  # fmt: skip
     assert (code, err) == (0, f"files written to {output}\n")
     metrics = json.loads(out)
     assert metrics == json.loads((output / "metrics.json").read_text())
     seed = SceneConfig().seed
-    assert metrics["scene"] == {"width": width, "height": height, "fps": 25, "num_frames": 250, "seed": seed}
+    assert metrics["scene"] == {"width": width, "height": height, "fps": 12.5, "num_frames": 125, "seed": seed}
     assert sum(row["num_objects"] for row in metrics["classes"].values()) == metrics["num_objects"] > 25
     pipeline, engine_alone = metrics["pipeline"], metrics["engine_alone"]
     for side in (pipeline, engine_alone):
