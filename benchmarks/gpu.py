@@ -8,11 +8,10 @@ unused time is added to the next section. Without CUDA, the program prints one l
 
 roi_align, nms, preprocess   milliseconds of the kernels, called and in a CUDA graph, beside torchvision's or torch's
 engines                      frames per second from I420 on the host to boxes and RLE strings on the host, by batch
-size,
-                             beside torchvision's forward pass (`benchmarks.gpu_engine` describes it)
-roofline                     lower bound of the time for the network's operations and bytes (`benchmarks.roofline`) at
-the
-                             rates that a large matrix product and a large copy reach here, as a share of the time taken
+                             size, beside torchvision's forward pass (see `benchmarks.gpu_engine`)
+roofline                     lower bound of the time for the network's operations and bytes (`benchmarks.roofline`), as
+                             a share of the measured time; the peak rates are those of a large matrix product and of a
+                             large copy on the same device
 stages                       milliseconds of each stage on the device
 """
 

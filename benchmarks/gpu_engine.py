@@ -4,9 +4,8 @@ The engine is timed from I420 planes on the host to boxes and RLE strings on the
 as in a worker: the next batch is submitted before the result of the previous one is taken. There are two peers, with
 the same pictures as float RGB on the device before the clock starts:
 
-- torchvision unmodified: fp32 with torch's defaults; masks are pasted at the size of the source on the device, and
-neither
-  copied to the host nor encoded
+- torchvision unmodified: fp32 with torch's defaults; masks are pasted at the size of the source on the device,
+  and neither copied to the host nor encoded
 - torchvision's network in bf16 by autocast, channels last, to boxes and 28x28 masks without pasting
 
 The ResNets have random weights (`benchmarks.networks`), with which they detect 100 instances on every picture.

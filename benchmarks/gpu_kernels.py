@@ -54,7 +54,7 @@ class PreprocessCase(NamedTuple):
 
 PREPROCESS_CASES = (
     PreprocessCase("I420 to input: 8 images, 1080p to 748x1332", 8, (1080, 1920), (748, 1332), (768, 1344)),
-    PreprocessCase("I420 to input: 8 images, 682x384 as they are", 8, (384, 682), (384, 682), (384, 704)),
+    PreprocessCase("I420 to input: 8 images, 682x384 without a resize", 8, (384, 682), (384, 682), (384, 704)),
 )
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -169,7 +169,8 @@ def faults(device: torch.device) -> dict[str, str | None]:
 
 def preprocess_fault(case: PreprocessCase, got: Tensor) -> str | None:
     """How the result differs from that of the CPU kernel, or None. The tolerance allows for some roundings of a
-    position along the longer side, between neighbouring noise pixels that differ by the full range."""
+    position along the longer side, between neighbouring noise pixels that differ by the full range.
+    """
     expected = preprocess_batch(noise_frames(case), [case.input_hw] * case.num_images, case.padded_hw, _MEAN, _STD)
     off = float((got.cpu().permute(0, 2, 3, 1) - torch.from_numpy(expected)).abs().max())
     tolerance = 4 * 2.0**-24 * max(case.picture_hw) / min(_STD)

@@ -30,7 +30,7 @@ MIN_BOX_IOU = 0.99
 MAX_SCORE_DIFFERENCE = 1e-3
 
 # A mask is pasted into its box, widened by 30/28 and truncated to whole pixels. If an edge of that box is closer to a
-# whole number than float32 sums agree, two pastings that differ by a pixel are both correct.
+# whole number than the rounding error of float32, two pastings that differ by a pixel are both correct.
 _WIDENING = 30 / 28
 _UNDECIDED_PX = 1e-4
 

@@ -6,9 +6,9 @@ adjusted to behave like a trained one on the frame of the benchmark:
 
 - residual branches are damped, so that activations neither vanish nor explode;
 - each pyramid level gets its share of the proposals, so that boxes have all sizes from 16 pixels to most of the
-picture; - the bias of the background is chosen so that a few hundred scores pass the threshold of 0.05 and more than
-100 boxes
-  survive NMS; outputs without a category never pass; `detections_per_img` gives the exact number of detections;
+  picture;
+- the bias of the background is chosen so that a few hundred scores pass the threshold of 0.05 and more than 100 boxes
+  remain after NMS; outputs without a category never pass; `detections_per_img` sets the exact number of detections;
 - boxes differ a little from their proposals;
 - the kernels of the mask head blur, so that masks are blobs and not noise.
 
@@ -64,7 +64,8 @@ def street_frames(size_wh: tuple[int, int], source_wh: tuple[int, int], num_fram
 
 def network_for(spec: ModelSpec, frame: I420Frame, num_detections: int, device: torch.device) -> MaskRCNN:
     """A network of the spec in fp32 with its packaged weights, or with random weights adjusted to the frame. It detects
-    at most num_detections on a picture, with scores above 0.05."""
+    at most num_detections objects on a picture, with scores above 0.05.
+    """
     if spec.weights_url is None:
         network = build(spec.architecture, len(spec.head_class_ids) + 1)
         load_weights(network, spec, None)

@@ -6,18 +6,16 @@
 Both sides get the same I420 picture at the model's input size: the engine as it is, torchvision as float RGB by the
 reference conversion, with its own resize disabled. Boxes and masks of both are in pixels of the picture in the file.
 
-partners    share of torchvision's detections (with a score of at least 0.05) that match a detection of the engine, one
-to
-            one: same class, box IoU >= 0.99, score difference at most 0.001
+partners    share of torchvision's detections (with a score of at least 0.05) that match a detection of the engine
+            one to one: same class, box IoU >= 0.99, score difference at most 0.001
 masks       mask IoU of the matched pairs: the engine's RLE strings, and torchvision's pasting, > 0.5, encoded by
             pycocotools. torchvision truncates the widened box to whole pixels. If an edge is within 0.0001 px of a
             whole pixel, rounding decides between two pastings that differ by a pixel; those masks are not compared, and
             their share is printed
 AP          COCO's AP of boxes and of masks of both, by pycocotools; a class that is not labelled on a picture
             (`labelled_category_ids` in VAL.json) is ignored there
-the way     AP of torchvision on the I420 picture, beside torchvision on the picture in the file, which it resizes
-itself:
-            the loss by 4:2:0 at the model's size. This row does not judge the engine.
+conversion  AP of torchvision on the I420 picture, beside torchvision on the picture in the file, which torchvision
+            resizes itself: the loss by 4:2:0 subsampling at the model's size. This row does not assess the engine.
 
 Exits with 1 if a goal is missed. In fp32: 99.5 % of the detections match, all mask IoUs are at least 0.99, and AP is
 equal within 0.001. In 16 bits: AP is equal within 0.005; the other figures have no goal.
@@ -90,7 +88,7 @@ def figures(truth: COCO, results: Results, precision: str) -> list[Figure]:
         lines.append(Figure(f"AP of {kind}", ours, theirs, f"within {limit}", abs(ours - theirs) <= limit))
     for kind in ("boxes", "masks") if with_masks else ("boxes",):
         _, through, direct = (getattr(ap, kind) for ap in aps)
-        lines.append(Figure(f"the way: AP of {kind} through I420, from the file", through, direct, "", True))
+        lines.append(Figure(f"conversion: AP of {kind} through I420, from the file", through, direct, "", True))
     return lines
 
 
@@ -123,11 +121,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="VAL.json", help="COCO annotations")
     parser.add_argument("--images", type=Path, metavar="DIR", help="(default: `images` beside VAL.json)")
-    parser.add_argument("--num", type=int, help="how many pictures, spread over the file (default: all)")
+    parser.add_argument("--num", type=int, help="number of pictures, spread over the file (default: all)")
     parser.add_argument("--model", choices=list(MODELS), default="street")
     parser.add_argument("--weights", metavar="FILE", help="(default: the model's own)")
     parser.add_argument("--precision", choices=list(MAX_AP_DIFFERENCE), default="fp32", help="of ours (default fp32)")
-    parser.add_argument("--device", default="cpu", help="of ours (default cpu); torchvision runs on the CPU")
+    parser.add_argument("--device", default="cpu", help="of the engine (default cpu); torchvision runs on the CPU")
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser.parse_args()

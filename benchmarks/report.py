@@ -68,7 +68,7 @@ def arguments(module: str, description: str | None, num_runs: int) -> argparse.A
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add the option --threads."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--threads", type=_positive, default=num_cores, help=f"of both sides (default {num_cores})")
+    parser.add_argument("--threads", type=_positive, default=num_cores, help=f"of each side (default {num_cores})")
 
 
 def use_threads(num_threads: int) -> str:

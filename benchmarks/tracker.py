@@ -108,7 +108,7 @@ def measure(case: Case, trackers: Sequence[Child], num_turns: int, folder: Path)
 
 
 def fault(ours: TrackingMetrics, peers: Sequence[TrackingMetrics]) -> str | None:
-    """In what ours is less accurate than the median of the peers, or None."""
+    """Return the metric in which our tracker is less accurate than the median of the peers, or None."""
     for name in ("mota", "idf1") if peers else ():
         own, others = getattr(ours, name), float(np.median([getattr(peer, name) for peer in peers]))
         if own < others - _WORSE:

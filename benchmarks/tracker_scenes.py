@@ -30,7 +30,7 @@ _FALSE = 0.4
 _JITTER = 0.015
 """standard deviation of the edges of a detection, as a share of the height of its box"""
 _JUDGED_EVERY = 10
-"""every how many updates accuracy is evaluated: for 1000 objects, that takes longer than most updates"""
+"""accuracy is evaluated on every tenth frame, because for 1000 objects it takes longer than most updates"""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

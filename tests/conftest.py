@@ -37,7 +37,7 @@ LEFTOVER_TIMEOUT_S = 10.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session a temporary folder of its own, so that its leftovers can be told from those of other programs.
+    """Give the session a temporary folder of its own, by which its leftovers are recognised.
 
     With pytest-xdist each worker is a session. A worker and the processes that it starts are bound to one core, because
     the OpenMP threads of several sessions would spend most of their time waiting for each other.

@@ -1,4 +1,4 @@
-"""The library: its documented examples, leaving a loop early, errors, pixels."""
+"""The library: documented examples, loops that are left early, errors, and pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LeftBehind = Callable[[], list[str]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files of the examples, video.mp4 and photo.jpg."""
+    """Return a folder with the files of the examples, video.mp4 and photo.jpg."""
     folder = tmp_path_factory.mktemp("api")
     scene = make_scene(folder / "video.mp4", NUM_FRAMES, seed=4)
     Image.fromarray(scene.render(0).image).save(folder / "photo.jpg", quality=95)
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary folder of this test alone, which is also the working folder."""
+    """Return a temporary folder for this test only, which is also the working folder."""
     folder = Path(tempfile.mkdtemp(prefix="api-"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -99,7 +99,7 @@ def test_leaving_the_loop_early_leaves_nothing_behind(folder: Path, left_behind:
     assert left_behind() == []
 
 
-def test_an_impossible_request_is_a_usage_error(folder: Path, left_behind: LeftBehind) -> None:
+def test_invalid_arguments_raise_a_one_line_error(folder: Path, left_behind: LeftBehind) -> None:
     with pytest.raises(UsageError, match=r"source 'nope.mp4' does not exist"):
         next(run("nope.mp4"))
     with pytest.raises(ConfigError, match=r"^run\(\): conff: unknown field with the value 0.4: did you mean conf\?$"):
@@ -141,7 +141,7 @@ def test_a_job_that_cannot_continue_is_an_error(folder: Path, own_redis: Callabl
 
 
 def test_frames_are_yielded_with_their_pixels(folder: Path, left_behind: LeftBehind) -> None:
-    """Every second frame: the pixels are those that PyAV decodes at the time that the result states."""
+    """With stride 2, the pixels equal those of the picture that PyAV decodes at the time in the result."""
     with av.open(str(folder / "video.mp4")) as container:
         decoded = {round(float(frame.time), 3): frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)}
     frames = list(run(folder / "video.mp4", model="street", frames=True, stride=2, conf=0.3))
@@ -173,7 +173,7 @@ def test_frames_are_yielded_with_their_pixels(folder: Path, left_behind: LeftBeh
 
 
 def test_pictures_are_yielded_with_their_pixels(folder: Path, private_tmp: Path) -> None:
-    """From a folder whose name is not UTF-8."""
+    """The name of the folder is not UTF-8."""
     pictures = private_tmp / os.fsdecode(b"caf\xe9")
     pictures.mkdir()
     for name, value in {"a.png": 40, "b.png": 200}.items():

@@ -24,14 +24,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_s = time.monotonic()
-        self.when_asleep: Callable[[], None] = lambda: None
+        self.on_sleep: Callable[[], None] = lambda: None
 
     def monotonic(self) -> float:
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
-        self.when_asleep()
+        self.on_sleep()
 
 
 def stream_config(stream_id: str = "cam1", **options: Any) -> StreamConfig:

@@ -46,7 +46,7 @@ LENGTH_S = 15.0
 """length of a scene"""
 NUM_PEOPLE, NUM_CARS = 36, 8
 COMPANION_RATE = 0.2
-"""of those who walk, one in five has one with them: a third walk by twos"""
+"""probability that a person has a companion; at one fifth, a third of the people walk in pairs"""
 
 MIN_VISIBLE = 0.25
 """visible share below which an object is neither ground truth nor detected"""
@@ -94,7 +94,7 @@ class _Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class _Detection:
     box_xyxy: Floats
     score: float
     class_id: int
@@ -184,7 +184,7 @@ class CrossingCrowd:
         # The noise depends on the time only, so that frames of the same time are equal at every frame rate.
         rng = np.random.default_rng([self._seed, round(time_s * 1e6)])
         owners, drawn = self._paint(time_s)
-        truth, truth_boxes, reports = [], [], []
+        truth, truth_boxes, detected = [], [], []
         for item in drawn:
             # Drawn before the condition, so that the visibility of one object does not change the noise of the others.
             noise, outline, luck = rng.normal(size=5), rng.normal(size=(MASK_SIDE, MASK_SIDE)), rng.random()
@@ -204,16 +204,16 @@ class CrossingCrowd:
             deviation = (EDGE_NOISE + HIDDEN_EDGE_NOISE * hidden) * (box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]])
             found = np.clip(box + deviation * noise[1:], 0, CANVAS_WH * 2)
             cells = _blurred(_sampled(owners, item.owner, found), outline)
-            reports.append(_Report(found, min(score, 0.999), item.class_id, cells))
-        reports += self._false_reports(rng, time_s)
-        kept = _suppressed(reports)
-        boxes = np.array([report.box_xyxy for report in kept]).reshape(-1, 4) / CANVAS_SCALE
-        cells = np.array([report.cells for report in kept], np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE)
+            detected.append(_Detection(found, min(score, 0.999), item.class_id, cells))
+        detected += self._false_positives(rng, time_s)
+        kept = _suppressed(detected)
+        boxes = np.array([detection.box_xyxy for detection in kept]).reshape(-1, 4) / CANVAS_SCALE
+        cells = np.array([detection.cells for detection in kept], np.uint8).reshape(-1, MASK_SIDE * MASK_SIDE)
         return CrowdFrame(
             detections=Detections(
                 boxes_xyxy=boxes.astype(np.float32),
-                scores=np.array([report.score for report in kept], np.float32),
-                class_ids=np.array([report.class_id for report in kept], np.int32),
+                scores=np.array([detection.score for detection in kept], np.float32),
+                class_ids=np.array([detection.class_id for detection in kept], np.int32),
                 mask_bits=np.packbits(cells, axis=1),
                 rle_counts=None,
                 width=FRAME_WH[0],
@@ -251,13 +251,13 @@ class CrossingCrowd:
             item.visible_px = int(np.count_nonzero(owners[item.window] == item.owner))
         return owners, sorted(drawn, key=lambda item: item.owner)
 
-    def _false_reports(self, rng: np.random.Generator, time_s: float) -> list[_Report]:
+    def _false_positives(self, rng: np.random.Generator, time_s: float) -> list[_Detection]:
         boxes = [box for wandering, box in self._ghosts if wandering(time_s) > GHOST_LEVEL]
         boxes = [box + 0.05 * rng.normal(size=4) * (box[3] - box[1]) for box in boxes]
         boxes += [_somewhere(rng) for _ in range(rng.poisson(FALSE_PER_FRAME))]
         boxes = [np.clip(box, 0, CANVAS_WH * 2) for box in boxes]
         blob = cv2.ellipse(np.zeros((MASK_SIDE, MASK_SIDE), np.uint8), (14, 14), (9, 13), 0, 0, 360, 1, cv2.FILLED)
-        return [_Report(box, rng.uniform(0.15, 0.65), PERSON, blob) for box in boxes]
+        return [_Detection(box, rng.uniform(0.15, 0.65), PERSON, blob) for box in boxes]
 
 
 def _somewhere(rng: np.random.Generator) -> Floats:
@@ -304,11 +304,11 @@ def _blurred(coverage: NDArray[np.float32], noise: Floats) -> Mask:
     return (soft > 0.5).astype(np.uint8)
 
 
-def _suppressed(reports: list[_Report]) -> list[_Report]:
+def _suppressed(detected: list[_Detection]) -> list[_Detection]:
     """Apply NMS within each class and return the remaining detections by descending score."""
-    ranked = sorted(reports, key=lambda report: -report.score)
-    boxes = np.array([report.box_xyxy for report in ranked]).reshape(-1, 4)
-    class_ids = np.array([report.class_id for report in ranked])
+    ranked = sorted(detected, key=lambda detection: -detection.score)
+    boxes = np.array([detection.box_xyxy for detection in ranked]).reshape(-1, 4)
+    class_ids = np.array([detection.class_id for detection in ranked])
     overlaps = (box_iou(boxes, boxes) > NMS_IOU) & (class_ids[:, None] == class_ids)
     kept: list[int] = []
     for place in range(len(ranked)):
@@ -317,19 +317,19 @@ def _suppressed(reports: list[_Report]) -> list[_Report]:
     return [ranked[place] for place in kept]
 
 
-def _mask_ious(owners: Mask, truth: list[_Drawn], reports: list[_Report]) -> Floats:
+def _mask_ious(owners: Mask, truth: list[_Drawn], detected: list[_Detection]) -> Floats:
     """Return the IoU of each object with each mask, drawn on the canvas, by counting the owners of its pixels."""
-    ious = np.zeros((len(truth), len(reports)))
+    ious = np.zeros((len(truth), len(detected)))
     ids = np.array([item.owner for item in truth], np.int64)
     visible_px = np.array([item.visible_px for item in truth])
     class_ids = np.array([item.class_id for item in truth])
-    for place, report in enumerate(reports):
-        left, top, right, bottom = np.round(report.box_xyxy).astype(int).tolist()
+    for place, detection in enumerate(detected):
+        left, top, right, bottom = np.round(detection.box_xyxy).astype(int).tolist()
         if right <= left or bottom <= top:
             continue
-        inside = cv2.resize(report.cells, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST_EXACT)
+        inside = cv2.resize(detection.cells, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST_EXACT)
         under = owners[top:bottom, left:right] * inside  # background pixels outside the mask
         shared = np.bincount(under.ravel(), minlength=_PILLAR + 1)[ids]
         union = np.count_nonzero(inside) + visible_px - shared
-        ious[:, place] = np.where(class_ids == report.class_id, shared / union, 0.0)
+        ious[:, place] = np.where(class_ids == detection.class_id, shared / union, 0.0)
     return ious

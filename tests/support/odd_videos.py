@@ -16,7 +16,7 @@ WITHOUT_PICTURES = {
 }
 
 
-def count_sound_frames(path: Path) -> int:
+def count_undamaged_frames(path: Path) -> int:
     """Count the undamaged pictures with a simple decoding loop that ends at the first undecodable packet."""
     count = 0
     try:

@@ -1,6 +1,6 @@
 """Helpers that run the command line as a process in a folder of its own, and read the files that it writes.
 
-A run of these helpers fails when it leaves a process or a temporary file behind, however it was ended.
+A test fails if a run leaves a process or a temporary file behind, even if the run was killed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Running:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout_s} s:\n{self.said}") from None
+            raise AssertionError(f"still running after {timeout_s} s:\n{self.output}") from None
         for reader in self._readers:
             reader.join(GONE_TIMEOUT_S)
         return code
@@ -78,8 +78,8 @@ class Running:
         """Wait until `condition` is true and return its value. Fail if the command ends first or it takes too long."""
         deadline_s = time.monotonic() + timeout_s
         while not (found := condition()):
-            assert self.process.poll() is None, f"ended with {self.process.returncode} before {what}:\n{self.said}"
-            assert time.monotonic() < deadline_s, f"{what} not there after {timeout_s} s:\n{self.said}"
+            assert self.process.poll() is None, f"ended with {self.process.returncode} before {what}:\n{self.output}"
+            assert time.monotonic() < deadline_s, f"no {what} after {timeout_s} s:\n{self.output}"
             time.sleep(0.05)
         return found
 
@@ -102,7 +102,7 @@ class Running:
         socket = self.until(lambda: next(self.temporary.glob("maskstream-*/redis.sock"), None), what="the Redis socket")
         return f"unix://{socket}"
 
-    def family(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """Return all processes of the run, including those that are no descendants of the command."""
         found = []
         for process in psutil.process_iter():
@@ -114,7 +114,7 @@ class Running:
         return found
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Return standard error and standard output so far."""
         return "\n".join([*self.err, *self.out])
 
@@ -126,18 +126,18 @@ class Running:
         deadline_s = time.monotonic() + GONE_TIMEOUT_S
         while (left := self._leftovers()) and time.monotonic() < deadline_s:
             time.sleep(0.1)
-        for process in self.family():
+        for process in self.processes():
             process.kill()
         for reader, pipe in zip(self._readers, (self.process.stdout, self.process.stderr), strict=True):
             reader.join(GONE_TIMEOUT_S)
             if pipe is not None:
                 pipe.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
-        assert not left, f"left behind: {', '.join(left)}\n{self.said}"
+        assert not left, f"left behind: {', '.join(left)}\n{self.output}"
 
     def _leftovers(self) -> list[str]:
         processes = []
-        for process in self.family():
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 processes.append(f"{process.pid} {' '.join(process.cmdline())}")
         return [*processes, *map(str, self.temporary.iterdir())]
@@ -181,7 +181,7 @@ def run(
     with running(*arguments, folder=folder, prefix=prefix, **environment) as process:
         code = process.wait(timeout_s)
         wall_s = time.monotonic() - start_s
-    assert "Traceback" not in process.said
+    assert "Traceback" not in process.output
     return Ended(code, process.out, process.err, folder, wall_s)
 
 

@@ -60,8 +60,8 @@ class RtspServer:
         assert self.process.stdout is not None
         port = self.process.stdout.readline().strip()
         if not port:
-            _, said = self.process.communicate()
-            reason = said.decode(errors="replace").strip().splitlines()[-1:]
+            _, stderr = self.process.communicate()
+            reason = stderr.decode(errors="replace").strip().splitlines()[-1:]
             raise FileNotFoundError(f"no GStreamer RTSP server for {SYSTEM_PYTHON}: {' '.join(reason)}")
         self._port = int(port)
 

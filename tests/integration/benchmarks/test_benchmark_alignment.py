@@ -72,7 +72,7 @@ def test_squares_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(("area_px2", "size"), [(1023, "small"), (1024, "medium"), (9215, "medium"), (9216, "large")])
-def test_sizes_are_cocos(area_px2: int, size: str) -> None:
+def test_object_sizes_are_those_of_coco(area_px2: int, size: str) -> None:
     assert alignment.size_of(area_px2) == size
 
 

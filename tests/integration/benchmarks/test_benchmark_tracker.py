@@ -114,8 +114,8 @@ def test_every_tenth_frame_is_evaluated(scene: Scene) -> None:
     assert judge(scene.truth, without(10)).num_missed == len(scene.truth.frame(10)[0])
 
 
-def test_a_slow_tracker_s_frames_are_the_first(scene: Scene) -> None:
-    """Figures use the updates that all trackers have made."""
+def test_first_returns_the_frames_that_a_slow_tracker_has_processed(scene: Scene) -> None:
+    """Accuracy is computed on the updates that all trackers have made."""
     few = scene.truth.first(20)
     assert len(few.starts) == 21
     for index in range(20):
@@ -128,8 +128,8 @@ def test_a_slow_tracker_s_frames_are_the_first(scene: Scene) -> None:
 # Processes
 
 
-def test_a_child_gives_the_tracks_of_the_tracker(scene: Scene, tmp_path: Path) -> None:
-    """In parts, and again from the start with a new tracker."""
+def test_a_child_returns_the_tracks_of_the_tracker(scene: Scene, tmp_path: Path) -> None:
+    """The scene is processed in parts, and then again from the start with a new tracker."""
     save_detections(tmp_path / "scene.npz", scene.detections, scene.scores, scene.mask_bits)
     with children([OURS, OURS_MASKS], tmp_path) as started:
         for child, with_masks in zip(started, (False, True), strict=True):
@@ -249,7 +249,7 @@ def test_a_short_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_accuracy_of_a_child_equals_that_of_the_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At 30 frames per second, as the peers, and with the configuration of the child."""
+    """Both run at 30 frames per second, as the peers do, with the configuration of the child."""
     monkeypatch.setattr(mot_tracking, "TrackerConfig", lambda: TrackerConfig.for_conf(0.5, 0.1))
     truth, results = box_crowd(tmp_path)
     for found in results.glob("*.txt"):

@@ -158,7 +158,7 @@ def test_a_fault_of_parity_ends_the_run_and_is_recorded(tmp_path: Path, table: r
         return {}
 
     def never(_: report.Report, __: Budget) -> Mapping[str, Any]:
-        raise AssertionError("measured behind a fault")
+        raise AssertionError("measured after a fault")
 
     chosen = [Section("parity", 10, gated), Section("nms", 10, never)]
     with pytest.raises(SystemExit):
@@ -187,7 +187,7 @@ def test_slug(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_the_gpu_benchmark_prints_one_line() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -236,8 +236,9 @@ def test_gate_ends_the_program_with_1_on_a_fault() -> None:
 
 
 def test_calls_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call once before it is timed, then in turn; with repeats, a time is that of one call and a share of the
-    wait for all of them."""
+    """Each call runs once before it is timed; then the calls take turns. With repeats, the time of a call includes its
+    share of the wait.
+    """
     clock, made = Clock(), []
     monkeypatch.setattr(report.time, "perf_counter", clock)
 

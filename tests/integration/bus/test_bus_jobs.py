@@ -19,7 +19,7 @@ from pipeline.redaction import redact_url
 def test_a_stream_id_in_use_cannot_be_begun_again(bus: Bus, clock: Clock, role: str) -> None:
     job = Job(bus)
     lease = job.writer().lease if role == "decode" else job.result_writer().lease
-    clock.when_asleep = lease.beat
+    clock.on_sleep = lease.beat
     with pytest.raises(BusError, match=r"'cam1' is in use .* --stream-id"):
         Job(bus)
     assert job.state("log_id") == job.log_id

@@ -181,7 +181,7 @@ class World:
             self.track()
             if self.seq == self.tracker.refresh_last_assigned():
                 return
-        raise AssertionError(f"stands still at {self.seq} of {self.log.refresh_last_assigned()}")
+        raise AssertionError(f"no progress at frame {self.seq} of {self.tracker.refresh_last_assigned()}")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -27,7 +27,7 @@ def next_pending(queue: FrameQueue) -> QueuedFrame:
 # -- reading and answering --------------------------------------------------------------------------------------------
 
 
-def test_a_frame_arrives_as_it_was_offered(bus: Bus) -> None:
+def test_a_frame_is_read_as_it_was_offered(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     header = job.header(writer)
@@ -154,7 +154,7 @@ def test_streams_can_be_removed(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("key", ["of an empty stream", "that does not exist yet"])
-def test_waiting_ends_when_a_frame_comes(bus: Bus, key: str) -> None:
+def test_wait_returns_when_a_frame_arrives(bus: Bus, key: str) -> None:
     job = Job(bus)
     queue = job.queue()
     writer = job.writer() if key == "of an empty stream" else None
@@ -166,7 +166,7 @@ def test_waiting_ends_when_a_frame_comes(bus: Bus, key: str) -> None:
     assert 0.1 < time.monotonic() - start_s < 2.0
 
 
-def test_waiting_notices_a_file_that_is_decoded_again(bus: Bus) -> None:
+def test_wait_detects_frames_of_a_file_that_is_decoded_again(bus: Bus) -> None:
     job = Job(bus)
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 3)

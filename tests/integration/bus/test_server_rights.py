@@ -101,7 +101,7 @@ def test_one_command_works_with_the_documented_rights(server: RedisServer, clip:
     assert (tmp_path / "out" / "clip.jsonl").read_text().count('"type":"frame"') == 10
 
 
-def test_a_user_without_a_right_is_told_which_page_lists_them(server: RedisServer) -> None:
+def test_a_missing_right_is_reported_with_the_page_that_lists_the_rights(server: RedisServer) -> None:
     bus = Bus(url_of_user(server, "weak", "on >pw ~ms:* -@all +ping"))
     bus.check()
     with pytest.raises(BusError, match=r"the user lacks a right .* docs/contract\.md"), bus.explained_errors():

@@ -37,7 +37,7 @@ RtspServers = Callable[..., RtspServer]
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that show their number in blocks along the top."""
+    """Write a video whose pictures show their number as black and white blocks along the top."""
     frames = []
     for number in range(NUM_PICTURES):
         picture = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
@@ -53,14 +53,14 @@ def number_on(picture: NDArray[np.uint8]) -> int:
 
 
 def shown(path: Path) -> list[tuple[float, int]]:
-    """Time and number of each picture of a video, which must decode without an error."""
+    """Decode a video and return time and number of each picture. Fails if decoding reports an error."""
     with av.open(str(path)) as container:
         assert not container.streams.audio
         return [(float(frame.time or 0.0), number_on(frame.to_ndarray(format="gray"))) for frame in container.decode()]
 
 
 def first_number(frame: FrameResult, number: int) -> int:
-    """The number of the picture at pts_s = 0 of a connection, computed from any of its frames."""
+    """Return the number of a connection's picture at pts_s = 0, computed from any of its frames."""
     return (number - round(frame.pts_s * FPS)) % NUM_PICTURES
 
 
@@ -74,7 +74,7 @@ def num_frames(folder: Path, epoch: int = 1) -> int:
 
 
 def finish(job: Running, folder: Path) -> tuple[list[FrameResult], list[tuple[float, int]]]:
-    """Press Ctrl-C. Returns the frame messages and the pictures of the video; no other file may remain."""
+    """Press Ctrl-C. Return the frame messages and the pictures of the video. Fails if another file remains."""
     job.interrupt()
     assert job.wait(STOP_TIMEOUT_S) == 130
     assert sorted(os.listdir(folder / "out")) == ["cam.jsonl", "cam.mp4", "summary.json"]
@@ -112,7 +112,7 @@ def test_the_video_shows_the_picture_of_every_result(clip: Path, rtsp_server: Rt
     assert len(numbers) == 1
     media_s = [frame.pts_s - frames[0].pts_s for frame in frames]
     assert [time_s for time_s, _ in pictures] == pytest.approx(media_s, abs=0.001)
-    assert "their pictures were no longer stored" not in job.said
+    assert "their pictures were no longer stored" not in job.output
 
 
 @pytest.mark.parametrize("lost", ["camera", "decoder"])
@@ -154,7 +154,7 @@ def test_a_killed_sink_starts_the_video_over(clip: Path, rtsp_server: RtspServer
     assert 4 < len(pictures) < len(frames)
     kept = frames[-len(pictures) :]
     assert len({first_number(frame, number) for frame, (_, number) in zip(kept, pictures, strict=True)}) == 1
-    assert f"lacks {len(frames) - len(pictures)} frames that have results" in job.said
+    assert f"lacks {len(frames) - len(pictures)} frames that have results" in job.output
 
 
 def test_the_next_job_removes_the_segments_of_a_killed_job(

@@ -1,4 +1,4 @@
-"""Results of an earlier run are replaced only where the user allows it; a sink of the same log continues its file."""
+"""Results of an earlier run are replaced only with --overwrite; a sink of the same log continues its file."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ MARK = (8.0, 40.0, 40.0, 60.0)
 
 
 def numbered_picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """A grey picture with its number as black and white blocks along the top."""
+    """Return a grey picture with its number as black and white blocks along the top."""
     picture = np.full((height, width, 3), 100, np.uint8)
     for bit in range(BITS):
         picture[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 235 if number >> bit & 1 else 16
@@ -40,7 +40,7 @@ def number_on(picture: NDArray[np.uint8]) -> int:
 
 
 def is_annotated(picture: NDArray[np.uint8]) -> bool:
-    """Whether a box is drawn at MARK: only drawing has colour, the source is grey."""
+    """Return whether a box is drawn at MARK. The source is grey, so only annotations have colour."""
     x1, y1, x2, y2 = map(int, MARK)
     region = picture[y1:y2, x1:x2].astype(int)
     return int((region.max(axis=2) - region.min(axis=2)).max()) > 40
@@ -337,7 +337,7 @@ def test_every_frame_of_a_real_video_with_sound_keeps_its_time(tmp_path: Path, s
             difference = (
                 old.to_ndarray(format="gray")[310:, 310:].astype(int) - new.to_ndarray(format="gray")[310:, 310:]
             )
-            assert np.abs(difference).mean() < 3, f"frame {num} shows another picture"
+            assert np.abs(difference).mean() < 3, f"frame {num} has the pixels of another picture"
     assert num == 377
     assert sound_packets(output) == sound_packets(source)
 
@@ -348,14 +348,14 @@ def test_without_x264_another_encoder_is_used(tmp_path: Path, monkeypatch: pytes
     assert [number_on(picture) for _, picture in pictures(tmp_path / "cam1.mp4")] == list(range(1, 31))
 
 
-def test_without_an_encoder_the_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_encoder_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mp4, "ENCODERS", ("no_such_encoder",))
     with pytest.raises(OutputError, match="FFmpeg lacks no_such_encoder; leave video out"):
         annotate(make_clip(tmp_path / "clip.mp4", 3), tmp_path / "cam1.mp4", 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 300, sound="aac")
     (tmp_path / "cam1.mp4.part").symlink_to("/dev/full")
     with pytest.raises(
@@ -371,7 +371,7 @@ def test_a_missing_folder_is_a_one_line_error(tmp_path: Path) -> None:
         annotate(make_clip(tmp_path / "clip.mp4", 3), tmp_path / "gone" / "cam1.mp4", 3)
 
 
-def test_a_source_that_changed_during_the_job_is_one_line(tmp_path: Path) -> None:
+def test_a_source_that_changed_during_the_job_is_a_one_line_error(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "clip.mp4", 10)
     with pytest.raises(SourceError, match="yielded 10 pictures when it was read again, but its results reach frame 11"):
         annotate(source, tmp_path / "cam1.mp4", 11)

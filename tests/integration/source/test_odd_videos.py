@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_sound_frames
+from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_undamaged_frames
 from support.video_files import rgb_of_i420
 
 from pipeline.errors import SourceError
@@ -33,7 +33,7 @@ def test_every_odd_video_yields_its_undamaged_pictures_or_one_error_line(
     converter = Converter()
     for path in paths:
         begin_s = time.monotonic()
-        expected = count_sound_frames(path)
+        expected = count_undamaged_frames(path)
         if path.name in WITHOUT_PICTURES:
             with pytest.raises(SourceError) as caught:
                 open_source(str(path), "file")

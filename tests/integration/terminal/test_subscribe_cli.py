@@ -1,4 +1,4 @@
-"""The verb `subscribe`, as processes beside a running job."""
+"""The command `subscribe` in processes of its own, beside a running job."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Watched:
     results: list[AnyResult]
     early: list[str]
     late: list[str]
-    unlucky: list[str]
+    interrupted: list[str]
     resumed: list[str]
-    resumed_behind: int
+    resumed_after: int
     exit_codes: list[int]
     complaints: list[str]
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The arguments that replay the log."""
+        """Return the arguments that replay the log."""
         return ("subscribe", "street", "--from", "start", "--redis-url", self.server.url)
 
 
@@ -67,25 +67,25 @@ def server(redis_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def watched(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """Two subscribers wait for the job. One is killed half-way and restarted; another one starts at the end."""
+    """Run a job with two subscribers that wait for it. One is killed and restarted; a third one starts at the end."""
     folder, redis = tmp_path_factory.mktemp("subscribe"), ("--redis-url", server.url)
     make_scene(folder / "street.mp4", NUM_FRAMES, width=320, height=180)
     follow = ("subscribe", "street", "--from", "start", *redis)
     with (
         running(*follow, folder=folder) as early,
-        running(*follow, folder=folder) as unlucky,
+        running(*follow, folder=folder) as interrupted,
         running("street.mp4", "--output", "out", "--save", "jsonl", *redis, folder=folder) as job,
     ):
-        unlucky.until(lambda: last_frame(unlucky) >= KILL_AT, what=f"frame {KILL_AT}")
-        unlucky.process.kill()
-        unlucky.wait()
-        seen = last_frame(unlucky)
-        behind = ("subscribe", "street", "--from", str(seen), *redis)
-        with running(*follow, folder=folder) as late, running(*behind, folder=folder) as resumed:
+        interrupted.until(lambda: last_frame(interrupted) >= KILL_AT, what=f"frame {KILL_AT}")
+        interrupted.process.kill()
+        interrupted.wait()
+        seen = last_frame(interrupted)
+        resume = ("subscribe", "street", "--from", str(seen), *redis)
+        with running(*follow, folder=folder) as late, running(*resume, folder=folder) as resumed:
             codes = [process.wait() for process in (job, early, late, resumed)]
     results = read_results(folder / "out" / "street.jsonl")
-    complaints = [*early.err, *unlucky.err, *late.err, *resumed.err]
-    lines = (early.out, late.out, unlucky.out, resumed.out)
+    complaints = [*early.err, *interrupted.err, *late.err, *resumed.err]
+    lines = (early.out, late.out, interrupted.out, resumed.out)
     return Watched(server, folder, results, *lines, seen, codes, complaints)
 
 
@@ -109,12 +109,12 @@ def test_from_start_replays_all_messages_in_order_and_continues_live(watched: Wa
 
 
 def test_a_restarted_subscriber_misses_and_repeats_nothing(watched: Watched) -> None:
-    seen = watched.resumed_behind
+    seen = watched.resumed_after
     assert KILL_AT <= seen < NUM_FRAMES
     upto = 1 + next(
         index for index, one in enumerate(watched.results) if isinstance(one, FrameResult) and one.frame_seq == seen
     )
-    assert decoded(watched.unlucky)[:upto] == watched.results[:upto]
+    assert decoded(watched.interrupted)[:upto] == watched.results[:upto]
     assert decoded(watched.resumed) == watched.results[upto:]
 
 
@@ -125,7 +125,7 @@ def test_text_format_prints_one_line_per_message(watched: Watched) -> None:
     assert text.out[-1].startswith(f"street #{NUM_FRAMES}: finished: {NUM_FRAMES} frames")
 
 
-def test_an_unknown_stream_is_reported_and_given_up(watched: Watched) -> None:
+def test_an_unknown_stream_is_reported_and_ends_the_command(watched: Watched) -> None:
     done = run("subscribe", "stret", "--timeout", "4", "--redis-url", watched.server.url, folder=watched.folder)
     assert (done.code, done.out) == (1, [])
     waiting, given_up = done.err

@@ -87,7 +87,7 @@ def test_two_cameras_and_a_file_share_one_model_and_ctrl_c_ends_them(
         assert listening(job) == []
         job.interrupt()
         assert job.wait(STOP_TIMEOUT_S) == 130
-    assert "finishing the frames in flight" in job.said
+    assert "finishing the frames in flight" in job.output
     assert {stream["phase"] for stream in report["streams"]} == {"live", "ended"}
     (infer,) = [worker for worker in report["workers"] if worker["role"] == "infer"]
     assert infer["counters"]["mixed_batches"] > 0
@@ -114,7 +114,7 @@ def listening(job: Running) -> list[Any]:
     """Return the network ports on which processes of the job listen."""
     return [
         connection
-        for process in job.family()
+        for process in job.processes()
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
@@ -144,7 +144,7 @@ def test_a_camera_that_is_off_affects_no_other_stream_and_is_retried(tmp_path: P
         job.until(lambda: reconnects(bus, tmp_path, "gone") > tries, what="another attempt")
         job.interrupt()
         assert job.wait(STOP_TIMEOUT_S) == 130
-    assert "secret" not in job.said
+    assert "secret" not in job.output
     assert len(frames_of(read_results(tmp_path / "out" / "street.jsonl"))) == 10
     end = end_of(read_results(tmp_path / "out" / "gone.jsonl"))
     assert (end.reason, end.num_frames, end.num_gap_frames) == ("stopped", 0, 0)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_sound_frames
+from support.odd_videos import NUM_FILES, WITHOUT_PICTURES, count_undamaged_frames
 from support.pipeline_runs import (
     Ended,
     count_pictures,
@@ -287,13 +287,13 @@ def test_a_truncated_file_gives_the_frames_before_its_end(tmp_path: Path) -> Non
                 container.mux(packet)
     content = (tmp_path / "street.ts").read_bytes()
     (tmp_path / "street.ts").write_bytes(content[: len(content) * 6 // 10])
-    num_sound = count_sound_frames(tmp_path / "street.ts")
-    assert 5 < num_sound < 30
+    num_undamaged = count_undamaged_frames(tmp_path / "street.ts")
+    assert 5 < num_undamaged < 30
     ended = run("street.ts", "--output", "out", folder=tmp_path)
     results = read_results(tmp_path / "out" / "street.jsonl")
-    assert covered(results) == list(range(1, num_sound + 1))
+    assert covered(results) == list(range(1, num_undamaged + 1))
     assert (ended.code, end_of(results).reason) == (0, "finished")
-    assert count_pictures(tmp_path / "out" / "street.mp4") == num_sound
+    assert count_pictures(tmp_path / "out" / "street.mp4") == num_undamaged
 
 
 # -- damaged and unusual videos ---------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def assert_each_is_finished_or_one_clear_line(ended: Ended, paths: list[Path], m
             assert (numbers, end_of(results).reason) == ([], "failed")
             assert sum(path.name in line for line in errors) == 1
         else:
-            expected = count_sound_frames(path)
+            expected = count_undamaged_frames(path)
             expected = expected if max_frames is None else min(expected, max_frames)
             assert numbers == list(range(1, expected + 1)), path.name
             assert len(frames_of(results)) == expected

@@ -84,11 +84,11 @@ def test_killed_workers_lose_no_result(clip: Path, undisturbed: list[AnyResult],
 def test_nothing_outlives_a_killed_supervisor(clip: Path, tmp_path: Path) -> None:
     with running(clip, *BOTH, folder=tmp_path) as job:
         wait_for_results(job, job.redis_url(), 3)
-        assert len(job.family()) >= 7  # the supervisor, four workers, the server and its watchdog
+        assert len(job.processes()) >= 7  # the supervisor, four workers, the server and its watchdog
         job.process.send_signal(signal.SIGKILL)
         job.wait()
         deadline_s = time.monotonic() + GONE_S
-        while (left := job.family()) and time.monotonic() < deadline_s:
+        while (left := job.processes()) and time.monotonic() < deadline_s:
             time.sleep(0.1)
         assert left == []
         assert list(job.temporary.iterdir()) == []
@@ -122,13 +122,13 @@ def test_a_redis_restarted_without_its_data_ends_the_job_with_one_line(
         wait_for_results(job, server.url, KILL_AT)
         server.restart()
         assert job.wait(40) == 1
-    assert "Traceback" not in job.said
+    assert "Traceback" not in job.output
     errors = [line for line in job.err if line.startswith("maskstream: error: ")]
     assert len(errors) == 1, job.err
     assert f"Redis at {server.url} lost the data of street: it was restarted without its data" in errors[0]
     assert "start the command again, or use a server with AOF" in errors[0]
-    assert "took over" not in job.said
-    assert "no end message in out/street.jsonl" in job.said
+    assert "took over" not in job.output
+    assert "no end message in out/street.jsonl" in job.output
 
 
 def test_a_frame_whose_pixels_were_deleted_becomes_a_gap(
@@ -165,7 +165,7 @@ def test_ctrl_c_while_the_model_is_loaded_ends_the_job_at_once(
         job.wait_for("starting: ")
         job.interrupt()
         assert job.wait(GONE_S) == 130
-    assert "Traceback" not in job.said
+    assert "Traceback" not in job.output
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"street.jsonl", "summary.json"}
     with server.client() as client:
         assert client.keys("*") == []

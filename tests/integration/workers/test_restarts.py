@@ -130,7 +130,7 @@ def test_an_infer_worker_without_enough_memory_ends_the_job_with_the_cause(clip:
     (error,) = [line for line in job.err if line.startswith("maskstream: error: ")]
     assert "out of memory" in error
     assert "lower --batch or --workers, or use a smaller model" in error
-    assert "Traceback" not in job.said
+    assert "Traceback" not in job.output
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_job_that_ends_before_it_reached_its_source_is_reported_as_stopped(cli
         assert end_of(read_results(tmp_path / "out" / f"{name}.jsonl")).reason == "stopped"
         assert any(line.startswith(f"{name}: stopped") for line in job.err), job.err
     assert "never reached: " in end_of(read_results(tmp_path / "out" / "cam1.jsonl")).detail
-    assert "done" not in job.said
+    assert "done" not in job.output
     summaries = json.loads((tmp_path / "out" / "summary.json").read_text())["streams"]
     assert {summary["reason"] for summary in summaries.values()} == {"stopped"}
     assert any(line.startswith("cam1: 0 frames, 0 tracks") and "stopped" in line for line in job.out), job.out

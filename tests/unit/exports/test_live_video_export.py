@@ -28,11 +28,11 @@ S = 1_000_000_000
 
 
 def keep(folder: Path, *epochs: Sequence[Sequence[float]]) -> None:
-    """Store epochs of one or more stretches with the given times; the n-th picture of all has the luma 20 + 4 n."""
+    """Store epochs, each with one or more sequences of times. Picture n over all epochs has the luma 20 + 4 n."""
     writer = SegmentWriter(folder, segment_s=0.0)
     first = 0
-    for epoch, stretches in enumerate(epochs, start=1):
-        for times_s in stretches:
+    for epoch, sequences in enumerate(epochs, start=1):
+        for times_s in sequences:
             frames = counting_frames(first + len(times_s), WIDTH, HEIGHT)[first:]
             first += len(times_s)
             path = write_video(
@@ -159,7 +159,7 @@ def test_without_a_picture_there_is_no_video(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reader.lock"]
 
 
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_a_one_line_error(tmp_path: Path) -> None:
     keep(tmp_path, [steps(GOP)])
     results = [result(n, n / FPS) for n in range(GOP)]
     with pytest.raises(OutputError, match="the folder is gone"):

@@ -45,7 +45,7 @@ def drawn(hw: tuple[int, int], *instances: Instance, background: int = 90) -> ND
     return picture
 
 
-def test_inside_the_mask_the_colour_is_mixed_and_outside_the_picture_is_untouched() -> None:
+def test_the_colour_is_blended_inside_the_mask_and_the_rest_is_unchanged() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 600.0, 500.0)
     picture = drawn(hw, instance(hw, box))
     expected = 90 * 0.58 + np.array(track_colour(7)) * 0.42
@@ -62,7 +62,7 @@ def test_inside_the_mask_the_colour_is_mixed_and_outside_the_picture_is_untouche
     assert (corner == 90).all(), "inside the box, outside the mask"
 
 
-def test_a_hole_in_the_mask_stays_clear() -> None:
+def test_a_hole_in_the_mask_is_not_coloured() -> None:
     hw, box = (720, 1280), (400.0, 200.0, 600.0, 500.0)
     ring = ellipse(hw, box) & ~ellipse(hw, (460.0, 300.0, 540.0, 400.0))
     holed = result_samples.instance(box_xyxy=box, mask=Mask(size=hw, counts=encode_rle(ring).decode()))
@@ -237,7 +237,7 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
 
 
 def hidden_share(hw: tuple[int, int], boxes: list[tuple[float, float, float, float]]) -> float:
-    """The share of the objects' pixels that labels hide."""
+    """Return the share of the objects' pixels that labels cover."""
     instances = [instance(hw, box, number) for number, box in enumerate(boxes, start=1)]
     with_labels = drawn(hw, *instances)
     with pytest.MonkeyPatch.context() as patch:
@@ -322,7 +322,7 @@ def test_drawing_ten_instances_at_720p_is_fast() -> None:
     draw_result(picture, message)
     times_s = []
     num_threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # so that the processor time of this thread is all of it, however busy the machine is
+    cv2.setNumThreads(1)  # so that the CPU time of this thread is the whole cost, also on a busy machine
     try:
         for _ in range(15):
             begin_s = time.thread_time()

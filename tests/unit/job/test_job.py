@@ -74,7 +74,7 @@ def test_precedence_of_options() -> None:
     assert [stream.conf for stream in job(text, "b.mp4", conf="0.7").streams] == [0.7, 0.7, 0.7]
 
 
-def test_zero_is_not_taken_for_unset() -> None:
+def test_zero_is_different_from_unset() -> None:
     assert job("conf: 0.4\nstreams: {x: {source: a.mp4, conf: 0}}").streams[0].conf == 0.0
 
 
@@ -132,7 +132,7 @@ def test_streams_of_the_file_come_first_and_keep_their_ids() -> None:
         ("model: streat", ["a.mp4"], [], "unknown model 'streat' (did you mean 'street'?)"),
     ],
 )
-def test_an_impossible_request_is_refused(text: str, sources: list[str], ids: list[str], expected: str) -> None:
+def test_an_invalid_request_is_refused(text: str, sources: list[str], ids: list[str], expected: str) -> None:
     error = job_error(text, *sources, ids=tuple(ids))
     assert isinstance(error, UsageError)
     assert str(error).startswith(expected)

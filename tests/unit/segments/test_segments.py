@@ -273,7 +273,7 @@ def test_a_folder_has_one_reader(tmp_path: Path) -> None:
         SegmentReader(tmp_path / "elsewhere")
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_cannot_be_written_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied")
 

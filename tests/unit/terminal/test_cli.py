@@ -339,8 +339,8 @@ def test_the_file_and_the_installed_command_are_the_same(tmp_path: Path) -> None
 def test_a_closed_pipe_is_silent_for_short_output_too() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w") as nobody:
+    with open(writing, "w") as closed_pipe:
         done = subprocess.run(
-            [*PROGRAM, "models"], stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            [*PROGRAM, "models"], stdout=closed_pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")

@@ -212,7 +212,7 @@ def test_no_control_characters_without_a_terminal(
     assert text.count("[bold]e[/bold] :smile:") == 4
 
 
-def test_a_closed_pipe_is_no_error(clock: Clock) -> None:
+def test_a_closed_pipe_is_ignored(clock: Clock) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w", buffering=1) as file:

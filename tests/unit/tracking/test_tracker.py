@@ -131,11 +131,11 @@ def test_ids_are_kept_when_two_objects_cross(fps: int, overlap: str) -> None:
 
 def test_a_low_score_detection_continues_only_a_confirmed_track() -> None:
     tracker = MaskTracker(CONFIG)
-    confirmed, tentative, nobody = [0, 0, 50, 50], [200, 0, 250, 50], [400, 0, 450, 50]
+    confirmed, tentative, untracked = [0, 0, 50, 50], [200, 0, 250, 50], [400, 0, 450, 50]
     for seq in range(1, 6):
         tracker.update(detections([confirmed]), seq, seq / 10)
     tracker.update(detections([confirmed, tentative]), 6, 0.6)
-    result = tracker.update(detections([confirmed, tentative, nobody], 0.3), 7, 0.7)
+    result = tracker.update(detections([confirmed, tentative, untracked], 0.3), 7, 0.7)
     assert (result.detection_idx.tolist(), result.track_ids.tolist()) == ([0], [1])
     assert len(tracker.update(detections([confirmed], 0.05), 8, 0.8)) == 0
     twice = tracker.update(detections([confirmed, confirmed], [0.9, 0.3]), 9, 0.9)

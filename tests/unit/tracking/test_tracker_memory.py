@@ -17,8 +17,10 @@ NUM_OBJECTS, LIFE_FRAMES = 200, 100
 SETTLED_FRAME = 2_000
 
 MOST_GROWTH_BYTES = 2**20
-"""of the process over the frames that follow: a forgotten mask (98 bytes) of each of the 16,000 tracks that end would
-take 2 MiB; what allocators hold on to was measured at 16 KiB
+"""maximum growth of the process after SETTLED_FRAME
+
+16,000 tracks end in that time, and a leak of one mask (98 bytes) per track would take 2 MiB. The growth by the
+allocators was measured at 16 KiB.
 """
 
 
@@ -46,5 +48,5 @@ def test_memory_stays_constant_over_ten_thousand_frames(with_masks: bool) -> Non
             resident.append(process.memory_info().rss)
     assert tracker.num_confirmed > 15_000
     half = len(sizes) // 2
-    assert max(sizes[half:]) <= 1.05 * max(sizes[:half]), "lost tracks are some more now, some fewer then"
+    assert max(sizes[half:]) <= 1.05 * max(sizes[:half]), "the number of lost tracks varies by a few percent"
     assert max(resident) - resident[0] <= MOST_GROWTH_BYTES
