@@ -67,6 +67,16 @@ class JobReport:
         if found := [str(path) for path in paths if has_content(path)]:
             self.tell("warning", f"no end message in {', '.join(found)}: the job ended before its streams")
 
+    def report_unpublished(self) -> None:
+        """Report results that are in the log but not on the channel; Redis before 7.0 cannot tell it at the start."""
+        for status in self.statuses.values():
+            if status.num_unpublished:
+                self.tell(
+                    "warning",
+                    f"{status.stream_id}: {status.num_unpublished} results are in the log but not on the channel: the "
+                    "Redis user may not publish there; ACL SETUSER name '&ms:results:*' gives the right",
+                )
+
     def write_summary(self, *, interrupted: bool) -> None:
         """Write summary.json from what the sinks stored. Raises OutputError, LOST_CONNECTION."""
         summaries = {}

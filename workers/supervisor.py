@@ -64,6 +64,7 @@ class Supervisor:
                 self._work()
             with self._watch:
                 self._report.refresh()
+                self._report.report_unpublished()
             return self._exit_code()
         finally:
             try:
