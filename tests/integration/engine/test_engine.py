@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,10 @@ BUNDLED = weights_path(STREET)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return load_engine("street", device="cpu", precision="fp32", threads=2)
+def engine() -> Iterator[Engine]:
+    num_threads = torch.get_num_threads()
+    yield load_engine("street", device="cpu", precision="fp32", threads=2)
+    torch.set_num_threads(num_threads)  # a setting of the process, which later tests compare with other processes
 
 
 @pytest.fixture(scope="module")
