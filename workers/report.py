@@ -70,12 +70,8 @@ class JobReport:
     def report_unpublished(self) -> None:
         """Report results that are in the log but not on the channel; Redis before 7.0 cannot tell it at the start."""
         for status in self.statuses.values():
-            if status.num_unpublished:
-                self.tell(
-                    "warning",
-                    f"{status.stream_id}: {status.num_unpublished} results are in the log but not on the channel: the "
-                    "Redis user may not publish there; ACL SETUSER name '&ms:results:*' gives the right",
-                )
+            if warning := status.unpublished_warning:
+                self.tell("warning", warning)
 
     def write_summary(self, *, interrupted: bool) -> None:
         """Write summary.json from what the sinks stored. Raises OutputError, LOST_CONNECTION."""

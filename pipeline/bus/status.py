@@ -49,6 +49,16 @@ class StreamStatus(msgspec.Struct, kw_only=True):
         """Whether the result log has its end message."""
         return self.phase in ("ended", "truncated", "stopped", "failed")
 
+    @property
+    def unpublished_warning(self) -> str:
+        """One line about the results that are not on the channel; empty if every result is."""
+        if not self.num_unpublished:
+            return ""
+        return (
+            f"{self.stream_id}: {self.num_unpublished} results are in the log but not on the channel: the Redis user "
+            "may not publish there; ACL SETUSER name '&ms:results:*' gives the right"
+        )
+
 
 class WorkerStatus(msgspec.Struct, kw_only=True):
     """One worker's heartbeat: `ms:worker:ROLE:NAME`."""

@@ -119,12 +119,7 @@ def status_lines(streams: Sequence[StreamStatus], workers: Sequence[WorkerStatus
         for stream in streams
     ]
     lines = _columns(rows) if streams else ["no streams"]
-    lines += [
-        f"{stream.stream_id}: {stream.num_unpublished} results are in the log but not on the channel: "
-        "the Redis user may not publish there"
-        for stream in streams
-        if stream.num_unpublished
-    ]
+    lines += [warning for stream in streams if (warning := stream.unpublished_warning)]
     if workers:
         worker_rows = [("worker", "role", "state", "host", "pid", "version", "detail")]
         worker_rows += [
