@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,19 +51,39 @@ def installation() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def public_python() -> Iterator[Path]:
+    """Yield a copy of this Python that every user can execute, without its packages. The original can be in /root."""
+    folder = Path(tempfile.mkdtemp(prefix="python-"))
+    folder.chmod(0o755)
+    standard_library = Path(sysconfig.get_path("stdlib"))
+    unneeded = shutil.ignore_patterns("site-packages", "dist-packages", "test", "config-*", "idlelib", "ensurepip")
+    shutil.copytree(standard_library, folder / "lib" / standard_library.name, ignore=unneeded)
+    for library in Path(sysconfig.get_config_var("LIBDIR")).glob("libpython3*.so*"):
+        shutil.copy(library, folder / "lib")
+    (folder / "bin").mkdir()
+    yield Path(shutil.copy(os.path.realpath(sys.executable), folder / "bin"))
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def as_nobody(installation: Path) -> list[str]:
-    """Return a prefix for commands that runs them as UID, with the right to read every file but to write none."""
+def as_nobody(installation: Path, public_python: Path) -> list[str]:
+    """Return a command that runs Python as UID, with the right to read every installed package but to write none."""
+    home = public_python.parents[1]
+    packages = f"{installation}{os.pathsep}{sysconfig.get_path('purelib')}"
+    variables = [f"PYTHONHOME={home}", f"PYTHONPATH={packages}", f"LD_LIBRARY_PATH={home / 'lib'}"]
     prefix = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
     readable = [*prefix, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    for candidate in (prefix, readable):
+    script = "import subprocess, sys, numpy, pipeline; print(sys.version); subprocess.check_call([sys.executable, '-V'])"
+    for user in (prefix, readable):
+        command = [*user, "env", *variables, str(public_python)]
         try:
-            probe = run([*candidate, sys.executable, "-c", "import numpy, pipeline"], installation, installation)
-            if probe.returncode == 0:
-                return candidate
+            probe = run([*command, "-c", script], installation, installation)
         except OSError:
             break
-    pytest.skip("needs root and setpriv, and an environment that another user can read")
+        if probe.returncode == 0 and probe.stdout.startswith(sys.version):
+            return command
+    pytest.skip("needs root and setpriv, and a virtual environment that another user can read")
 
 
 def run(command: list[str], installation: Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +98,7 @@ def run(command: list[str], installation: Path, cwd: Path, **environment: str) -
 def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Path, as_nobody: list[str]) -> None:
     """There is one warning, child processes use the same folder, and the folder is removed at exit."""
     children = ["-c", KERNEL_SCRIPT, "-c", "import pipeline.engine"]
-    done = run([*as_nobody, sys.executable, "-c", KERNEL_SCRIPT, *children], installation, installation)
+    done = run([*as_nobody, "-c", KERNEL_SCRIPT, *children], installation, installation)
     assert done.returncode == 0, done.stderr
     first, second = (line.split() for line in done.stdout.splitlines())
     assert first[:2] == ["False", "True"], "the first process compiles"
@@ -90,7 +111,7 @@ def test_without_a_home_kernels_are_cached_in_a_private_folder(installation: Pat
 
 
 def test_the_warning_names_a_home_that_cannot_be_written(installation: Path, as_nobody: list[str]) -> None:
-    done = run([*as_nobody, sys.executable, "-c", KERNEL_SCRIPT], installation, installation, HOME=str(installation))
+    done = run([*as_nobody, "-c", KERNEL_SCRIPT], installation, installation, HOME=str(installation))
     assert done.returncode == 0, done.stderr
     reason = f"{installation / '.cache'} cannot be created (permission denied)"
     assert done.stderr.startswith(WARNING.format(reason))
@@ -98,7 +119,7 @@ def test_the_warning_names_a_home_that_cannot_be_written(installation: Path, as_
 
 
 def test_models_are_listed_without_a_home_and_without_utf8(installation: Path, as_nobody: list[str]) -> None:
-    done = run([*as_nobody, sys.executable, "-m", "run_pipeline", "models"], installation, installation, **NO_UTF8)
+    done = run([*as_nobody, "-m", "run_pipeline", "models"], installation, installation, **NO_UTF8)
     assert (done.returncode, done.stderr) == (0, "")
     assert "~/.cache/torch/hub/checkpoints/maskrcnn" in done.stdout
 

@@ -17,13 +17,16 @@ WITHOUT_PICTURES = {
 
 
 def count_undamaged_frames(path: Path) -> int:
-    """Count the undamaged pictures with a simple decoding loop that ends at the first undecodable packet."""
+    """Count the undamaged pictures of the stream that FFmpeg considers the best, up to the first undecodable packet."""
     count = 0
     try:
         with av.open(str(path)) as container:
-            container.streams.video[0].thread_count = 1  # with more threads FFmpeg does not detect all damage
-            for frame in container.decode(video=0):
+            stream = container.streams.best("video")
+            if stream is None:
+                return 0
+            stream.thread_count = 1  # with more threads FFmpeg does not detect all damage
+            for frame in container.decode(stream):
                 count += not frame.is_corrupt
-    except (av.error.InvalidDataError, IndexError):
+    except av.error.InvalidDataError:
         pass
     return count
