@@ -38,6 +38,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return found
 
 
+@pytest.fixture(autouse=INTERPRETED)
+def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use larger tiles than on a GPU, because the interpreter takes equal time for a small tile and for a large one.
+
+    The pictures and the boxes of the tests still need several tiles.
+    """
+    monkeypatch.setattr("ops.preprocess_triton._TILE_ROWS", 16)
+    monkeypatch.setattr("ops.nms_triton._STEP", 32)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill new tensors with NaN or the largest integer, so that an element that is never written fails a test."""
