@@ -33,6 +33,12 @@ if len(sys.argv) > 1:
 """
 """calls a compiled kernel, prints whether it was found in the cache, then runs Python with its own arguments"""
 
+PROBE_SCRIPT = """
+import subprocess, sys, numpy, pipeline
+print(sys.version)
+subprocess.check_call([sys.executable, "-V"])
+"""
+
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Path]:
@@ -74,11 +80,10 @@ def as_nobody(installation: Path, public_python: Path) -> list[str]:
     variables = [f"PYTHONHOME={home}", f"PYTHONPATH={packages}", f"LD_LIBRARY_PATH={home / 'lib'}"]
     prefix = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
     readable = [*prefix, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    script = "import subprocess, sys, numpy, pipeline; print(sys.version); subprocess.check_call([sys.executable, '-V'])"
     for user in (prefix, readable):
         command = [*user, "env", *variables, str(public_python)]
         try:
-            probe = run([*command, "-c", script], installation, installation)
+            probe = run([*command, "-c", PROBE_SCRIPT], installation, installation)
         except OSError:
             break
         if probe.returncode == 0 and probe.stdout.startswith(sys.version):
