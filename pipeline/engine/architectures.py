@@ -75,7 +75,7 @@ def fold_batch_norm(module: Network | nn.Module) -> None:
     """Fold every batch norm into the convolution that is registered directly before it, in place.
 
     This is correct only if the children of each module are registered in the order in which they run, as in every
-    architecture of the table; tests/unit/engine/test_architectures.py compares the outputs before and after.
+    architecture of the table; tests/integration/engine/test_architectures.py compares the outputs before and after.
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):

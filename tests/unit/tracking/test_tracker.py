@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
-from support.paths import ROOT
 from support.tracker_cases import CONFIG, assert_equal, brief, crowd, detections, moving_box
 
 from ops.track_step import step_tracks
@@ -297,21 +293,3 @@ def test_a_gap_in_the_frame_numbers_counts_towards_the_age() -> None:
     tracker.update(detections([[0, 0, 50, 50]]), 1, 0.0)
     tracker.update(detections([[0, 0, 50, 50]]), 2, 0.1)
     assert tracker.update(detections([[0, 0, 50, 50]]), 10, 0.9).ages_frames.tolist() == [10]
-
-
-def test_small_cases_pass_with_the_compiler_disabled() -> None:
-    """The functions as plain Python, where an index out of range raises and unwritten memory is noticed."""
-    if os.environ.get("NUMBA_DISABLE_JIT") == "1":
-        pytest.skip("this is that run")
-    chosen = (
-        "known_values or centroid or without_area or fair_pairs or 8x8 or confirmation or cross or weak or copy "
-        "or part or restored or class or rider or doubt or thinned"
-    )
-    kernels = ("iou", "mask_overlap", "assignment", "kalman")
-    files = [f"tests/unit/ops/test_{name}.py" for name in kernels]
-    files += [f"tests/unit/tracking/test_{name}.py" for name in ("tracker", "tracker_properties", "tracker_checkpoint")]
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
-        cwd=ROOT, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stdout
