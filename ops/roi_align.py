@@ -37,6 +37,9 @@ _UNIT_WEIGHT = np.ones(1, np.float32)
 # the map, and the loop over them would take minutes.
 LARGEST_ADAPTIVE_BIN = np.float32(2.0**20)
 
+_NUM_MAPS = 5
+"""fewer levels are padded to this number, because numba compiles the kernel again for each length of a tuple"""
+
 # numba's workqueue threading layer, which is used without OpenMP, aborts the process if two threads launch at once.
 _LAUNCH = threading.Lock()
 
@@ -113,12 +116,13 @@ def roi_align(
     least_areas = np.array(least_areas_px2(tuple(scales)), np.float32)
     level_of_box, sort_key = assign_levels(hws, scale_of_level, least_areas, boxes_xyxy, image_idx, is_valid)
     is_half = dtype == np.float16
-    maps = tuple(level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels)
+    maps = [level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels]
+    maps += maps[-1:] * (_NUM_MAPS - len(maps))
     pooled = np.empty(shape, np.float32) if is_half else out
     order = np.argsort(sort_key)
     with _LAUNCH:
         _align_all(
-            maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
+            tuple(maps), hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
         )
     if is_half:
         out[...] = pooled
@@ -172,7 +176,7 @@ def _align_all(
     aligned: bool,
     out: NDArray[Any],
 ) -> None:
-    """Pool all boxes in parallel. maps are the flattened levels, order is a permutation of the boxes, out (N, PH, PW,
+    """Pool all boxes in parallel. maps begin with the flattened levels, order is a permutation of the boxes, out (N, PH, PW,
     C).
     """
     _, num_rows, num_columns, num_channels = out.shape

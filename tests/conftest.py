@@ -32,6 +32,7 @@ from pipeline.bus.embedded import ServerBinary
 from pipeline.errors import BusError
 
 SESSION_FOLDER = pytest.StashKey[Path]()
+COMPILING = ("tests/unit/tracking/", "tests/unit/ops/")
 LEFTOVER_TIMEOUT_S = 10.0
 """maximum time for the last processes of a session to end"""
 
@@ -59,7 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the `nightly` tests unless a -m expression is given."""
+    """Skip the `nightly` tests unless a -m expression is given, and run the tests of the kernels first.
+
+    These tests compile the kernels, each in one session, and all later tests find them in the cache.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(COMPILING))
     if config.option.markexpr:
         return
     skip = pytest.mark.skip(reason="nightly: run with `pytest -m nightly`")
