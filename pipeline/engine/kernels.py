@@ -4,7 +4,7 @@ Output shapes depend only on input shapes, and nothing synchronises with the dev
 a CUDA graph. Triton is imported by the first call on CUDA.
 
 The operators are declared by schema and not by `torch.library.custom_op`, whose operators import torch's compiler at
-their first call (docs/decisions.md, start of the engine).
+their first call (docs/decisions.md, "The engine starts without torch's compiler").
 """
 
 from __future__ import annotations

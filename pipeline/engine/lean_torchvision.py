@@ -1,8 +1,8 @@
 """Importing this module imports torchvision without torch's compiler, which takes longer to import than torchvision.
 
 `torchvision.ops.roi_align` imports one function of `torch._dynamo.utils`, which it calls only for CUDA tensors in
-deterministic mode. While torchvision is imported, a stand-in takes the place of that module (docs/decisions.md, start
-of the engine).
+deterministic mode. While torchvision is imported, a stand-in takes the place of that module
+(docs/decisions.md, "The engine starts without torch's compiler").
 """
 
 from __future__ import annotations
