@@ -8,7 +8,8 @@ adjusted to behave like a trained one on the frame of the benchmark:
 - each pyramid level gets its share of the proposals, so that boxes have all sizes from 16 pixels to most of the
   picture;
 - the bias of the background is chosen so that a few hundred scores pass the threshold of 0.05 and more than 100 boxes
-  remain after NMS; outputs without a category never pass; `detections_per_img` sets the exact number of detections;
+  remain after NMS, so that `detections_per_img`, which is a maximum, is the number of detections as long as it is
+  lower; outputs without a category never pass;
 - boxes differ a little from their proposals;
 - the kernels of the mask head blur, so that masks are blobs and not noise.
 

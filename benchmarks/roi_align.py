@@ -156,8 +156,8 @@ def cuda_fault(case: Case, found: torch.Tensor, expected: torch.Tensor) -> str |
     """Return how the results differ, or None.
 
     The tolerance has two parts. The compilers fuse different multiplications and additions, so the position of a sample
-    differs by some roundings on the widest map, and neighbouring cells differ by at most 2 * _MAX_ACTIVATION. Then each
-    result is rounded to bf16.
+    differs by up to 4 roundings on the widest map, and neighbouring cells differ by at most 2 * _MAX_ACTIVATION. Then
+    both results are rounded to bf16.
     """
     moved_cells = 4 * 2.0**-24 * case.image_hw[1] / STRIDES[0]
     wanted = expected.float()
@@ -173,7 +173,10 @@ def _off(found: torch.Tensor, wanted: torch.Tensor, tolerance: torch.Tensor) -> 
 def measure_cuda(
     table: report.Report, budget: cuda.Budget, cases: Sequence[Case] = CUDA_CASES, num_runs: int = 25
 ) -> Mapping[str, Any]:
-    """Add two rows for each case: called from Python and in a CUDA graph. Returns the skipped cases."""
+    """Add two rows for each case: our kernel called from Python, and replayed in a CUDA graph.
+
+    Returns the names of the cases that were skipped because `budget` ran out.
+    """
     skipped = []
     for case in cases:
         if budget.left_s <= 0:

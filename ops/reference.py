@@ -1,4 +1,6 @@
-"""Reference implementations: the slow, plainly correct form of every kernel. Only tests and benchmarks import it.
+"""Reference implementations: slow, plainly correct forms of the kernels. Only tests and benchmarks import it.
+
+A kernel without a form here, such as the tracker's step (track_*), is checked by its own tests alone.
 
 Legend of the letters in shapes, for all docstrings of the project:
 

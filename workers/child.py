@@ -168,7 +168,7 @@ class Child:
         error, self._unreported_error = self._unreported_error, ""
         if is_final:
             self.final_code, self.completed = code, code == EXIT_DONE and not self._leaving
-            if error and self.role.when_given_up != "job":  # else the job ends with this error
+            if error and self.role.on_repeated_crashes != "job":  # else the job ends with this error
                 self._listener("error", error)
         elif code == EXIT_DISCONNECTED:  # no crash: the supervisor reports outages of Redis itself
             self._restart_later(f"{self.name} lost Redis", "debug")

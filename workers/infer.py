@@ -76,7 +76,7 @@ class InferWorker:
                 self._step()
             except LOST_CONNECTION as error:
                 self._reconnecting.failed(error)
-                self._queue.reload()
+                self._queue.reread_pending()
             else:
                 self._reconnecting.succeeded()
         self._infer(self._batcher.take())

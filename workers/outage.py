@@ -25,14 +25,17 @@ class RedisWatch:
 
     @property
     def is_unreachable(self) -> bool:
-        """Whether the last calls failed."""
+        """Whether the latest block of calls on the bus found Redis unreachable."""
         return self._lost_since_s is not None
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Suppress a lost connection after a pause. Raises BusError if the private server has ended."""
+        """After an error of LOST_CONNECTION: pause, then suppress it.
+
+        Raises BusError instead if the private server has ended.
+        """
         if error is None:
             if self._lost_since_s is not None:
                 self._tell("warning", f"Redis is back after {time.monotonic() - self._lost_since_s:.1f} s")

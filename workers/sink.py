@@ -92,9 +92,9 @@ class FileSink:
         """Write one entry of the log. Raises OutputError if results before it were dropped before they were read."""
         if entry.message.log_id != self._log_id:
             raise BusError(f"a new job replaced the log of {self._stream_id}: start its sink again")
-        seq, companion = entry.entry_id
+        seq, follower = entry.entry_id
         first_seq = getattr(entry.message, "from_seq", seq)
-        if companion == 0 and 0 < self._next_seq < first_seq:
+        if follower == 0 and 0 < self._next_seq < first_seq:
             raise OutputError(
                 f"results {self._next_seq} to {first_seq - 1} of {self._stream_id} were dropped from the log before "
                 "they were written: save jsonl along with the video, or raise redis_memory_mb"

@@ -14,7 +14,7 @@ from pipeline.tracking.results import Commit, ResultAssembler
 from workers.base import log_outage
 
 LOST_CHECK_S = 1.0
-"""time without progress after which the stream asks Redis whether the next frame number still exists"""
+"""time without progress after which the tracker asks Redis whether the next frame number still exists"""
 STATUS_INTERVAL_S = 0.25
 
 
@@ -36,7 +36,7 @@ class StreamTracker:
         self._assembler = self._new_assembler()
         self._waiting: dict[int, tuple[bytes, BusMessage]] = {}
         """messages ahead of the position, by their first frame number: entry ID and message"""
-        self._moved_at_s = time.monotonic()
+        self._lost_check_due_at_s = 0.0
         self._status_due_at_s = 0.0
 
     @property
@@ -46,7 +46,7 @@ class StreamTracker:
 
     @property
     def active(self) -> bool:
-        """Whether there is something to read: this process holds the lease and the stream has not ended."""
+        """Whether this process reads the stream: it holds the lease and the stream has not ended."""
         return self._has_lease and not self._ended
 
     def step(self) -> None:
@@ -68,10 +68,11 @@ class StreamTracker:
             for entry_id, message in self.result_writer.read():
                 self._enqueue(entry_id, message)
             self._advance()
-            if time.monotonic() - self._moved_at_s >= LOST_CHECK_S:
+            if time.monotonic() >= self._lost_check_due_at_s:
                 self._commit_lost()
         except PositionMovedError as moved:
-            log_outage("Redis lost its latest writes, loading the position again: %s", moved)
+            cause = "new decode session, or Redis lost its latest writes"
+            log_outage("the position moved (%s), loading it again: %s", cause, moved)
             self.forget()
         self._set_status()
 
@@ -91,7 +92,7 @@ class StreamTracker:
 
     def _load(self) -> None:
         self._waiting.clear()
-        self._moved_at_s = time.monotonic()
+        self._lost_check_due_at_s = time.monotonic() + LOST_CHECK_S
         position = self.result_writer.load()
         if position is None:
             raise JobLostError(f"Redis no longer holds the job of {self.stream.stream_id}")
@@ -106,7 +107,10 @@ class StreamTracker:
         self._loaded = True
 
     def _enqueue(self, entry_id: bytes, message: BusMessage) -> None:
-        """Keep a message until it is next; discard one whose numbers are committed or that is here already."""
+        """Keep a message until it is next; discard it if its numbers are committed.
+
+        A later copy replaces an earlier one.
+        """
         seq = self._assembler.seq
         first, last = seq_range(message)
         if last <= seq:
@@ -133,10 +137,10 @@ class StreamTracker:
                 return
 
     def _commit_lost(self) -> None:
-        """Commit a gap for frame numbers that were given but are neither in the frame queue nor among the detections:
-        no worker will deliver them.
+        """Commit a gap for frame numbers that were assigned but are neither in the frame queue nor among the
+        detections: no worker will deliver them.
         """
-        self._moved_at_s = time.monotonic()
+        self._lost_check_due_at_s = time.monotonic() + LOST_CHECK_S
         seq = self._assembler.seq
         last = self.result_writer.refresh_last_assigned()
         if last <= seq:
@@ -144,7 +148,7 @@ class StreamTracker:
         present = self.result_writer.first_present_seq(seq + 1)
         to_seq = last if present is None else min(last, present - 1)
         if to_seq > seq:
-            self._commit_gap(to_seq, "lost", "no worker has it any more", [], "")
+            self._commit_gap(to_seq, "lost", "no worker holds these frames any more", [], "")
             self._advance()
 
     def _commit_gap(self, to_seq: int, cause: GapCause, detail: str, consumed: list[bytes], session: str) -> None:
@@ -158,9 +162,9 @@ class StreamTracker:
             results=commit.results,
             consumed=consumed,
             checkpoint=self._assembler.checkpoint(),
-            ended=commit.ended,
+            end_reason=commit.end_reason,
         )
-        self._moved_at_s = time.monotonic()
+        self._lost_check_due_at_s = time.monotonic() + LOST_CHECK_S
 
     def _set_status(self) -> None:
         if time.monotonic() < self._status_due_at_s and not self._ended:

@@ -30,7 +30,8 @@ STOP_S = 5.0
 HARD_EXIT_S = 3.0
 """the process ends this long after the second signal, even if a call on Redis does not return"""
 MAX_CRASHES = 4
-"""a worker that crashes this often without progress in between is given up; the decoder of a live source never is"""
+"""number of crashes without progress in between after which `on_repeated_crashes` of the role says what happens; the
+decoder of a live source is restarted without a limit"""
 
 
 class Supervisor:
@@ -158,7 +159,12 @@ class Supervisor:
     # -- restarts -----------------------------------------------------------------------------------------------------
 
     def _tend(self, children: list[Child]) -> None:
-        """Start the children, restart crashed ones, and give up those that crash repeatedly without progress."""
+        """Start the children, restart crashed ones, and act on those that crash repeatedly without progress.
+
+        Also refreshes the report and takes the positions of the workers from it. Raises JobLostError if
+        Redis lost the job, BusError if another job took its stream id, and UsageError or MaskStreamError if a worker
+        that the job needs cannot be kept running.
+        """
         self._watch.check_jobs()
         for child in children:
             child.reap()
@@ -173,13 +179,13 @@ class Supervisor:
             child.start_if_due()
 
     def _handle_repeated_crashes(self, child: Child) -> None:
-        """Act on a worker that crashed MAX_CRASHES times without progress, as its role demands (`when_given_up`)."""
+        """Act on a worker that crashed MAX_CRASHES times without progress, as its role says (`on_repeated_crashes`)."""
         problem = f"{child.name} cannot be kept running: {child.num_crashes} crashes without progress; {child.last_end}"
         if child.last_end == "SIGKILL":
             problem += f" (the kernel sends it when memory runs out; {child.role.memory_advice})"
-        if child.role.when_given_up == "job":
+        if child.role.on_repeated_crashes == "job":
             raise MaskStreamError(problem)
-        if child.role.when_given_up == "outputs":
+        if child.role.on_repeated_crashes == "outputs":
             self._report.tell("error", problem)
             child.kill()
         elif (stream := self._stream_of(child)) is not None and not stream.live:
@@ -200,11 +206,11 @@ class Supervisor:
         """Act on a worker that ended for good."""
         if child.final_code is None:
             return
-        if child.role.when_given_up == "job":
+        if child.role.on_repeated_crashes == "job":
             if child.final_code == EXIT_USAGE:
                 raise UsageError(child.last_error)
             raise MaskStreamError(f"{child.name} cannot be kept running: {child.last_error or child.last_end}")
-        if child.role.when_given_up == "outputs" and child.final_code != EXIT_DONE:
+        if child.role.on_repeated_crashes == "outputs" and child.final_code != EXIT_DONE:
             self._output_failed = True
 
     def _end_abandoned_streams(self) -> None:
@@ -236,7 +242,7 @@ class Supervisor:
         return EXIT_FAILED if failed or self._output_failed else EXIT_DONE
 
     def _report_incomplete_files(self) -> None:
-        writers = self._processes.where(lambda role: role.when_given_up == "outputs")
+        writers = self._processes.where(lambda role: role.on_repeated_crashes == "outputs")
         cut_short = [child for child in writers if not child.completed and child.final_code == EXIT_DONE]
         self._report.report_incomplete_files(
             stream_id for child in cut_short if (stream_id := getattr(child.task, "stream_id", None)) is not None

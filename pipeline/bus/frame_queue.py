@@ -16,7 +16,8 @@ from pipeline.contract.results import GapCause
 from pipeline.contract.wire import BusMessage, FrameGap, FrameHeader, decode_header, encode
 
 INFER_LEASE_S = 15.0
-"""pending frames of an infer worker whose heartbeat stopped for this time are claimed; longer than any batch takes"""
+"""pending frames of an infer worker whose heartbeat has not changed for this long are claimed; must exceed the time of
+one batch"""
 CLAIM_INTERVAL_S = 2.0
 MAX_DELIVERIES = 3
 """a frame that was delivered more often than this without an answer becomes a gap"""
@@ -32,14 +33,15 @@ class QueuedFrame:
     pixels: bytes | None
     """I420 planes; None if the key no longer exists"""
     num_deliveries: int
-    """1 for a frame that was delivered to no other consumer before"""
+    """1 for a frame that was never delivered before, to any consumer"""
 
 
 class FrameQueue:
     """Reads the frames of many streams through a consumer group.
 
-    Each infer worker has one. `name` is the name of the consumer and must stay the same after a restart of the worker,
-    which then reads its own pending frames first.
+    Each infer worker has one. `name` is the name of the consumer and should stay the same after a restart of the
+    worker, which then reads its own pending frames first. Under another name these frames are claimed after
+    INFER_LEASE_S.
     """
 
     def __init__(self, client: Client, name: str) -> None:
@@ -47,7 +49,8 @@ class FrameQueue:
         self._name = name
         self._streams: deque[str] = deque()
         self._own_pending: set[str] = set()
-        self._others: dict[bytes, tuple[bytes | None, float]] = {}
+        self._heartbeats_seen: dict[bytes, tuple[bytes | None, float]] = {}
+        """of each other infer worker: its latest heartbeat, and the time since which it has not changed"""
         self._claim_at_s = 0.0
         self._wake_ids: dict[str, bytes] = {}
 
@@ -63,8 +66,8 @@ class FrameQueue:
             self._own_pending.discard(stream_id)
             self._wake_ids.pop(StreamKeys.of(stream_id).frames, None)
 
-    def reload(self) -> None:
-        """Read the pending frames of this worker first, because a lost reply may have left frames pending."""
+    def reread_pending(self) -> None:
+        """Make `read_pending` begin with the pending frames of this worker again: a lost reply may have left some."""
         self._own_pending.update(self._streams)
         self._wake_ids.clear()
 
@@ -82,8 +85,9 @@ class FrameQueue:
         """One frame that was delivered before without an answer, or None.
 
         The pending frames of this worker come first, then those of workers whose heartbeat stopped. The caller should
-        infer the frame alone, because the frame may have crashed a worker, and must answer it before the next call,
-        which otherwise returns the same frame. A frame with more than MAX_DELIVERIES deliveries becomes a gap.
+        infer the frame alone, because the frame may have crashed a worker, and must answer it: without an answer, a
+        frame of this worker comes again at the next call, and a frame that was claimed comes again only after
+        `reread_pending` or a restart. A frame with more than MAX_DELIVERIES deliveries becomes a gap.
         """
         while self._own_pending:
             stream_id = next(iter(self._own_pending))
@@ -184,9 +188,9 @@ class FrameQueue:
 
     def _has_stopped(self, consumer: bytes) -> bool:
         beat = self._client.get(f"{WORKER_PREFIX}infer:{consumer.decode()}")
-        seen, since_s = self._others.get(consumer, (b"unknown consumer", 0.0))
+        seen, since_s = self._heartbeats_seen.get(consumer, (b"unknown consumer", 0.0))
         if beat != seen:
-            self._others[consumer] = (beat, time.monotonic())
+            self._heartbeats_seen[consumer] = (beat, time.monotonic())
             return False
         return time.monotonic() - since_s >= INFER_LEASE_S
 

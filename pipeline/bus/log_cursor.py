@@ -76,7 +76,7 @@ class _StreamPosition:
     """time of the first reply without a log; None before"""
     acknowledged_seq: int = 0
     read_seq: int = 0
-    """highest number whose frame and companions have all been acknowledged"""
+    """highest number whose frame and followers have all been acknowledged"""
     reported_seq: int = 0
     """the `read_seq` that was last sent to Redis"""
 
@@ -177,8 +177,8 @@ class LogCursor:
     def acknowledge(self, entry: LogEntry) -> None:
         """Mark an entry as processed: the log may drop it.
 
-        A number counts as read once an entry of a higher number, or the end message, is acknowledged, because further
-        companions of the same number may follow.
+        A number counts as read once an entry of a higher number, or the end message, is acknowledged, because the same
+        number may have further followers.
         """
         position = self._position(entry.message.stream_id)
         if isinstance(entry.message, EndResult):

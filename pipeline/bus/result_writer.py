@@ -18,14 +18,15 @@ READ_COUNT = 128
 
 @dataclass(frozen=True, slots=True)
 class CommittedState:
-    """The committed position of a stream, and the state of its tracker."""
+    """The committed position of a stream, and the checkpoint of the track worker at it."""
 
     log_id: str
     seq: int
     """highest committed number"""
     ended: bool
     checkpoint: bytes
-    """state of the tracker after `seq`; empty before the first commit"""
+    """checkpoint of the track worker for this stream after `seq` (MessagePack, `Progress`); empty before the first
+    commit"""
 
 
 class ResultWriter:
@@ -92,15 +93,16 @@ class ResultWriter:
         results: list[tuple[str, AnyResult]],
         consumed: list[bytes],
         checkpoint: bytes,
-        ended: str = "",
+        end_reason: str = "",
     ) -> None:
         """Append results and set the committed position to `seq_after`, in one step.
 
-        results   (id, message) pairs in ascending order; an id is `seq-n`
-        session   decode session of the results; "" for gaps of lost numbers, which belong to the session that the last
-                  call of `refresh_last_assigned` read
-        consumed  ids of the detections messages to remove
-        ended     reason of the end of the stream; "" if more results follow
+        results     (id, message) pairs in ascending order; an id is `seq-n`
+        session     decode session of the results; "" for gaps of lost numbers, which belong to the session that the
+                    last call of `refresh_last_assigned` read
+        consumed    ids of the detections messages to remove
+        checkpoint  checkpoint of the track worker for this stream, after the results
+        end_reason  reason of the end of the stream; "" if more results follow
 
         Raises FencedError, JobLostError, PositionMovedError (load again), or an exception of LOST_CONNECTION, after
         which the same call can be repeated.
@@ -115,7 +117,7 @@ class ResultWriter:
             log_bytes,
             self.keys.channel,
             checkpoint,
-            ended,
+            end_reason,
         ]
         reply = scripts.COMMIT(
             self._client,

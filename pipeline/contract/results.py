@@ -20,7 +20,9 @@ ClockOrigin = Literal["rtcp", "host", "file"]
 
 
 class Mask(msgspec.Struct, frozen=True):
-    """A mask of the source frame in COCO's compressed run-length encoding, which pycocotools reads."""
+    """The mask of one object, at the size of the source frame, in COCO's compressed run-length encoding, which
+    pycocotools reads.
+    """
 
     size: tuple[int, int]
     """height and width of the source frame in pixels"""
@@ -90,9 +92,11 @@ class FrameResult(Message, frozen=True, kw_only=True, tag="frame"):
     pts_s: float
     """media time in seconds within the epoch"""
     captured_at_ns: int | None
-    """time of capture: UTC in nanoseconds; null for files"""
+    """time of capture by the camera's clock: UTC in nanoseconds; null for files, and for a live source until it has
+    sent RTCP times"""
     clock: ClockOrigin
-    """origin of captured_at_ns: rtcp (the camera's clock), host (arrival at the decoder) or file (no capture time)"""
+    """rtcp: captured_at_ns is set; host: a live source without captured_at_ns, whose arrived_at_ns is the nearest time;
+    file: a source that is not live"""
     arrived_at_ns: int
     """time of arrival at the decoder by the Redis server's clock: UTC in nanoseconds"""
     source_name: str | None = None
@@ -110,7 +114,8 @@ class GapResult(Message, frozen=True, kw_only=True, tag="gap"):
     """The frames `from_seq` to `frame_seq`, inclusive, have no result.
 
     Causes: overflow (policy latest: the frame queue or the bus was full), stale (older than max_staleness_s), corrupt
-    (pixels missing or damaged in Redis), error (inference failed on the frame), lost (Redis lost the frame).
+    (pixels missing or damaged in Redis), error (decoding, inference or tracking failed on the frame), lost
+    (Redis lost the frame).
     """
 
     from_seq: int

@@ -54,6 +54,9 @@ class StagedNetwork:
 
     dtype        the format of the convolutions; boxes, scores and the sums of RoIAlign are float32
     num_outputs  number of outputs of the class head, including the background
+
+    The details of an instance are its mask or its keypoint heatmaps, whichever the network detects. A network that
+    detects boxes only has no details.
     """
 
     def __init__(self, network: Network, device: torch.device, dtype: torch.dtype) -> None:
@@ -83,7 +86,7 @@ class StagedNetwork:
 
     @property
     def detail_shape(self) -> tuple[int, ...]:
-        """Shape of one instance's mask or keypoint heatmaps; empty for a network that detects boxes only."""
+        """Shape of the details of one instance; empty for a network without details."""
         if self._heads.has_mask():
             return (MASK_SIDE, MASK_SIDE)
         if self._heads.has_keypoint():
@@ -91,7 +94,7 @@ class StagedNetwork:
         return ()
 
     def boxes(self, batch: Tensor, input_hws: Tensor, min_scores: Tensor) -> tuple[Pyramid, Boxes]:
-        """Detect boxes on a batch.
+        """Detect boxes on a batch. Returns the pyramid, from which `details` are computed, and the detections.
 
         batch       (B, 3, H, W) in `dtype`: normalised, padded, channels last
         input_hws   (B, 2) float32: height and width of each image inside the padded input
@@ -118,7 +121,10 @@ class StagedNetwork:
             return pyramid, detect(self._heads, logits, codes, proposals, input_hws, min_scores)
 
     def flatten(self, boxes: Boxes, capacity: int) -> FlatBoxes:
-        """The first `capacity` boxes of all images."""
+        """The boxes of all images, concatenated, in `capacity` rows.
+
+        Rows from `num` on are padding; boxes beyond `capacity` are left out.
+        """
         num_images, per_image = boxes.scores.shape
         row = torch.arange(capacity, device=self.device)
         ends = boxes.num.cumsum(0)
@@ -154,14 +160,16 @@ class StagedNetwork:
             return logits.float()
 
     def details(self, pyramid: Pyramid, boxes: Boxes, capacity: int) -> Tensor:
-        """The masks or heatmaps of the first `capacity` boxes of all images."""
+        """The details of the boxes of all images, in the rows of `flatten(boxes, capacity)`."""
         instances = self.flatten(boxes, capacity)
         return self.masks(pyramid, instances) if self._heads.has_mask() else self.heatmaps(pyramid, instances)
 
     def _pyramid(self, features: dict[str, Tensor], padded_hw: tuple[int, int]) -> Pyramid:
-        """The levels that RoIs can be assigned to; each level has half the scale of the level before it."""
+        """The levels that RoIs can be assigned to, each of half the scale of the level before it."""
         levels = [features[name] for name in self._heads.box_roi_pool.featmap_names if name in features]
         scales = infer_scales([(level.shape[2], level.shape[3]) for level in levels], padded_hw)
+        # The number of levels that differ by a factor of two, for example 4 for scales of 1/4 to 1/32. Further levels
+        # of equal scale, as in MobileNet v3, are left out.
         num = round(scales[0] / scales[-1]).bit_length()
         return Pyramid(levels[:num], list(scales[:num]))
 

@@ -3,8 +3,9 @@
     boxes  frame,id,left,top,width,height,score, ...        comma-separated; further columns are ignored
     masks  frame id class height width counts               space-separated (MOTS); counts are COCO's compressed RLE
 
-Frames, ids and pixels are numbered from 1: left = 1 is the left edge of the first column, which is x = 0 in the rest of
-MaskStream. The tables of this module keep the numbers of the files; `to_xyxy` and `from_xyxy` convert them.
+Frames and pixels are numbered from 1: left = 1 is the left edge of the first column, which is x = 0 in the rest of
+MaskStream. Ids are whole numbers of 0 or more. The tables of this module keep the numbers of the files; `to_xyxy` and
+`from_xyxy` convert pixels.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def read_boxes(path: Path, num_frames: int | None = None, *, with_ids: bool = Tr
     Raises UsageError, which names the line, for a row in another format, a frame beyond the sequence, or an id that
     occurs twice on a frame.
     """
-    check = _Numbering(num_frames)
+    check = _RowChecker(num_frames)
 
     def row(text: str) -> tuple[int, int, list[float]]:
         fields = text.split(",")
@@ -157,7 +158,7 @@ def read_boxes(path: Path, num_frames: int | None = None, *, with_ids: bool = Tr
 
 def read_masks(path: Path, num_frames: int | None = None) -> MaskRows:
     """The rows of a file of masks, checked as by `read_boxes`. Ids of IGNORED regions may repeat."""
-    check = _Numbering(num_frames)
+    check = _RowChecker(num_frames)
 
     def row(text: str) -> tuple[int, int, int, dict[str, Any]]:
         fields = text.split()
@@ -208,7 +209,7 @@ def write_masks(path: Path, rows: MaskRows) -> None:
 
 
 def by_frame(frames: NDArray[np.int64], num_frames: int) -> list[NDArray[np.int64]]:
-    """For each frame 1, 2 … num_frames the indices of its rows, in the order of the file."""
+    """The row indices of each frame 1 … num_frames, in file order."""
     order = np.argsort(frames, kind="stable")
     return np.split(order, np.searchsorted(frames[order], np.arange(2, num_frames + 1)))
 
@@ -224,7 +225,7 @@ def from_xyxy(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate((boxes_xyxy[:, :2] + 1, boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), axis=1)
 
 
-class _Numbering:
+class _RowChecker:
     """Checks the frame numbers and ids of a file. Raises UsageError."""
 
     def __init__(self, num_frames: int | None) -> None:

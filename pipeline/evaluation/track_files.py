@@ -23,14 +23,15 @@ from pipeline.evaluation.motchallenge import (
 from pipeline.exports.jsonl import read_jsonl
 
 SUFFIXES = (".jsonl", ".txt")
-"""of result files: MaskStream's JSON Lines, MOTChallenge's text"""
+"""suffixes of result files: MaskStream's JSON Lines, MOTChallenge's text"""
 
 
 def detection_files(sequences: Sequence[MotSequence], folder: Path | None) -> dict[str, Path]:
     """The file of detections of each sequence, by the name of the sequence.
 
     folder: None for SEQUENCE/det/det.txt beside the ground truth; else a folder with SEQUENCE/det/det.txt or
-    SEQUENCE.txt. Raises UsageError if a file is missing.
+    SEQUENCE.txt for each sequence, or with det/det.txt if there is one sequence. Raises UsageError if a file is
+    missing.
     """
     found = {}
     for sequence in sequences:

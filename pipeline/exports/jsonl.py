@@ -103,11 +103,11 @@ class JsonlWriter(Writer):
 
     def read_back(self) -> Iterator[tuple[LogPosition, AnyResult, bytes]]:
         """Position, message and JSON of each message in the file."""
-        seq, companion = 0, 0
+        seq, follower = 0, 0
         for message, payload in _read_lines(self.path):
             is_numbered = isinstance(message, FrameResult | GapResult)
-            seq, companion = message.frame_seq, 0 if is_numbered else companion + 1
-            yield (seq, companion), message, payload
+            seq, follower = message.frame_seq, 0 if is_numbered else follower + 1
+            yield (seq, follower), message, payload
 
     def _close(self) -> None:
         os.close(self._file)

@@ -13,7 +13,7 @@ from pipeline.contract.exports import Export
 from pipeline.contract.results import AnyResult
 
 LogPosition = tuple[int, int]
-"""(frame_seq, n): the id of a message in the result log; n is 0 for a frame or gap, 1 and up for what follows it"""
+"""(frame_seq, n): the id of a message in the result log; n is 0 for a frame or gap, 1 and up for its followers"""
 
 
 class Writer(Protocol):

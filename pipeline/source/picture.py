@@ -74,9 +74,10 @@ class Orientations:
 class MediaClock:
     """Computes pts_s of the frames of one stream, in presentation order. The values rise strictly.
 
-    A frame is shown at its pts. Where the pts of the frames so far step back more often than their dts, pts is wrong
-    and dts is used (FFmpeg's best-effort timestamp). A frame without either is shown one frame duration after
-    the previous frame. The same frames always get the same values.
+    The time of a frame is its pts, after FFmpeg's best-effort timestamp: dts is used where pts is missing, and where
+    the pts of the frames so far failed to rise more often than their dts. A frame without a time is shown one frame
+    duration after the previous frame. A time that does not rise becomes 1/16 of a frame duration after the previous
+    frame. The same frames always get the same values.
     """
 
     def __init__(self, fps: float | None, time_base: Fraction | None) -> None:
@@ -89,7 +90,7 @@ class MediaClock:
         self._num_faulty_dts = 0
 
     def of(self, frame: av.VideoFrame) -> float:
-        """Return the media time in seconds at which the next frame is shown."""
+        """Return the media time in seconds at which `frame` is shown. Call it once per frame, in presentation order."""
         unit = frame.time_base or self._time_base
         ticks = self._best_effort(frame.pts, frame.dts)
         if ticks is not None and unit:

@@ -57,10 +57,11 @@ MOT_EPILOG = r"""
   maskstream evaluate mot --gt MOTS/train --results out
 
 --gt is a sequence folder (with gt/gt.txt and seqinfo.ini) or a folder of sequence folders. Without --results, the
-tracker of this package runs with its default configuration on each sequence's det/det.txt, or on SEQUENCE/det/det.txt
-in --det, and its tracks are evaluated. --results evaluates existing tracks: files named SEQUENCE.jsonl (result messages
-of this package) or SEQUENCE.txt (MOTChallenge's format), or a folder of such files. If the ground truth has masks
-(MOTS), the results need masks too. --output DIR receives metrics.json and the evaluated tracks as SEQUENCE.txt.
+tracker of this package runs with its default configuration on each sequence's det/det.txt, and its tracks are
+evaluated. --det gives other detections: a folder with SEQUENCE/det/det.txt or SEQUENCE.txt, or with det/det.txt if
+there is one sequence. --results evaluates existing tracks: files named SEQUENCE.jsonl (result messages of this
+package) or SEQUENCE.txt (MOTChallenge's format), or a folder of such files. If the ground truth has masks (MOTS), the
+results need masks too. --output DIR receives metrics.json and the evaluated tracks as SEQUENCE.txt.
 
 Needs TrackEval: pip install 'maskstream\[mot]'
 """
@@ -74,7 +75,14 @@ AsJson = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path | None, cli.option("--output", "folder for metrics and pictures", "DIR", cli.RESULT_PANEL, default="none")
+    Path | None,
+    cli.option(
+        "--output",
+        "folder for metrics.json and the other files that are named below",
+        "DIR",
+        cli.RESULT_PANEL,
+        default="none",
+    ),
 ]
 
 

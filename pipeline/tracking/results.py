@@ -38,7 +38,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """the tracker's own checkpoint; empty before the first commit"""
     stream_epoch: int = 1
     num_followers: int = 0
-    """messages that follow frame number `seq` and share it: their entry IDs are `seq-1`, `seq-2` …"""
+    """followers of the frame or gap at `seq`: the messages (events, epoch, end) that are numbered after it, with the
+    entry IDs `seq-1`, `seq-2` …"""
     time_s: float = 0.0
     """time of the latest frame on the tracker's clock, which runs on across epochs"""
     time_offset_s: float = 0.0
@@ -61,7 +62,7 @@ class Commit(NamedTuple):
     seq_after: int
     results: list[tuple[str, AnyResult]]
     """(entry ID, message), in order"""
-    ended: str = ""
+    end_reason: str = ""
     """reason of the end of the stream, empty before it"""
 
 
@@ -163,7 +164,7 @@ class ResultAssembler:
             num_tracks=self._tracker.num_confirmed,
         )
         results.append((self._next_follower_id(), end))
-        return Commit(self.seq, self.seq, results, ended=message.reason)
+        return Commit(self.seq, self.seq, results, end_reason=message.reason)
 
     def _update(self, detections: Detections, seq: int) -> TrackedDetections | None:
         """The frame's tracks, or None in a stream without tracking."""

@@ -33,7 +33,8 @@ from pipeline.training.settings import DEFAULT_SYNTHETIC_SHARE, MAX_LOADER_PROCE
 from pipeline.training.synthetic_pictures import can_be_mixed_in
 from pipeline.training.validation import Validation
 
-# Steps between two lines of metrics. The losses stay on the device in between, so that no step waits for a copy.
+# Steps between two lines of metrics; the end of an epoch writes one too. The losses stay on the device in between, so
+# that no step waits for a copy.
 _STEPS_PER_REPORT = 20
 
 

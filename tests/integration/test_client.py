@@ -128,8 +128,8 @@ def test_a_subscriber_resumed_at_any_entry_misses_and_repeats_nothing(redis_url:
     seen: list[AnyResult] = []
     while len(seen) < len(log):
         last = seen[-1].frame_seq if seen else 0
-        companions = sum(message.frame_seq == last for message in seen) - 1
-        results = subscribe(redis_url, "cam1", start=f"{last}-{max(companions, 0)}")
+        num_followers = sum(message.frame_seq == last for message in seen) - 1
+        results = subscribe(redis_url, "cam1", start=f"{last}-{max(num_followers, 0)}")
         seen += take(results, min(7, len(log) - len(seen)))
         results.close()
     assert seen == log

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.terminal import options as cli
 
 MAX_SKIPPED = 3
-"""consecutive frames that are left out before the stream is given up"""
+"""maximum number of consecutive frames that are left out; after that the stream ends as failed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ ROLE = Role(
     tasks=tasks,
     position=position,
     step_over=step_over,
-    when_given_up="stream",
+    on_repeated_crashes="stream",
     command=command,
     example="maskstream worker decode rtsp://10.0.0.7/1 --stream-id door --model street",
     is_source=True,

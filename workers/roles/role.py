@@ -29,8 +29,9 @@ class WorkerPosition(NamedTuple):
 class Role:
     """One row of the table of roles.
 
-    A worker that crashes is restarted after a pause that grows with each crash. A worker that crashes repeatedly
-    without progress in between is given up.
+    A worker that crashes is restarted after a pause that grows with each crash. When it has crashed repeatedly without
+    progress in between, the supervisor leaves out the frame on which it crashes (`step_over`) or gives up on the worker
+    (`on_repeated_crashes`).
     """
 
     task: type[Task]
@@ -41,11 +42,12 @@ class Role:
     """the tasks of one job on the Redis server with this URL: one worker process for each"""
     position: Callable[[Any, Statuses], WorkerPosition]
     """how far the worker with this task has got"""
-    when_given_up: Literal["job", "stream", "outputs"]
-    """what happens when a worker is given up or ends with an error:
+    on_repeated_crashes: Literal["job", "stream", "outputs"]
+    """what happens when a worker crashes repeatedly without progress, or ends with an error:
 
     job      the job ends with an error
-    stream   the stream of the worker ends as failed
+    stream   the stream of the worker ends as failed, unless `step_over` helps; the worker of a live stream that
+             crashes is restarted without a limit
     outputs  an output cannot be written: the job finishes the frames in flight, then ends
     """
     step_over: Callable[[Any, tuple[int, ...], StreamStatus], Task | None] | None = None

@@ -131,7 +131,7 @@ def test_scripts_are_loaded_again_after_the_server_has_lost_them(bus: Bus) -> No
 def test_every_call_raises_a_connection_error_if_the_server_is_gone(server: RedisServer, own_bus: Bus) -> None:
     job = Job(own_bus)
     writer, queue, tracker = job.writer(), job.queue(), job.result_writer()
-    queue.reload()
+    queue.reread_pending()
     server.kill()
     calls: list[Callable[[], object]] = [
         lambda: job.offer(writer),
@@ -162,7 +162,7 @@ def test_with_aof_a_job_continues_after_the_server_was_killed(own_redis: Callabl
     position = tracker.load()
     assert position is not None
     assert (position.seq, job.state("last"), position.log_id) == (1, "4", job.log_id)
-    queue.reload()
+    queue.reread_pending()
     assert queue.read_pending() is None
     job.answer(queue, queue.read(4))
     for seq in (2, 3, 4):

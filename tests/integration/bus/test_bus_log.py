@@ -62,7 +62,7 @@ def test_redis_refuses_a_second_entry_of_a_result(bus: Bus) -> None:
         bus.client.xadd(job.keys.results, {"j": b"{}"}, id="1-0")
 
 
-def test_companion_messages_follow_their_frame(bus: Bus) -> None:
+def test_followers_come_after_their_frame(bus: Bus) -> None:
     job, tracker = running(bus)
     end = result_samples.end(1, log_id=job.log_id)
     epoch = result_samples.epoch(1, log_id=job.log_id)
@@ -75,7 +75,13 @@ def test_companion_messages_follow_their_frame(bus: Bus) -> None:
         checkpoint=b"",
     )
     tracker.commit(
-        seq_before=1, seq_after=1, session="", results=[("1-2", end)], consumed=[], checkpoint=b"", ended="finished"
+        seq_before=1,
+        seq_after=1,
+        session="",
+        results=[("1-2", end)],
+        consumed=[],
+        checkpoint=b"",
+        end_reason="finished",
     )
     assert job.result_ids() == ["1-0", "1-1", "1-2"]
     assert job.results() == [job.result(1), epoch, end]
@@ -235,16 +241,16 @@ def test_the_log_keeps_everything_that_the_slowest_reader_has_not_read(bus: Bus)
     assert 8 <= len(job.result_ids()) <= 10
 
 
-def test_companion_messages_are_trimmed_with_their_frame(bus: Bus) -> None:
+def test_followers_are_trimmed_with_their_frame(bus: Bus) -> None:
     job = Job(bus, sinks=["jsonl"], log_bytes=1)
     tracker = job.result_writer()
     fill(job, tracker, 1)
-    for companion in (1, 2):
+    for follower in (1, 2):
         tracker.commit(
             seq_before=1,
             seq_after=1,
             session="",
-            results=[(f"1-{companion}", result_samples.epoch(1))],
+            results=[(f"1-{follower}", result_samples.epoch(1))],
             consumed=[],
             checkpoint=b"",
         )

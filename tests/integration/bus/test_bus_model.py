@@ -174,7 +174,7 @@ class World:
             self.clock.now_s += INFER_LEASE_S
             for name in self.queues:
                 self.held[name] = []
-                self.queues[name].reload()
+                self.queues[name].reread_pending()
                 while (pending := self.queues[name].read_pending()) is not None:
                     self.job.answer(self.queues[name], [pending])
                 self.job.answer(self.queues[name], self.queues[name].read(16))

@@ -201,7 +201,7 @@ def test_after_a_lost_connection_a_worker_gets_its_pending_frames_first(bus: Bus
     writer, queue = job.writer(), job.queue()
     job.offer(writer, 2)
     queue.read(1)  # as if this reply had been lost
-    queue.reload()
+    queue.reread_pending()
     assert numbers([next_pending(queue)]) == [1]
 
 
@@ -211,7 +211,7 @@ def test_a_withdrawn_frame_is_no_longer_pending(bus: Bus) -> None:
     job.offer(writer, 2)
     queue.read(2)
     bus.client.xdel(job.keys.frames, "1-0")
-    queue.reload()
+    queue.reread_pending()
     assert numbers([next_pending(queue)]) == [2]
     assert bus.client.xpending(job.keys.frames, "infer")["pending"] == 1
 

@@ -32,7 +32,7 @@ def write(path: Path, *messages: AnyResult) -> None:
         ([end(0)], JsonlTail((0, 1), "a1", True)),
         ([epoch(0), end(0)], JsonlTail((0, 2), "a1", True)),
     ],
-    ids=["empty", "one", "two", "companions", "gap", "end", "end-without-frames", "epoch-then-end"],
+    ids=["empty", "one", "two", "followers", "gap", "end", "end-without-frames", "epoch-then-end"],
 )
 def test_the_tail_of_an_existing_file(tmp_path: Path, messages: list[AnyResult], tail: JsonlTail | None) -> None:
     path = tmp_path / "cam1.jsonl"

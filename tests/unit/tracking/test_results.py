@@ -99,7 +99,7 @@ def untimed(commits: list[Commit]) -> list[Commit]:
 
 def test_a_frame_message_carries_the_header_and_the_rounded_detections() -> None:
     commit = assembler().frame(message(1, detections(0.91239)))
-    assert (commit.seq_before, commit.seq_after, commit.ended) == (0, 1, "")
+    assert (commit.seq_before, commit.seq_after, commit.end_reason) == (0, 1, "")
     ((entry_id, result),) = commit.results
     assert isinstance(result, FrameResult)
     assert entry_id == "1-0"
@@ -131,7 +131,7 @@ def test_a_confirmed_track_is_announced_after_its_frame_and_ended_before_the_end
         ("track_start", 2, "cam1:2", "person"),
     ]
     final = subject.end(end_of_source(8))
-    assert (final.seq_before, final.seq_after, final.ended) == (8, 8, "finished")
+    assert (final.seq_before, final.seq_after, final.end_reason) == (8, 8, "finished")
     assert ids_and_types(final) == [("8-1", "EventResult"), ("8-2", "EventResult"), ("8-3", "EndResult")]
     end = final.results[-1][1]
     assert isinstance(end, EndResult)
