@@ -116,13 +116,13 @@ def roi_align(
     least_areas = np.array(least_areas_px2(tuple(scales)), np.float32)
     level_of_box, sort_key = assign_levels(hws, scale_of_level, least_areas, boxes_xyxy, image_idx, is_valid)
     is_half = dtype == np.float16
-    maps = [level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels]
-    maps += maps[-1:] * (_NUM_MAPS - len(maps))
+    flat = [level.reshape(-1).astype(np.float32 if is_half else dtype, copy=False) for level in levels]
+    maps = (*flat, *flat[-1:] * (_NUM_MAPS - len(flat)))
     pooled = np.empty(shape, np.float32) if is_half else out
     order = np.argsort(sort_key)
     with _LAUNCH:
         _align_all(
-            tuple(maps), hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
+            maps, hws, scale_of_level, boxes_xyxy, image_idx, level_of_box, order, sampling_ratio, aligned, pooled
         )
     if is_half:
         out[...] = pooled
@@ -176,8 +176,8 @@ def _align_all(
     aligned: bool,
     out: NDArray[Any],
 ) -> None:
-    """Pool all boxes in parallel. maps begin with the flattened levels, order is a permutation of the boxes, out (N, PH, PW,
-    C).
+    """Pool all boxes in parallel. maps begin with the flattened levels, order is a permutation of the boxes, and out is
+    (N, PH, PW, C).
     """
     _, num_rows, num_columns, num_channels = out.shape
     size = num_rows * num_columns * num_channels
