@@ -56,7 +56,8 @@ class ModelSpec:
     weights_url           torchvision's download URL; None for weights that are part of the package
     sha256                checksum of the file: complete for packaged weights, the first digits for torchvision's
     size_mb               file size in 10^6 bytes
-    box_ap, mask_ap, keypoint_ap    COCO's AP at IoU (keypoints: OKS) 0.50:0.95; None if the model does not detect it
+    box_ap, mask_ap, keypoint_ap    COCO's AP at IoU (keypoints: OKS) 0.50:0.95; mask_ap and keypoint_ap are None if the
+                          model has no such output
     ap_source             data set and source of the AP
     """
 

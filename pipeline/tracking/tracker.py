@@ -154,16 +154,21 @@ class Tracker(Protocol):
         """Track one frame.
 
         frame_seq must rise from call to call. time_s is the time of the frame in seconds from any origin; the tracker
-        must accept a time that repeats or goes back. Raises ValueError, and leaves the state unchanged, for detections
-        that it cannot take.
+        must accept a time that repeats or goes back. Raises ValueError, and leaves the state unchanged, for arrays of a
+        wrong shape, numbers that are not finite, boxes with x2 < x1 or y2 < y1, and a frame_seq that does not rise; the
+        frame then becomes a gap.
         """
 
     def finish(self) -> list[TrackSpan]:
         """End every track and return the confirmed ones by ID. The stream has ended; no update follows."""
 
     def checkpoint(self) -> bytes:
-        """The whole state as bytes, from which `restore` continues with identical results."""
+        """The whole state as bytes, from which `restore` continues with identical results. It is called after every
+        commit, also after `finish`.
+        """
 
     @classmethod
     def restore(cls, config: TrackerConfig, payload: bytes) -> Self:
-        """The tracker that returned payload from `checkpoint`. Raises ValueError for other bytes."""
+        """The tracker that returned payload from `checkpoint`. Raises ValueError (`not a tracker checkpoint: …`) for
+        other bytes, among them the checkpoint of another tracker or version.
+        """

@@ -192,9 +192,8 @@ def test_models_lists_names_and_classes(run: Run) -> None:
     assert "  classes  person, bicycle, car, motorcycle, bus, truck\n" in out
     assert "\nmaskrcnn_resnet50_fpn_v2  (default on cuda)\n" in out
     assert out.count("toothbrush") == 1, "a list of classes is printed once"
-    last = out.rpartition("\n\n")[2].splitlines()
-    assert last[0] == "fasterrcnn_mobilenet_v3_large_320_fpn"
-    assert last[-4:] == [
+    blocks = {block.splitlines()[0]: block.splitlines() for block in out.rstrip("\n").split("\n\n")}
+    assert blocks["fasterrcnn_mobilenet_v3_large_320_fpn"][-4:] == [
         "  detects  boxes",
         "  AP       box 22.8: COCO val2017, published by torchvision",
         "  licence  BSD-3-Clause (torchvision), trained on COCO 2017",

@@ -31,6 +31,8 @@ from pipeline.models.registry import (
 
 STREET = MODELS["street"]
 RESNET = MODELS["maskrcnn_resnet50_fpn_v2"]
+PACKAGED = [name for name, spec in MODELS.items() if spec.weights_url is None]
+"""the other models are torchvision's"""
 SIDES = st.integers(2, 5000)
 
 
@@ -67,15 +69,17 @@ def test_input_size_equals_torchvisions(name: str) -> None:
     assert (list(spec.mean), list(spec.std)) == (theirs.image_mean, theirs.image_std)
 
 
-def test_packaged_weights_have_their_checksum() -> None:
-    path = weights_path(STREET)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == STREET.sha256
-    assert path.stat().st_size / 1e6 == pytest.approx(STREET.size_mb, abs=0.05)
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_have_their_checksum(name: str) -> None:
+    spec = MODELS[name]
+    path = weights_path(spec)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == spec.sha256
+    assert path.stat().st_size / 1e6 == pytest.approx(spec.size_mb, abs=0.05)
     with safe_open(path, framework="np") as file:
         metadata = file.metadata()
-    assert metadata["architecture"] == STREET.architecture
-    assert {int(class_id): label for class_id, label in json.loads(metadata["categories"]).items()} == STREET.labels
-    assert (int(metadata["min_size"]), int(metadata["max_size"])) == (STREET.min_size, STREET.max_size)
+    assert metadata["architecture"] == spec.architecture
+    assert {int(class_id): label for class_id, label in json.loads(metadata["categories"]).items()} == spec.labels
+    assert (int(metadata["min_size"]), int(metadata["max_size"])) == (spec.min_size, spec.max_size)
 
 
 def test_the_error_for_an_unknown_model_lists_the_models() -> None:
@@ -165,5 +169,5 @@ def test_the_table_shows_which_weights_exist(tmp_path: Path, monkeypatch: pytest
     cached.parent.mkdir(parents=True)
     cached.touch()
     rows = {row.spec.name: (row.present, row.default_for) for row in model_rows()}
-    others = dict.fromkeys(MODELS.keys() - {"street", RESNET.name}, (False, ""))
+    others = {name: (name in PACKAGED, "") for name in MODELS.keys() - {"street", RESNET.name}}
     assert rows == {"street": (True, "cpu"), RESNET.name: (True, "cuda")} | others

@@ -1,28 +1,12 @@
-"""Checkpoint and restoration of the tracker."""
+"""The checkpoint of `MaskTracker`: damaged bytes are refused, and its size does not grow with the video."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from support.tracker_cases import CONFIG, assert_equal, crowd, detections
+from support.tracker_cases import CONFIG, crowd, detections
 
 from pipeline.tracking.mask_tracker import MaskTracker
-
-
-def test_a_restored_tracker_continues_with_identical_results() -> None:
-    whole, halting = MaskTracker(CONFIG), MaskTracker(CONFIG)
-    for frame in crowd(4):
-        expected = whole.update(*frame)
-        halting = MaskTracker.restore(CONFIG, halting.checkpoint())
-        assert_equal(halting.update(*frame), expected)
-        assert halting.checkpoint() == whole.checkpoint()
-    assert halting.finish() == whole.finish()
-    assert whole.num_confirmed > 10
-
-
-def test_an_untouched_tracker_can_be_restored() -> None:
-    tracker = MaskTracker.restore(CONFIG, MaskTracker(CONFIG).checkpoint())
-    assert tracker.update(detections([[0, 0, 9, 9]]), 1, 100.0).track_ids.tolist() == [0]
 
 
 def damaged() -> dict[str, bytes]:
