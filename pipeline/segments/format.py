@@ -48,14 +48,14 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
         """The header of an av video stream that is open for reading, from its first packet."""
         stream = packet.stream
         context = stream.codec_context
-        aspect = stream.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
         return cls(
             codec=context.codec.name,
             extradata=context.extradata,
             width=context.width,
             height=context.height,
             pixel_format=context.pix_fmt,
-            time_base=packet.time_base.as_integer_ratio(),
+            time_base=Fraction(packet.time_base).as_integer_ratio(),
             fps=picture_rate(stream),
             pixel_aspect=aspect.as_integer_ratio(),
         )

@@ -96,7 +96,7 @@ class VideoReader(Reader):
         self.fps = picture_rate(stream)
         self._packet_times = PacketTimes(stream, is_live=self._live)
         self.time_offsets_s = self._packet_times.offsets_s
-        self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        self.sample_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
         self.has_audio = bool(container.streams.audio)
         self.waits_for_reader = container.format.name == "hls"
         duration_s = container.duration / av.time_base if container.duration else None
