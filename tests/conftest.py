@@ -33,6 +33,7 @@ from pipeline.errors import BusError
 
 SESSION_FOLDER = pytest.StashKey[Path]()
 COMPILING = ("tests/unit/tracking/", "tests/unit/ops/")
+"""folders whose tests compile the kernels"""
 LEFTOVER_TIMEOUT_S = 10.0
 """maximum time for the last processes of a session to end"""
 

@@ -6,11 +6,12 @@ command line can import them without msgspec.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """What every worker needs. The task of a role derives from NamedTask or StreamTask and sets `role`."""
 
     role: str
@@ -18,9 +19,9 @@ class Task:
     redis_url: str
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """The worker's name in log lines and in the list of processes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 Output shapes depend only on input shapes, and nothing synchronises with the device, so the operators can be captured in
 a CUDA graph. Triton is imported by the first call on CUDA.
 
-The operators are declared by schema and not by `torch.library.custom_op`, whose operators import torch's compiler at
-their first call (docs/decisions.md, "The engine starts without torch's compiler").
+The operators are declared by schema and not by torch's decorator `custom_op`, whose operators import torch's compiler
+at their first call (docs/decisions.md, "The engine starts without torch's compiler").
 """
 
 from __future__ import annotations

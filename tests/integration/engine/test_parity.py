@@ -276,7 +276,7 @@ def test_the_goals_of_fp32_are_reached_on_real_pictures(shared_data: Path, torch
     truth = parity.read_truth(data)
     engine = load_engine("street", device="cpu", precision="fp32")
     results = parity.Results({}, {}, {})
-    for image_id, picture in parity.pictures(truth, data.parent / "images", 6):
+    for image_id, picture in parity.pictures(truth, data.parent / "images", 12):
         frame = model_frame(picture, STREET)
         (results.ours[image_id],) = found_on(engine, [frame])
         results.theirs[image_id] = torchvision.on_frame(frame)

@@ -119,6 +119,7 @@ def test_the_video_shows_the_picture_of_every_result_in_real_time(
         frames, pictures = finish(job, tmp_path)
     assert len(pictures) == len(frames)
     assert "their pictures were no longer stored" not in job.output
+    assert pictures[0][0] == pytest.approx(0.0, abs=0.001)
     matched = list(zip(frames, pictures, strict=True))
     for epoch in (1, 2, 3):
         of_epoch = [(frame, picture) for frame, picture in matched if frame.stream_epoch == epoch]

@@ -17,7 +17,10 @@ def test_small_cases_pass_with_the_compiler_disabled() -> None:
     )
     kernels = ("iou", "mask_overlap", "assignment", "kalman")
     files = [f"tests/unit/ops/test_{name}.py" for name in kernels]
-    files += [f"tests/unit/tracking/test_{name}.py" for name in ("tracker", "tracker_properties", "tracker_checkpoint")]
+    files += [
+        f"tests/unit/tracking/test_{name}.py"
+        for name in ("tracker", "trackers", "tracker_properties", "tracker_checkpoint")
+    ]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
         cwd=ROOT, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, timeout=100, check=False,

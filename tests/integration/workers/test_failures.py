@@ -275,6 +275,25 @@ def test_a_file_name_that_is_not_utf_8_is_processed(clip: Path, tmp_path: Path) 
     assert summary["streams"]["caf"]["source"] == r"clips/caf\xe9.mp4"
 
 
+def test_a_truncated_file_gives_the_frames_before_its_end(tmp_path: Path) -> None:
+    make_scene(tmp_path / "whole.mp4", 30, width=320, height=180)
+    with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "street.ts"), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    content = (tmp_path / "street.ts").read_bytes()
+    (tmp_path / "street.ts").write_bytes(content[: len(content) * 6 // 10])
+    num_undamaged = count_undamaged_frames(tmp_path / "street.ts")
+    assert 5 < num_undamaged < 30
+    ended = run("street.ts", "--output", "out", folder=tmp_path)
+    results = read_results(tmp_path / "out" / "street.jsonl")
+    assert covered(results) == list(range(1, num_undamaged + 1))
+    assert (ended.code, end_of(results).reason) == (0, "finished")
+    assert count_pictures(tmp_path / "out" / "street.mp4") == num_undamaged
+
+
 # -- damaged and unusual videos ---------------------------------------------------------------------------------------
 
 
@@ -323,15 +342,12 @@ def test_all_odd_videos_at_once_beside_a_good_one(odd_videos: Path, clip: Path, 
     assert_each_is_finished_or_one_clear_line(ended, [*paths, clip], None)
 
 
-def test_truncated_files_keep_their_results(tmp_path: Path) -> None:
-    """The header of an MP4 states the number of frames; a transport stream has no header."""
+def test_a_truncated_file_keeps_its_results_and_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     noise = [av.VideoFrame.from_ndarray(rng.integers(0, 255, (72, 64), np.uint8), format="yuv420p") for _ in range(50)]
     whole = write_video(tmp_path / "whole.mp4", noise, container_options={"movflags": "faststart"})
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    num_undamaged = write_truncated_ts(tmp_path / "street.ts")
-    ended = run("cut.mp4", "whole.mp4", "street.ts", "--output", "out", folder=tmp_path)
-
+    ended = run("cut.mp4", "whole.mp4", "--output", "out", folder=tmp_path)
     end = end_of(read_results(tmp_path / "out" / "cut.jsonl"))
     assert 10 < end.num_frames < 40
     told = f"{end.num_frames} of 50 frames: the file ends early"
@@ -339,26 +355,4 @@ def test_truncated_files_keep_their_results(tmp_path: Path) -> None:
     one_line(ended, 1, f"cut: {told}")
     assert any(line.startswith("cut: ") and line.endswith("truncated") for line in ended.out)
     assert count_pictures(tmp_path / "out" / "cut.mp4") == end.num_frames
-
     assert end_of(read_results(tmp_path / "out" / "whole.jsonl")).reason == "finished"
-
-    results = read_results(tmp_path / "out" / "street.jsonl")
-    assert covered(results) == list(range(1, num_undamaged + 1))
-    assert end_of(results).reason == "finished"
-    assert count_pictures(tmp_path / "out" / "street.mp4") == num_undamaged
-
-
-def write_truncated_ts(path: Path) -> int:
-    """Write the first 60 % of a transport stream of 30 frames. Returns the number of frames that can be decoded."""
-    make_scene(path.with_suffix(".mp4"), 30, width=320, height=180)
-    with av.open(str(path.with_suffix(".mp4"))) as source, av.open(str(path), "w") as container:
-        stream = container.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                container.mux(packet)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 6 // 10])
-    num_undamaged = count_undamaged_frames(path)
-    assert 5 < num_undamaged < 30
-    return num_undamaged

@@ -152,7 +152,7 @@ def test_damaged_pictures_are_counted_and_skipped(tmp_path: Path) -> None:
 
 
 def test_frames_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "count.mp4", counting_frames(12), options=SLOW_START, turn={"degrees": 90})
+    path = write_video(tmp_path / "count.mp4", counting_frames(30), options=SLOW_START, turn={"degrees": 90})
     converter, num_alive = Converter(), []
     gc.collect()
     gc.disable()

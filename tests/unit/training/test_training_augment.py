@@ -224,7 +224,7 @@ def test_a_sample_depends_on_seed_and_position_only(scene: CocoData) -> None:
 def test_samples_are_valid(scene: CocoData) -> None:
     data = pictures(scene, synthetic_share=0.1)
     num_objects = 0
-    for position in range(16):
+    for position in range(40):
         sample = data[position]
         assert sample.rgb.shape == (3, *CROP_HW)
         x1, y1, x2, y2 = sample.boxes.unbind(1)
@@ -232,7 +232,7 @@ def test_samples_are_valid(scene: CocoData) -> None:
         assert (sample.masks.flatten(1).amax(1) == 255).all()
         assert set(sample.outputs.tolist()) <= {1, 2, 3}
         num_objects += len(sample.boxes)
-    assert num_objects > 16
+    assert num_objects > 40
 
 
 def record(index: int, *category_ids: int) -> PictureRecord:
