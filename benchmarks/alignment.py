@@ -41,7 +41,7 @@ from torch.nn import functional
 from torchvision.ops import roi_pool
 
 from benchmarks.report import Row, cpu_name
-from ops.mask_overlap import MASK_SIDE
+from ops.mask_format import MASK_SIDE
 from ops.masks import encode_rle, paste_rle
 from ops.reference import fpn_level
 from ops.roi_align import roi_align

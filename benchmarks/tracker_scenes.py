@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.iou import box_iou
-from pipeline.contract.arrays import MASK_SIDE
+from ops.mask_format import MASK_SIDE
 from pipeline.evaluation.clear_mot import TrackedFrame, TrackingMetrics, tracking_metrics
 
 FPS = 30.0

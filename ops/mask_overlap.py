@@ -14,8 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-MASK_SIDE = 28
-MASK_BYTES = MASK_SIDE * MASK_SIDE // 8
+from ops.mask_format import MASK_BYTES, MASK_SIDE
 
 _MAX_SEGMENTS = 2 * MASK_SIDE
 # For each pattern of four cells: the sum of the indices, from the left, of the set cells.

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ops.mask_overlap import MASK_SIDE
+from ops.mask_format import MASK_SIDE, MAX_CODE_CHARS
 
 _PADDED = MASK_SIDE + 2
 
@@ -30,12 +30,6 @@ _SMALL_OUTPUT = 128
 # margin.
 _SURE_ONE = np.float32(0.5 + 1e-5)
 _SURE_ZERO = np.float32(0.5 - 1e-5)
-
-# A count takes at most 12 characters (60 bits). The negative values are errors that `_parse_counts` returns.
-_MAX_CODE_CHARS = 12
-_BAD_CHARACTER = -1
-_ENDS_IN_A_CODE = -2
-_BAD_COUNT = -3
 
 
 def paste_rle(masks: NDArray[np.float32], boxes_xyxy: NDArray[np.float32], frame_hw: tuple[int, int]) -> list[bytes]:
@@ -76,33 +70,8 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
     counts = _runs_of(np.ascontiguousarray(mask.T).reshape(-1))
-    text = np.empty(len(counts) * _MAX_CODE_CHARS, np.uint8)
+    text = np.empty(len(counts) * MAX_CODE_CHARS, np.uint8)
     return text[: _compress(counts, len(counts), text, 0)].tobytes()
-
-
-def decode_rle(counts: bytes, hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool mask, Fortran order, of a COCO compressed RLE string. Raises ValueError for malformed counts."""
-    height, width = hw
-    runs = _parsed(counts)
-    if int(runs.sum()) != height * width:
-        raise ValueError(
-            f"RLE counts must add up to {height} * {width} = {height * width} pixels, got {int(runs.sum())}"
-        )
-    flat = np.zeros(height * width, np.bool_)
-    _fill(runs, flat)
-    return flat.reshape(width, height).T
-
-
-def rle_area(counts: bytes) -> int:
-    """Number of pixels set in a COCO compressed RLE string. Raises ValueError for malformed counts."""
-    return int(_parsed(counts)[1::2].sum())
-
-
-def rle_num_pixels(counts: bytes) -> int:
-    """Number of pixels of the frame, set or not, of a COCO compressed RLE string. Raises ValueError for malformed
-    counts.
-    """
-    return int(_parsed(counts).sum())
 
 
 def pack_bits(masks: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -111,18 +80,6 @@ def pack_bits(masks: NDArray[np.float32]) -> NDArray[np.uint8]:
         raise ValueError(f"masks must be (N, {MASK_SIDE}, {MASK_SIDE}), got {masks.shape}")
     bits: NDArray[np.uint8] = np.packbits((masks > 0.5).reshape(len(masks), MASK_SIDE * MASK_SIDE), axis=1)
     return bits
-
-
-def _parsed(counts: bytes) -> NDArray[np.int64]:
-    runs = np.empty(len(counts), np.int64)
-    num = _parse_counts(np.frombuffer(counts, np.uint8), runs)
-    if num == _BAD_CHARACTER:
-        raise ValueError("RLE counts hold a character outside '0' to 'o'")
-    if num == _ENDS_IN_A_CODE:
-        raise ValueError("RLE counts end inside a number, or hold one that is too long")
-    if num == _BAD_COUNT:
-        raise ValueError("RLE counts hold a run of negative or absurd length")
-    return runs[:num]
 
 
 @njit(cache=True, nogil=True)
@@ -143,8 +100,8 @@ def _paste_rle_all(
     for instance in range(len(masks)):
         padded[1:-1, 1:-1] = masks[instance]
         counts, num = _paste_runs(padded, boxes_xyxy[instance], height, width)
-        if size + num * _MAX_CODE_CHARS > len(text):
-            grown = np.empty(2 * (size + num * _MAX_CODE_CHARS), np.uint8)
+        if size + num * MAX_CODE_CHARS > len(text):
+            grown = np.empty(2 * (size + num * MAX_CODE_CHARS), np.uint8)
             grown[:size] = text[:size]
             text = grown
         size = _compress(counts, num, text, size)
@@ -289,39 +246,3 @@ def _compress(counts: NDArray[np.int64], num: int, text: NDArray[np.uint8], size
             text[size] = (code | 0x20 if more else code) + 48
             size += 1
     return size
-
-
-@njit(cache=True, nogil=True)
-def _parse_counts(text: NDArray[np.uint8], counts: NDArray[np.int64]) -> int:
-    """Inverse of `_compress`. Returns the number of counts, or a negative error."""
-    num, position = 0, 0
-    while position < len(text):
-        value, shift, more = np.int64(0), 0, True
-        while more:
-            if position == len(text) or shift == 5 * _MAX_CODE_CHARS:
-                return _ENDS_IN_A_CODE
-            code = np.int64(text[position]) - 48
-            if code < 0 or code > 63:
-                return _BAD_CHARACTER
-            value |= (code & 0x1F) << shift
-            more = code & 0x20 != 0
-            position += 1
-            shift += 5
-            if not more and code & 0x10:
-                value |= np.int64(-1) << shift
-        if num > 2:
-            value += counts[num - 2]
-        if value < 0 or value > 1 << 40:
-            return _BAD_COUNT
-        counts[num] = value
-        num += 1
-    return num
-
-
-@njit(cache=True, nogil=True)
-def _fill(runs: NDArray[np.int64], flat: NDArray[np.bool_]) -> None:
-    position = 0
-    for index in range(len(runs)):
-        if index % 2:
-            flat[position : position + runs[index]] = True
-        position += runs[index]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ops.iou import Strips, fill_edges, in_reach, into_strips, iou_at
 from ops.kalman import correct_filter, start_filter
 from ops.lanes import LANES, lowest_bit, meeting_lanes
-from ops.mask_overlap import MASK_BYTES, mask_area, mask_centroid, shared_area
+from ops.mask_format import MASK_BYTES
+from ops.mask_overlap import mask_area, mask_centroid, shared_area
 from ops.track_association import Bits, Classes, Floats, Ints, Scores, associate
 from ops.track_boxes import ROUNDING_S, predict_boxes, store_trim
 from ops.track_tables import MAX_PATH_POINTS, NUM_VOTES, RULES, SPAN, TRACK, Table

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.mask_overlap import MASK_BYTES
+from ops.mask_format import MASK_BYTES
 
 Table = NDArray[Any]
 """a structured array (C,); table["field"] is a view (C, …) of one field"""

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
@@ -28,6 +27,7 @@ from ops.cache import set_cache_folders
 from pipeline.bus import EmbeddedRedis
 from pipeline.bus.connection import connect
 from pipeline.bus.log_cursor import LogCursor
+from pipeline.child_path import python_path
 from pipeline.client import read_log
 from pipeline.contract import defaults
 from pipeline.contract.config import JobConfig, StreamConfig
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "segment"]
 
-_ROOT = Path(__file__).resolve().parent.parent
 _READER = "api"
 _STOP_TIMEOUT_S = 10.0
 
@@ -175,15 +174,13 @@ class _JobProcess:
     """A job with its supervisor as a child process; a context manager that stops it."""
 
     def __init__(self, job: Job) -> None:
-        inherited = os.environ.get("PYTHONPATH")
-        python_path = os.pathsep.join([str(_ROOT), *([inherited] if inherited else [])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "workers", "job"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             # the child stops when this process ends: it sees that the other end of its standard input is closed
-            env={**os.environ, "PYTHONPATH": python_path, SUPERVISED: "1"},
+            env={**os.environ, "PYTHONPATH": python_path(), SUPERVISED: "1"},
             start_new_session=True,
         )
         if self._process.stdin is not None:

@@ -27,11 +27,14 @@ from support.redis_server import RedisServer, choose_server
 from support.requires import missing
 from support.rtsp_server import RtspServer, running_rtsp_server
 
+import run_pipeline
 from pipeline.bus.connection import connect
 from pipeline.bus.embedded import ServerBinary
 from pipeline.errors import BusError
 
 SESSION_FOLDER = pytest.StashKey[Path]()
+HIDDEN = ROOT / "tests/support/hidden"
+"""modules that programs under test import instead of packages that only the tests need"""
 COMPILING = ("tests/unit/tracking/", "tests/unit/ops/")
 """folders whose tests compile the kernels"""
 LEFTOVER_TIMEOUT_S = 10.0
@@ -51,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A session started in the background (`nohup`, `&`) ignores these signals, and programs under test inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HIDDEN), os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     # in /tmp, because the path of a socket has at most 104 bytes
     folder = Path(tempfile.mkdtemp(prefix="mstest-", dir="/tmp"))
@@ -200,3 +204,14 @@ def rtsp_server() -> Iterator[Callable[..., RtspServer]]:
     """
     with contextlib.ExitStack() as stack:
         yield lambda **streams: stack.enter_context(running_rtsp_server(**streams))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs the command line and returns exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run_pipeline.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call

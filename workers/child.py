@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.backoff import Backoff
+from pipeline.child_path import python_path
 from pipeline.contract.exit_codes import EXIT_DISCONNECTED, EXIT_DONE, EXIT_FAILED, EXIT_MEMORY, EXIT_USAGE, SUPERVISED
 from pipeline.contract.path_json import encode_with_paths
 from workers.oom import num_oom_kills
@@ -27,8 +27,6 @@ STEADY_S = 30.0
 
 FINAL_CODES = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE)
 """exit codes by which a worker says that starting it again would not help; any other end is a crash"""
-
-_ROOT = Path(__file__).resolve().parent.parent
 
 LineListener = Callable[[str, str], None]
 """called with a level (debug, warning or error) and a line of text, also from other threads than the main one"""
@@ -228,9 +226,3 @@ class Child:
                 self._unreported_error = line
             else:
                 self._listener(level, line)
-
-
-def python_path() -> str:
-    """The value of PYTHONPATH with which a child process imports this installation."""
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(_ROOT), *([inherited] if inherited else [])])

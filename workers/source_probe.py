@@ -15,12 +15,12 @@ import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
+from pipeline.child_path import python_path
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.path_json import decode_with_paths, encode_with_paths
 from pipeline.errors import SourceError
 from pipeline.source import open_source
 from pipeline.source.container import is_remote
-from workers.child import python_path
 
 
 class SourceProbe:

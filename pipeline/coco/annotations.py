@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops.masks import decode_rle, rle_area
+from ops.mask_format import decode_rle, rle_area
 from pipeline.errors import UsageError
 
 Rle = dict[str, Any]

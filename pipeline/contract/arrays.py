@@ -8,8 +8,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-MASK_SIDE = 28
-MASK_BYTES = MASK_SIDE * MASK_SIDE // 8
+from ops.mask_format import MASK_BYTES, decode_rle
 
 NUM_KEYPOINTS = 17
 """joints of a person in COCO's order: nose; then left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle"""
@@ -95,8 +94,6 @@ class Detections:
 
     def masks(self) -> NDArray[np.bool_]:
         """Decode all masks: (N, height, width) bool. Raises ValueError for a model without masks."""
-        from ops.masks import decode_rle
-
         if self.rle_counts is None:
             raise ValueError("these detections have no masks: the model detects none")
         stack = np.zeros((len(self), self.height, self.width), np.bool_)

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.mask_format import decode_rle
+
 SCHEMA_VERSION = 1
 
 GapCause = Literal["overflow", "stale", "corrupt", "error", "lost"]
@@ -30,8 +32,6 @@ class Mask(msgspec.Struct, frozen=True):
 
     def to_array(self) -> NDArray[np.bool_]:
         """Decode the mask into a (height, width) bool array."""
-        from ops.masks import decode_rle
-
         return decode_rle(self.counts.encode("ascii"), self.size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from pipeline.contract.arrays import MASK_BYTES, NUM_KEYPOINTS, ColourMatrix, Detections, I420Frame
+from ops.mask_format import MASK_BYTES
+from pipeline.contract.arrays import NUM_KEYPOINTS, ColourMatrix, Detections, I420Frame
 from pipeline.contract.results import ClockOrigin, EndReason, GapCause
 
 

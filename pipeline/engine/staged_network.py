@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torchvision.ops import MultiScaleRoIAlign
 
+from ops.mask_format import MASK_SIDE
 from ops.roi_align import infer_scales
-from pipeline.contract.arrays import MASK_SIDE
 from pipeline.engine.architectures import Network, fold_batch_norm
 from pipeline.engine.boxes import Boxes, detect, propose
 from pipeline.engine.kernels import roi_align

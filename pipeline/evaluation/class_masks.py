@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import decode_rle
+from ops.mask_format import decode_rle
 from pipeline.coco.annotations import Annotation
 from pipeline.contract.arrays import Detections
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ops.masks import decode_rle
+from ops.mask_format import decode_rle
 from pipeline.coco.annotations import Annotation
 from pipeline.contract.arrays import Detections
 from pipeline.evaluation.matching import Matching

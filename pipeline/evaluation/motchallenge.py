@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import rle_num_pixels
+from ops.mask_format import rle_num_pixels
 from pipeline.errors import UsageError
 from pipeline.exports.files import write_atomically
 

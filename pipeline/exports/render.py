@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import decode_rle
+from ops.mask_format import decode_rle
 from pipeline.contract.results import Instance
 from pipeline.exports.labels import REFERENCE_SIDE_PX, TEXT_DARK, Bgr, CoverMap, LabelPainter
 

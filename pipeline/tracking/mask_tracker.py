@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.mask_format import MASK_BYTES
 from ops.track_step import compiled_step, write_span
 from ops.track_tables import RULES, SPAN, TRACK, Table
-from pipeline.contract.arrays import MASK_BYTES, Detections
+from pipeline.contract.arrays import Detections
 from pipeline.tracking.tracker import TrackedDetections, TrackerConfig, TrackSpan
 
 CHECKPOINT_VERSION = 5

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from ops.masks import decode_rle, rle_area
+from ops.mask_format import decode_rle, rle_area
 from pipeline.coco.annotations import Annotation
 from pipeline.coco.data import CocoData, PictureRecord
 from pipeline.models.registry import ModelSpec, input_hw

@@ -1,13 +1,12 @@
-"""Fixtures of the tests that need a bus, or the command line in this process."""
+"""Fixtures of the tests that need a bus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from support.bus_parts import Clock
 
-import run_pipeline
 from pipeline.bus import Bus
 
 
@@ -26,14 +25,3 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in ("lease", "bus", "frame_queue"):
         monkeypatch.setattr(f"pipeline.bus.{module}.time", clock)
     return clock
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs the command line and returns exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run_pipeline.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call

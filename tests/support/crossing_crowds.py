@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from support.crowd_figures import PERSON, Car, Figure, Floats, Mask, Person, Projection, SmoothNoise, Trajectory
 
 from ops.iou import box_iou
-from pipeline.contract.arrays import MASK_SIDE, Detections
+from ops.mask_format import MASK_SIDE
+from pipeline.contract.arrays import Detections
 
 FRAME_WH = (1920, 1080)
 CANVAS_SCALE = 0.5

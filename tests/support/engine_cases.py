@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import decode_rle
+from ops.mask_format import decode_rle
 from ops.preprocess import rgb_to_i420
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine import Engine

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from benchmarks import alignment
 from ops import reference
-from ops.masks import decode_rle, paste_rle
+from ops.mask_format import decode_rle
+from ops.masks import paste_rle
 from pipeline.synthetic import SceneFrame
 
 FLOAT32_UNIT = 2.0**-24

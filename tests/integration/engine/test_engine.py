@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from support.engine_cases import SCORE_TOLERANCE, assert_same, found_on, frame_of, street_pictures
 from torchvision.models.detection import MaskRCNN
 
-from ops.masks import encode_rle, rle_area
+from ops.mask_format import rle_area
+from ops.masks import encode_rle
 from ops.preprocess import preprocess_batch
 from pipeline.api import segment
 from pipeline.contract.arrays import Detections, I420Frame

@@ -17,7 +17,8 @@ from pycocotools.coco import COCO
 from benchmarks import judge, parity
 from benchmarks.judge import Torchvision, agreement, average_precision, model_frame, partners, rgb_of
 from ops import reference
-from ops.masks import decode_rle, encode_rle
+from ops.mask_format import decode_rle
+from ops.masks import encode_rle
 from pipeline.contract.arrays import ColourMatrix, Detections, I420Frame
 from pipeline.engine import Engine, load_engine
 from pipeline.engine.architectures import build

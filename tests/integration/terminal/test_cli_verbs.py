@@ -18,7 +18,6 @@ from support.bus_parts import stream_config
 from support.paths import ROOT
 from support.result_samples import end, epoch, event, frame, gap, instance
 
-import run_pipeline
 from pipeline.bus import Bus, StreamKeys
 from pipeline.contract.results import AnyResult, encode_result
 
@@ -26,18 +25,12 @@ PROGRAM = [sys.executable, str(ROOT / "run_pipeline.py")]
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Return a function that runs the command line and returns exit code, standard output and standard error."""
+@pytest.fixture(autouse=True)
+def _folder_with_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run every test in a folder that contains `a.mp4`, without a default Redis URL."""
     monkeypatch.delenv("MASKSTREAM_REDIS_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run_pipeline.main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 # -- subscribe --------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from support.bus_parts import HEIGHT, WIDTH, Job, stream_config
 
+from ops.mask_format import MASK_BYTES
 from ops.masks import encode_rle
 from pipeline.bus import Bus
-from pipeline.contract.arrays import MASK_BYTES, NUM_KEYPOINTS, Detections
+from pipeline.contract.arrays import NUM_KEYPOINTS, Detections
 from pipeline.contract.results import EventResult, FrameResult, GapResult
 from pipeline.contract.wire import FrameDetections
 from pipeline.errors import BusError

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ops.masks import decode_rle
+from ops.mask_format import decode_rle
 from pipeline.coco.data import read_coco
 from pipeline.errors import UsageError
 from pipeline.synthetic.coco_data import write_coco_data

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.contract.arrays import MASK_BYTES, NUM_KEYPOINTS, ColourMatrix, Detections
+from ops.mask_format import MASK_BYTES
+from pipeline.contract.arrays import NUM_KEYPOINTS, ColourMatrix, Detections
 from pipeline.contract.wire import FrameDetections, FrameHeader, decode_message, encode
 
 HEADER = FrameHeader(

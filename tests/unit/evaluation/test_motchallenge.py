@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ops.masks import encode_rle, rle_num_pixels
+from ops.mask_format import rle_num_pixels
+from ops.masks import encode_rle
 from pipeline.errors import UsageError
 from pipeline.evaluation.mot_tracking import track_boxes
 from pipeline.evaluation.motchallenge import (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from ops.mask_overlap import MASK_SIDE, mask_area, mask_centroid, shared_area
-from pipeline.contract import arrays
+from ops.mask_format import MASK_SIDE
+from ops.mask_overlap import mask_area, mask_centroid, shared_area
 
 
 def packed(cells: ArrayLike) -> NDArray[np.uint8]:
@@ -92,8 +92,3 @@ def test_area_and_centroid() -> None:
     assert mask_centroid(bits, boxes, 1) == pytest.approx((5 + 2 * cols.mean() + 1, 5 + rows.mean() + 0.5))
     assert mask_centroid(bits, boxes, 3) == (3, 3), "the centroid of an empty mask is the centre of its box"
     assert mask_centroid(bits[:0], boxes, 1) == (33, 19)
-
-
-def test_detections_carry_masks_of_this_side() -> None:
-    """`pipeline.contract.arrays` repeats the constant, so that readers of messages need not import the kernels."""
-    assert arrays.MASK_SIDE == MASK_SIDE

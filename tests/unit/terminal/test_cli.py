@@ -26,18 +26,12 @@ NOWHERE = "unix:///nowhere/redis.sock"
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Return a function that runs the command line and returns exit code, standard output and standard error."""
+@pytest.fixture(autouse=True)
+def _folder_with_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run every test in a folder that contains `a.mp4`, without a default Redis URL."""
     monkeypatch.delenv("MASKSTREAM_REDIS_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run_pipeline.main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 # -- usage errors -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.bus_parts import stream_config
 
+from ops.mask_format import MASK_BYTES
 from ops.masks import encode_rle
-from pipeline.contract.arrays import MASK_BYTES, ColourMatrix, Detections
+from pipeline.contract.arrays import ColourMatrix, Detections
 from pipeline.contract.config import StreamConfig
 from pipeline.contract.results import EndResult, EpochResult, EventResult, FrameResult, GapResult
 from pipeline.contract.wire import FrameDetections, FrameHeader, SourceEnd

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from support.tracker_cases import CONFIG, detections
 
-from pipeline.contract.arrays import MASK_BYTES
+from ops.mask_format import MASK_BYTES
 from pipeline.tracking.mask_tracker import MaskTracker
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]

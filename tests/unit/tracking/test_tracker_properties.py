@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracker_cases import CONFIG, assert_equal, crowd, detections
 
-from pipeline.contract.arrays import MASK_SIDE, Detections
+from ops.mask_format import MASK_SIDE
+from pipeline.contract.arrays import Detections
 from pipeline.tracking.mask_tracker import MaskTracker
 from pipeline.tracking.tracker import TrackedDetections, TrackerConfig
 
