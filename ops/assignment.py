@@ -8,8 +8,9 @@ phases; Crouse 2016 for rectangular matrices): O(n^2 m) for n <= m. tests/unit/o
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ops.jit import njit
 
 
 def solve_assignment(cost: NDArray[np.float64]) -> NDArray[np.int64]:

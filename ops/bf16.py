@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
+
+from ops.jit import njit
 
 _QUIET_NAN = np.uint16(0x7FC0)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ops.jit import njit
 from ops.lanes import LANES, NUM_EDGES, lowest_bit, meeting_lanes
 
 

@@ -25,8 +25,9 @@ square of the difference, so that the filter adopts the observation at once.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ops.jit import njit
 
 POSITION_NOISE = 0.05
 """standard deviation of an observed coordinate, in units of scale"""

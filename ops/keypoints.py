@@ -17,8 +17,9 @@ parallel: 17 heatmaps of 56 x 56 cells take 0.1 ms.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ops.jit import njit
 
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)

@@ -11,9 +11,9 @@ in pixels with continuous edges. Arguments are not validated: call these functio
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ops.jit import njit
 from ops.mask_format import MASK_BYTES, MASK_SIDE
 
 _MAX_SEGMENTS = 2 * MASK_SIDE

@@ -9,9 +9,9 @@ tests/unit/ops/test_masks.py proves the geometry by hand and compares the string
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ops.jit import njit
 from ops.mask_format import MASK_SIDE, MAX_CODE_CHARS
 
 _PADDED = MASK_SIDE + 2

@@ -15,8 +15,9 @@ boxes that nearly all survive take 0.7 ms, and 4096 boxes of 90 classes of which
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ops.jit import njit
 
 _ZERO = np.float32(0.0)
 

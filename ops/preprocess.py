@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ops.bf16 import write_float
+from ops.jit import njit
 
 # matrix -> (Kr, Kb), the coefficients of red and of blue in luma
 _LUMA_SHARES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}

@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from ops.bf16 import read_float, write_float
+from ops.jit import njit
 from ops.roi_levels import assign_levels, least_areas_px2
 
 Features = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]

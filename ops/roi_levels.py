@@ -6,8 +6,9 @@ import math
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ops.jit import njit
 
 _ZERO = np.float32(0.0)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ops.assignment import match_pairs
 from ops.iou import Strips, pairs_in_strips
+from ops.jit import njit
 from ops.mask_overlap import mask_area, shared_area
 from ops.track_boxes import PredictedBoxes, truncated_iou
 from ops.track_tables import Table

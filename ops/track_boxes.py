@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ops.jit import njit
 from ops.kalman import filter_box, predict_filter
 from ops.track_tables import Table
 

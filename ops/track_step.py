@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import from_dtype, types
 from numpy.typing import NDArray
 
 from ops.iou import Strips, fill_edges, in_reach, into_strips, iou_at
+from ops.jit import njit
 from ops.kalman import correct_filter, start_filter
 from ops.lanes import LANES, lowest_bit, meeting_lanes
 from ops.mask_format import MASK_BYTES

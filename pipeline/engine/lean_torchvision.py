@@ -1,4 +1,5 @@
-"""Importing this module imports torchvision without torch's compiler, which takes longer to import than torchvision.
+"""Importing this module sets the cache folders, and imports torchvision without torch's compiler, which takes longer to
+import than torchvision.
 
 `torchvision.ops.roi_align` imports one function of `torch._dynamo.utils`, which it calls only for CUDA tensors in
 deterministic mode. While torchvision is imported, a stand-in takes the place of that module
@@ -11,6 +12,8 @@ import importlib
 import sys
 from types import ModuleType
 from typing import Any
+
+from ops.cache import set_cache_folders
 
 _COMPILER_UTILS = "torch._dynamo.utils"
 
@@ -30,6 +33,7 @@ class _StandIn(ModuleType):
         return getattr(importlib.import_module(_COMPILER_UTILS), name)
 
 
+set_cache_folders()
 if _COMPILER_UTILS not in sys.modules:
     _stand_in = sys.modules[_COMPILER_UTILS] = _StandIn(_COMPILER_UTILS)
     try:

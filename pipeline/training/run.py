@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import ops  # noqa: F401 (sets the cache folders; must come before torch)
+import pipeline.engine  # noqa: F401 (sets the cache folders; must come before torchvision)
 from pipeline.training.reporting import Reporter
 from pipeline.training.settings import TrainSettings
 from pipeline.training.trainer import Trainer

@@ -16,7 +16,7 @@ from support.paths import ROOT
 LAYERS = ["ops", "pipeline", "maskstream", "workers", "run_pipeline"]
 """each may import itself and the ones before it"""
 ROOMS = [
-    {"backoff", "console", "errors", "redaction"},
+    {"backoff", "child_path", "console", "errors", "redaction"},
     {"contract"},
     {"coco", "models", "source", "synthetic", "tracking"},
     {"bus", "engine", "segments"},
