@@ -95,6 +95,7 @@ def test_every_frame_of_a_finite_hls_playlist_has_a_result(serve: Callable[[Resp
     assert count_pictures(tmp_path / "out" / "cam1.mp4") == 240
 
 
+@pytest.mark.real_time
 def test_a_live_hls_playlist_loses_no_frame_while_the_model_keeps_up(
     serve: Callable[[Respond], str], tmp_path: Path
 ) -> None:
