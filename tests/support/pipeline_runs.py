@@ -197,6 +197,12 @@ def read_results(path: Path) -> list[AnyResult]:
     return [decode_result(line) for line in path.read_bytes().splitlines()]
 
 
+def read_results_so_far(path: Path) -> list[AnyResult]:
+    """Return the complete messages of a JSONL file that is being written or does not exist yet."""
+    complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    return [decode_result(line) for line in complete.splitlines()]
+
+
 def read_log(client: Any, stream_id: str) -> list[AnyResult]:
     """Return the messages of a result log."""
     return [decode_result(fields[b"j"]) for _, fields in client.xrange(StreamKeys.of(stream_id).results)]

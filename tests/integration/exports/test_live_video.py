@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.bus_parts import stream_config
-from support.pipeline_runs import Running, frames_of, read_results, running
+from support.pipeline_runs import Running, frames_of, read_results, read_results_so_far, running
 from support.redis_server import RedisServer
 from support.rtsp_server import RtspServer
 from support.video_files import write_video
@@ -69,8 +69,8 @@ def job_of(camera: RtspServer, folder: Path) -> AbstractContextManager[Running]:
 
 
 def num_frames(folder: Path, epoch: int = 1) -> int:
-    path = folder / "out" / "cam.jsonl"
-    return sum(frame.stream_epoch == epoch for frame in frames_of(read_results(path))) if path.exists() else 0
+    results = read_results_so_far(folder / "out" / "cam.jsonl")
+    return sum(frame.stream_epoch == epoch for frame in frames_of(results))
 
 
 def finish(job: Running, folder: Path) -> tuple[list[FrameResult], list[tuple[float, int]]]:
