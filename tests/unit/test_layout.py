@@ -140,6 +140,13 @@ def test_a_module_starts_without_torch(module: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+def test_kernels_are_compiled_into_the_cache_folder() -> None:
+    direct = [
+        path.name for path in (ROOT / "ops").glob("*.py") if re.search(r"numba import .*\bnjit", path.read_text())
+    ]
+    assert direct == ["jit.py"], "import njit from ops.jit, which sets numba's cache folder"
+
+
 # -- tests of the rules -----------------------------------------------------------------------------------------------
 
 
