@@ -40,8 +40,6 @@ from pipeline.training.sample import collate
 from pipeline.training.settings import TrainSettings
 from pipeline.training.trainer import Trainer
 
-pytestmark = pytest.mark.timeout(300)  # computes without a pause, also while other sessions use the same core
-
 LABELS = {"person": "walker", "bicycle": "bike", "car": "car"}
 """label of the scene -> label in the data; the base model has no class walker or bike"""
 
